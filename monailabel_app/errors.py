@@ -1,0 +1,43 @@
+"""Named errors. Each message says what was expected, what came, and what to do about it."""
+
+
+class AnomalyAppError(Exception):
+    """Base of every error this package raises on purpose; ``status`` is the HTTP code adapters answer with."""
+
+    status = 400
+
+
+class UnreadableVolume(AnomalyAppError):
+    """The file or folder is not a readable 3-D scalar image (truncated, wrong format, not an image)."""
+
+
+class InvalidVolume(AnomalyAppError):
+    """The image could be read but cannot be analysed (2-D, 4-D, NaN, constant, empty, broken geometry)."""
+
+
+class BrainNotFound(AnomalyAppError):
+    """No brain of plausible size was found in the volume."""
+
+
+class AlignmentFailed(AnomalyAppError):
+    """The brain could not be brought into template space."""
+
+
+class UnknownModel(AnomalyAppError):
+    """No model folder, method or score of that name."""
+
+    status = 404
+
+
+class InvalidSettings(AnomalyAppError):
+    """A setting is outside its allowed values."""
+
+
+class CorruptModel(AnomalyAppError):
+    """A model folder is incomplete, or a file in it does not match its recorded hash."""
+
+    status = 500
+
+
+class TrainingFailed(AnomalyAppError):
+    """Training cannot start or had to stop (too few scans, NaN loss, no space)."""

@@ -1,0 +1,156 @@
+"""The values that travel between the packages. Arrays are (c, x, y, z); affines map voxel index to RAS mm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scalar image in its own (native) voxel order.
+
+    data: (c, x, y, z) float32, c == 1 for everything this package analyses.
+    affine: (4, 4) float64, voxel index -> RAS millimetres.
+    name: a short identifier for messages; never a path or a patient name.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    name: str = "volume"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Spatial size in voxels."""
+        return tuple(int(n) for n in self.data.shape[1:])
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel edge lengths in mm, in voxel-axis order."""
+        return tuple(float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    @property
+    def voxel_volume_mm3(self) -> float:
+        """Volume of one voxel in cubic mm (also right for a sheared affine)."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+
+@dataclass(frozen=True)
+class BrainMask:
+    """A brain mask on a volume's native grid.
+
+    mask: (x, y, z) bool. method: ``network``, ``already_stripped``, ``hd_bet`` or ``given``.
+    """
+
+    mask: np.ndarray
+    method: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PreparedVolume:
+    """A brain in template (model) space, with everything needed to come back.
+
+    image: (1, X, Y, Z) float32 in [0, 1], zero outside the brain.
+    brain_mask: (X, Y, Z) bool, template grid.
+    model_affine: (4, 4) template voxel -> template RAS mm.
+    native_to_template: (4, 4) native RAS mm -> template RAS mm.
+    native_affine, native_shape, native_brain_mask: the geometry to return to.
+    steps: what was done, in order, JSON-serialisable (the record in every result).
+    seconds: wall time per step.
+    """
+
+    image: np.ndarray
+    brain_mask: np.ndarray
+    model_affine: np.ndarray
+    native_to_template: np.ndarray
+    native_affine: np.ndarray
+    native_shape: tuple[int, int, int]
+    native_brain_mask: np.ndarray
+    steps: tuple[Mapping[str, Any], ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One 26-connected component of the mask, measured on the native grid."""
+
+    index: int
+    volume_ml: float
+    centroid_voxel: tuple[float, float, float]
+    centroid_ras_mm: tuple[float, float, float]
+    mean_score: float
+    peak_score: float
+    region: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a prediction returns, all arrays on the native grid of the input.
+
+    mask: (x, y, z) uint8, 1 = anomaly. anomaly_map: (x, y, z) float32, calibrated (healthy standard deviations).
+    anomaly_score: scan-level score; p_value: its rank among the held-out healthy scans.
+    """
+
+    mask: np.ndarray
+    anomaly_map: np.ndarray
+    brain_mask: np.ndarray
+    affine: np.ndarray
+    lesions: tuple[Lesion, ...]
+    anomaly_score: float
+    p_value: float
+    threshold: float
+    model_id: str
+    model_hash: str
+    settings: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    steps: tuple[Mapping[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
+    reconstruction: np.ndarray | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the arrays, as plain JSON types (no numpy scalars, no NaN)."""
+        return to_json(
+            {
+                "anomaly_score": self.anomaly_score,
+                "p_value": self.p_value,
+                "threshold": self.threshold,
+                "lesion_count": len(self.lesions),
+                "anomaly_volume_ml": sum(lesion.volume_ml for lesion in self.lesions),
+                "lesions": [asdict(lesion) for lesion in self.lesions],
+                "model": {"id": self.model_id, "hash": self.model_hash},
+                "settings": dict(self.settings),
+                "seconds": dict(self.seconds),
+                "preprocessing": list(self.steps),
+                "warnings": list(self.warnings),
+                "intended_use": "research use only; not a medical device",
+            }
+        )
+
+
+def to_json(value: Any) -> Any:
+    """``value`` with numpy scalars and arrays as plain Python and non-finite numbers as None.
+
+    MONAI Label answers 500 to every client when a NaN or a numpy scalar reaches its JSON, so everything that
+    leaves the package goes through here. Raises TypeError for what has no JSON form.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (np.bool_,)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        return number if np.isfinite(number) else None
+    if isinstance(value, np.ndarray):
+        return to_json(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_json(item) for item in value]
+    raise TypeError(f"expected a JSON-like value, got {type(value).__name__}: convert it before it is reported")
