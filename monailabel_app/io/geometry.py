@@ -1,7 +1,7 @@
 """Voxel grids in space: orientation, exact reordering, and resampling in one interpolation.
 
-Every affine is (4, 4), voxel index -> RAS mm; an index (i, j, k) is the *centre* of a voxel, so that a grid of
-n voxels of edge s covers n * s mm. Nothing here knows about files.
+Every affine is (4, 4), voxel index -> RAS mm; an index (i, j, k) is the *centre* of a voxel, so that a grid
+of n voxels of edge s covers n * s mm. Nothing here knows about files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def check_affine(affine: np.ndarray, what: str = "the affine") -> np.ndarray:
         raise InvalidVolume(
             f"expected {what} with three voxel sizes above zero, got {_mm(spacing)}: repair the image header"
         )
-    # Divided by the voxel sizes, the determinant is the volume spanned by the directions: 0 when axes coincide.
+    # Divided by the voxel sizes, the determinant is the volume the directions span: 0 if two coincide.
     if abs(np.linalg.det(matrix[:3, :3] / spacing)) < 1e-3:
         raise InvalidVolume(
             f"expected {what} with three independent axes, got a singular matrix: repair the image header"
@@ -90,7 +90,7 @@ def reorient(data: np.ndarray, affine: np.ndarray, codes: str = "RAS") -> tuple[
 def grid_around(
     shape: Sequence[int], affine: np.ndarray, spacing: float | Sequence[float]
 ) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Shape and affine of the grid of voxel edges ``spacing`` (mm) over the same box: same axes, same centre."""
+    """Shape and affine of the grid of voxel edges ``spacing`` (mm) over the same box, same axes, centre."""
     affine = check_affine(affine)
     old = np.array(spacing_mm(affine))
     new = np.broadcast_to(np.asarray(spacing, dtype=np.float64), (3,))
@@ -121,8 +121,8 @@ def resample(
         The way back is the same call with the grids swapped and ``np.linalg.inv(transform)``.
     order: 0 nearest (keeps the dtype, for labels and masks), 1 linear, 3 cubic B-spline (both float32).
     antialias: before an interpolation of order > 0 that steps over more than 1.5 source voxels along a source
-        axis, the source is smoothed along that axis with the Gaussian that brings its point spread to the step,
-        FWHM in voxels sqrt(step^2 - 1) (Cardoso et al., "Scale factor point spread function matching", 2015).
+        axis, the source is smoothed along that axis by the Gaussian that brings its point spread to the
+        step, FWHM in voxels sqrt(step^2 - 1) (Cardoso et al., "Scale factor point spread function matching").
         Axes that are already coarse stay sharp: 0.4x0.4x6 mm to 2 mm is smoothed in plane only.
     fill: the value where a target voxel centre lies outside the source's voxels (not only their centres).
 

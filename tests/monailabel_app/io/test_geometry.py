@@ -106,7 +106,7 @@ def test_outside_of_the_source_voxels_is_fill():
 
 
 def test_a_border_voxel_is_whole_up_to_its_edge():
-    # A fine grid over the same box: its outermost centres lie beyond the coarse centres, inside the coarse voxels.
+    # Over the same box, the outermost fine centres lie beyond the coarse centres, inside the coarse voxels.
     ones = np.ones((4, 4, 4), np.float32)
     shape, fine = grid_around(ones.shape, np.diag([3.0, 3.0, 3.0, 1.0]), 1.0)
     assert shape == (12, 12, 12)
