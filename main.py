@@ -1,8 +1,8 @@
 """MONAI Label loads this file to find the app; ``python main.py COMMAND`` is the command line.
 
 MONAI Label executes it as a module called ``main`` and takes the first class whose direct base is
-``MONAILabelApp``. Run as a script, nothing of MONAI Label is imported, so that the command line also works on a
-training machine that has only torch, monai, numpy and safetensors.
+``MONAILabelApp``. Run as a script, nothing of MONAI Label is imported, so that the command line also works on
+a training machine without it.
 """
 
 import sys

@@ -45,7 +45,8 @@ def main(
 ) -> None:
     """Brain anomaly segmentation for MONAI Label, learnt from healthy scans. Research use only."""
     logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
 
 
@@ -66,8 +67,10 @@ def doctor(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
     context: typer.Context,
-    studies: Annotated[str, typer.Option(help="Folder of scans, or a DICOMweb address.")] = "tests/data/studies",
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
+    studies: Annotated[
+        str | None, typer.Option(help="Folder of scans, or a DICOMweb address (default: the sample scans).")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: everyone's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     models: Annotated[str, typer.Option(help="Model names separated by commas, or all.")] = "all",
 ) -> None:

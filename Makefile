@@ -1,0 +1,62 @@
+# make setup   the virtual environment with everything the app needs
+# make serve   setup, then MONAI Label with the sample scans (STUDIES=... HOST=... PORT=... MODELS=...)
+# make test    setup, then the quick tests;  make test-real: the slow ones and those with Orthanc and Chromium
+# Every path is quoted and every tool is called through $(PY) -m, so that a folder with a space in its name works.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STUDIES ?= tests/data/studies
+HOST ?= 127.0.0.1
+PORT ?= 8000
+MODELS ?= all
+DATA ?= ../shared/data
+PYTEST_ARGS ?=
+
+REQUIREMENTS := requirements.txt requirements-nodeps.txt .ci/setup monailabel_app/pipelines/launcher.py
+SETUP := $(VENV)/.setup-done
+SETUP_DEV := $(VENV)/.setup-dev-done
+
+.PHONY: help setup setup-dev serve doctor test test-real test-all lint weights benchmark clean
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+setup: $(SETUP)
+setup-dev: $(SETUP_DEV)
+
+$(SETUP): $(REQUIREMENTS)
+	.ci/setup "$(VENV)" runtime
+	@touch "$@"
+
+$(SETUP_DEV): $(SETUP) requirements-dev.txt
+	.ci/setup "$(VENV)" dev
+	@touch "$@"
+
+serve: $(SETUP)
+	@"$(PY)" main.py serve --studies "$(STUDIES)" --host "$(HOST)" --port "$(PORT)" --models "$(MODELS)"
+
+doctor: $(SETUP)
+	"$(PY)" main.py doctor --host "$(HOST)" --port "$(PORT)"
+
+test: $(SETUP_DEV)
+	"$(PY)" -m pytest $(PYTEST_ARGS)
+
+test-real: $(SETUP_DEV)
+	"$(PY)" -m pytest -m "slow or orthanc or browser" $(PYTEST_ARGS)
+
+test-all: test test-real
+
+lint: $(SETUP_DEV)
+	"$(PY)" -m ruff check .
+	"$(PY)" -m ruff format --check .
+
+weights: $(SETUP)
+	"$(PY)" main.py weights rebuild --data "$(DATA)"
+
+benchmark: $(SETUP)
+	"$(PY)" main.py benchmark
+
+clean:
+	rm -rf "$(VENV)" .pytest_cache .ruff_cache
