@@ -1,7 +1,7 @@
 """Examine the environment the app runs in, and say for each fault how to mend it.
 
-Every check is one small function that returns ``Check``s; ``examine`` runs them all. A fault is what stops the
-app from working (exit code 1); a warning is what was not tested or will be slow.
+Every check is one small function that returns ``Check``s; ``examine`` runs them all. A fault is what stops
+the app from working (exit code 1); a warning is what was not tested or will be slow.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def is_sound(venv: Path) -> bool:
 
 
 def install(venv: Path) -> Path:
-    """Write the command, whole or not at all, and return its path. Raises OSError when it cannot be written."""
+    """Write the command, whole or not at all, and return its path. Raises OSError when it cannot."""
     path = launcher_path(venv)
     fresh = path.with_name(f".monailabel.{os.getpid()}")
     fresh.write_text(SCRIPT)

@@ -26,7 +26,7 @@ from monailabel_app.errors import InvalidSettings
 
 SAMPLE_STUDIES = Path("tests") / "data" / "studies"
 
-# What MONAI Label should do unless the user's environment says otherwise: its DICOMweb filter shows CT only, it
+# What MONAI Label should do unless the environment says otherwise: by itself it shows CT only from DICOMweb,
 # queues a scoring process at start and at every sample, and it tracks with mlflow, which is not installed.
 SAFE_SETTINGS = {
     "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": '{"Modality": "MR"}',
@@ -95,7 +95,7 @@ def address(host: str, port: int) -> str:
 
 
 def ask(url: str, timeout: float = 5.0) -> Any:
-    """The JSON at a local URL, or None while nothing answers there. A proxy in the environment is not used."""
+    """The JSON at a local URL, or None while nothing answers there. No proxy is used."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout) as reply:
