@@ -1,0 +1,21 @@
+"""Raw anomaly maps from an image and its pseudo-healthy reconstruction.
+
+``SCORES`` lists the scores that share one signature, ``score(image, reconstruction, brain_mask) -> map``:
+arrays or tensors (X, Y, Z), intensities in [0, 1], a float32 array back, zero outside the brain mask.
+
+The functions are not re-exported: ``scoring.ssim_ensemble`` is the module.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from monailabel_app.scoring.residual import l1_residual, signed_residual, squared_residual
+from monailabel_app.scoring.ssim_ensemble import ssim_ensemble as _ssim_ensemble
+
+SCORES: dict[str, Callable[..., np.ndarray]] = {
+    "l1": l1_residual,
+    "squared": squared_residual,
+    "signed": signed_residual,
+    "ssim_ensemble": _ssim_ensemble,
+}
