@@ -16,11 +16,16 @@ class Volume:
     data: (c, x, y, z) float32, c == 1 for everything this package analyses.
     affine: (4, 4) float64, voxel index -> RAS millimetres.
     name: a short identifier for messages; never a path or a patient name.
+    warnings: what the reader had to repair or assume, in plain sentences.
+    native: the file's own geometry record (``io.native.NativeGeometry``), so that a result can be written back
+        into exactly that geometry; None for a volume that came from no file.
     """
 
     data: np.ndarray
     affine: np.ndarray
     name: str = "volume"
+    warnings: tuple[str, ...] = ()
+    native: Any = field(default=None, repr=False, compare=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -1,0 +1,97 @@
+"""What a volume must be before anything analyses it: decided from the header first, then from the voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from monailabel_app.errors import InvalidVolume
+from monailabel_app.io.geometry import check_affine, spacing_mm
+
+MAX_VOXELS = 10**9
+MIN_VOXELS_IN_PLANE = 16
+SPACING_RANGE_MM = (0.05, 20.0)
+MAX_NONFINITE_FRACTION = 0.01
+
+
+def check_shape(sizes: Sequence[int], components: int = 1) -> tuple[int, int, int]:
+    """The spatial shape (x, y, z) of a header's sizes. Called before voxels are allocated.
+
+    Raises InvalidVolume for 2-D, several frames or components, too few or absurdly many voxels.
+    """
+    sizes = [int(n) for n in sizes]
+    seen = "x".join(str(n) for n in sizes) or "no dimensions"
+    if components != 1:
+        raise InvalidVolume(
+            f"expected one value per voxel, got {components} components (colour, vector or complex): "
+            "send the scalar image"
+        )
+    if any(n < 1 for n in sizes):
+        raise InvalidVolume(
+            f"expected sizes above zero, got {seen}: the image header is damaged, export it again"
+        )
+    # In Python integers: a damaged header must not overflow its way past the limit.
+    total = 1
+    for n in sizes:
+        total *= n
+    if total > MAX_VOXELS:
+        raise InvalidVolume(
+            f"expected at most {MAX_VOXELS:.0e} voxels, got {seen} in the header: the header is damaged or "
+            "this "
+            "is no head scan"
+        )
+    frames = [n for n in sizes[3:] if n > 1]
+    if frames:
+        raise InvalidVolume(
+            f"expected a 3-D volume, got {len(sizes)} dimensions ({seen}): extract one frame and send that"
+        )
+    shape = sizes[:3]
+    if len(shape) < 3 or min(shape) == 1:
+        raise InvalidVolume(
+            f"expected a 3-D volume, got a single slice or less ({seen}): send the whole series"
+        )
+    if sorted(shape)[1] < MIN_VOXELS_IN_PLANE:
+        raise InvalidVolume(
+            f"expected at least {MIN_VOXELS_IN_PLANE} voxels along two axes, got {seen}: "
+            "send the full scan, not a cut-out"
+        )
+    return tuple(shape)
+
+
+def check_grid(affine: np.ndarray) -> np.ndarray:
+    """``affine`` as float64. Raises InvalidVolume when it is singular or its voxel sizes are no scan's."""
+    affine = check_affine(affine, "the voxel-to-space matrix")
+    spacing = spacing_mm(affine)
+    low, high = SPACING_RANGE_MM
+    if min(spacing) < low or max(spacing) > high:
+        seen = " x ".join(f"{v:.4g}" for v in spacing)
+        raise InvalidVolume(
+            f"expected voxel sizes of {low} to {high:.0f} mm, got {seen} mm: check the unit in the image "
+            "header"
+        )
+    return affine
+
+
+def clean_voxels(data: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """``data`` with the few non-finite voxels replaced by the smallest finite value, and a warning that says
+    so.
+
+    Raises InvalidVolume when more than 1 % are not finite, or when all voxels have one value.
+    """
+    warnings: tuple[str, ...] = ()
+    finite = np.isfinite(data)
+    bad = data.size - int(np.count_nonzero(finite))
+    if bad > MAX_NONFINITE_FRACTION * data.size:
+        raise InvalidVolume(
+            f"expected numbers in every voxel, got NaN or infinity in {100 * bad / data.size:.1f} % of them: "
+            "replace them (background by 0) and send the scan again"
+        )
+    if bad:
+        data = np.where(finite, data, data[finite].min())
+        warnings = (f"{bad} voxels were NaN or infinite and were replaced by the smallest value",)
+    low, high = float(data.min()), float(data.max())
+    if low == high:
+        what = "zero" if low == 0 else f"the same value ({low:.6g})"
+        raise InvalidVolume(f"expected an image with contrast, got every voxel {what}: the scan is empty")
+    return data, warnings

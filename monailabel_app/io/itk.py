@@ -1,0 +1,74 @@
+"""Files that ITK reads best: NRRD and MetaImage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from monailabel_app.errors import UnreadableVolume
+from monailabel_app.io.checks import check_shape
+from monailabel_app.io.native import NativeGeometry, from_itk
+
+_NOT_SCALAR = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
+
+
+@contextmanager
+def quiet_itk() -> Iterator[None]:
+    """ITK's warnings go to stderr and name the file, and file names carry patient names: not here."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def itk_header(path: Path) -> sitk.ImageFileReader:
+    """A reader that has read the header of ``path`` only. Raises RuntimeError (SimpleITK's) if it cannot."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with quiet_itk():
+        reader.ReadImageInformation()
+    return reader
+
+
+def itk_geometry(path: Path) -> NativeGeometry:
+    """The geometry of a NRRD or MetaImage file. Raises UnreadableVolume, InvalidVolume."""
+    reader = _checked_header(path)
+    return from_itk(reader)
+
+
+def read_itk(path: Path) -> tuple[np.ndarray, NativeGeometry, tuple[str, ...]]:
+    """Voxels (x, y, z) float32, geometry and warnings. Raises UnreadableVolume, InvalidVolume."""
+    reader = _checked_header(path)
+    geometry = from_itk(reader)
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    try:
+        with quiet_itk():
+            image = reader.Execute()
+    except RuntimeError:
+        # Not chained: ITK's text names the file.
+        raise UnreadableVolume(
+            f"expected a complete {path.suffix} image, got voxels that cannot be read: the file is "
+            "truncated or "
+            "damaged, copy or export it again"
+        ) from None
+    data = sitk.GetArrayFromImage(image)
+    return data.reshape(data.shape[-3:]).transpose(2, 1, 0), geometry, ()
+
+
+def _checked_header(path: Path) -> sitk.ImageFileReader:
+    try:
+        reader = itk_header(path)
+    except RuntimeError:
+        raise UnreadableVolume(
+            f"expected a {path.suffix} image, got a file without a valid {path.suffix} header: export it "
+            "again"
+        ) from None
+    complex_valued = reader.GetPixelID() in _NOT_SCALAR
+    check_shape(reader.GetSize(), 2 if complex_valued else reader.GetNumberOfComponents())
+    return reader
