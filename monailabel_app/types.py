@@ -17,8 +17,8 @@ class Volume:
     affine: (4, 4) float64, voxel index -> RAS millimetres.
     name: a short identifier for messages; never a path or a patient name.
     warnings: what the reader had to repair or assume, in plain sentences.
-    native: the file's own geometry record (``io.native.NativeGeometry``), so that a result can be written back
-        into exactly that geometry; None for a volume that came from no file.
+    native: the file's own geometry record (``io.native.NativeGeometry``), so that a result can be written
+        back into exactly that geometry; None for a volume that came from no file.
     """
 
     data: np.ndarray

@@ -36,6 +36,7 @@ _TAGS = [
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "NumberOfFrames",
+    "BitsAllocated",
 ]
 _STEP_TOLERANCE = 0.05  # of the slice distance
 _DRIFT_TOLERANCE = 0.25  # of a pixel, over the whole stack
@@ -50,6 +51,7 @@ class _Slice:
     rows: int
     columns: int
     inverted: bool
+    complete: bool
     position: np.ndarray
     orientation: np.ndarray
     pixel_spacing: np.ndarray
@@ -79,7 +81,8 @@ def read_dicom(folder: Path) -> tuple[np.ndarray, NativeGeometry, tuple[str, ...
     geometry, image = _decode(slices, len(slices))
     data = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
     if slices[0].inverted:
-        data = data.max() + data.min() - data
+        # GDCM has turned them over already, by subtracting from the largest 16-bit number.
+        data = data - data.min()
         warnings.append("the scan is stored with inverted grey values (MONOCHROME1); they were turned over")
     return data, geometry, tuple(warnings)
 
@@ -136,7 +139,9 @@ def _scan(folder: Path) -> tuple[list[_Slice], set[str]]:
 def _read_header(path: str) -> _Slice | str:
     """The slice in ``path``; or why it is none; or an empty text when it is no DICOM image at all."""
     try:
-        tags = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        with open(path, "rb") as stream:
+            tags = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
+            bytes_left = os.path.getsize(path) - stream.tell()
         if "Rows" not in tags or "SeriesInstanceUID" not in tags:
             return ""
         if int(tags.get("NumberOfFrames") or 1) > 1:
@@ -152,6 +157,7 @@ def _read_header(path: str) -> _Slice | str:
             modality=str(tags.get("Modality") or ""),
             rows=int(tags.Rows),
             columns=int(tags.Columns),
+            complete=_holds_its_pixels(tags, bytes_left),
             inverted=str(tags.get("PhotometricInterpretation") or "") == "MONOCHROME1",
             position=_numbers(tags.ImagePositionPatient, 3),
             orientation=_numbers(tags.ImageOrientationPatient, 6),
@@ -161,6 +167,14 @@ def _read_header(path: str) -> _Slice | str:
         return ""
     except (OSError, EOFError, ValueError, TypeError, AttributeError, NotImplementedError, KeyError):
         return "damaged DICOM files"
+
+
+def _holds_its_pixels(tags: pydicom.Dataset, bytes_left: int) -> bool:
+    """Whether the file is long enough for its pixels; GDCM fills up what is missing without a word."""
+    syntax = tags.file_meta.get("TransferSyntaxUID")
+    if syntax is None or syntax.is_compressed:
+        return True
+    return bytes_left >= int(tags.Rows) * int(tags.Columns) * int(tags.get("BitsAllocated") or 16) // 8
 
 
 def _numbers(values, count: int) -> np.ndarray:
@@ -173,6 +187,12 @@ def _numbers(values, count: int) -> np.ndarray:
 def _in_order(series: list[_Slice]) -> list[_Slice]:
     """The slices along their common normal. Raises InvalidVolume for what is not one regular stack."""
     first = series[0]
+    cut = sum(not item.complete for item in series)
+    if cut:
+        raise UnreadableVolume(
+            f"expected complete pixel data in every slice, got {cut} of {len(series)} files cut short: "
+            "copy or export the series again"
+        )
     _check_axes(first)
     for item in series:
         if (item.rows, item.columns) != (first.rows, first.columns):
