@@ -1,0 +1,225 @@
+"""A label volume as a DICOM Segmentation that refers to the DICOM series it was drawn on.
+
+The segments are coded as an abnormality (SNOMED CT 49755003 "Morphologically abnormal structure", type
+52988006 "Lesion"), never as an anatomical structure. A label without any voxel becomes a valid segmentation
+whose frames are all empty: "looked at, nothing marked" is a result too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import ExplicitVRLittleEndian
+
+from monailabel_app.errors import InvalidVolume, UnreadableVolume
+
+CATEGORY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+TYPE = Code("52988006", "SCT", "Lesion")
+SERIES_DESCRIPTION = "Anomaly segmentation (research use only)"
+MANUFACTURER = "monailabel-anomaly"
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_MAY_BE_EMPTY = ("StudyID", "AccessionNumber", "PatientName", "PatientID", "PatientBirthDate", "PatientSex")
+_MAY_BE_EMPTY += ("StudyDate", "StudyTime", "ReferringPhysicianName")
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """Who drew the label: name and version of the model; ``reviewed`` when a person accepted it."""
+
+    name: str
+    version: str
+    reviewed: bool = False
+
+
+def write_dicom_seg(
+    path: str | Path,
+    label: np.ndarray,
+    affine: np.ndarray,
+    series: str | Path,
+    algorithm: Algorithm,
+    names: Mapping[int, str] | None = None,
+    description: str = SERIES_DESCRIPTION,
+) -> str:
+    """Write ``label`` ((x, y, z) of whole numbers, 0 = nothing) as a segmentation of the series in folder
+    ``series``.
+
+    affine: (4, 4) label voxel -> RAS mm; the grid may be ordered in any way, each slice of the series looks
+    its pixels up in it (nearest voxel). names: label value -> segment name. Returns the new
+    SeriesInstanceUID. Raises UnreadableVolume when the folder holds no image series, InvalidVolume when the
+    label lies elsewhere.
+    """
+    images = read_series_headers(series)
+    values = sorted(int(value) for value in np.unique(label) if value != 0) or [1]
+    frames = slice_label(label, affine, images)
+    if label.any() and not frames.any():
+        raise InvalidVolume(
+            "expected a label that overlaps its image series, got one that lies elsewhere in space"
+        )
+    numbered = np.zeros(frames.shape, dtype=np.uint8)
+    for number, value in enumerate(values, start=1):
+        numbered[frames == value] = number
+    series_uid = hd.UID()
+    segmentation = hd.seg.Segmentation(
+        source_images=images,
+        pixel_array=numbered,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[
+            _segment(
+                number,
+                (names or {}).get(value) or ("anomaly" if value == 1 else f"anomaly {value}"),
+                algorithm,
+            )
+            for number, value in enumerate(values, start=1)
+        ],
+        series_instance_uid=series_uid,
+        series_number=300,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=algorithm.name[:64],
+        software_versions=algorithm.version[:64],
+        device_serial_number="0",
+        content_label="ANOMALY",
+        content_description=description[:64],
+        content_creator_name=None,
+        series_description=description[:64],
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        # An empty segmentation needs its frames, or it would have none at all.
+        omit_empty_frames=bool(frames.any()),
+    )
+    segmentation.save_as(str(path), write_like_original=False)
+    return str(series_uid)
+
+
+def read_labelmap(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """A label file (.nii, .nii.gz, .nrrd, .seg.nrrd) as ((x, y, z) uint8 array, (4, 4) affine to RAS mm).
+
+    Unlike a scan, a label may be constant or empty. Segments stored as layers are numbered by their layer.
+    Raises UnreadableVolume or InvalidVolume.
+    """
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise UnreadableVolume(
+            "expected a label as NIfTI or NRRD, got a file that cannot be read as either"
+        ) from error
+    if image.GetDimension() != 3:
+        raise InvalidVolume(f"expected a 3-D label, got {image.GetDimension()} dimensions")
+    array = sitk.GetArrayViewFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        layers = np.arange(1, array.shape[-1] + 1, dtype=np.uint8)
+        array = ((array > 0) * layers).max(axis=-1)
+    if array.size and (array.min() < 0 or array.max() > 255):
+        raise InvalidVolume(f"expected label values from 0 to 255, got {array.min()} to {array.max()}")
+    lps = np.eye(4)
+    lps[:3, :3] = np.asarray(image.GetDirection()).reshape(3, 3) * np.asarray(image.GetSpacing())
+    lps[:3, 3] = image.GetOrigin()
+    return np.ascontiguousarray(np.transpose(array, (2, 1, 0))).astype(np.uint8), _LPS_TO_RAS @ lps
+
+
+def read_series_headers(folder: str | Path) -> list[Dataset]:
+    """Headers (no pixels) of the image series in ``folder``, ordered along the slice normal.
+
+    Files that are not images, and slices of another size or direction (localisers), are left out.
+    Raises UnreadableVolume when nothing is left.
+    """
+    groups: dict[tuple, list[Dataset]] = {}
+    for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []:
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+        except (InvalidDicomError, OSError, ValueError):
+            continue
+        if "Rows" in header and "FrameOfReferenceUID" in header:
+            direction = tuple(np.round(np.asarray(header.get("ImageOrientationPatient", ()), dtype=float), 3))
+            groups.setdefault((header.SeriesInstanceUID, header.Rows, header.Columns, direction), []).append(
+                header
+            )
+    if not groups:
+        raise UnreadableVolume(
+            "expected a folder with a DICOM image series, got none with a frame of reference"
+        )
+    images = max(groups.values(), key=len)
+    for image in images:
+        for name in _MAY_BE_EMPTY:
+            if name not in image:
+                setattr(image, name, "")
+    if len(images) > 1:
+        images.sort(key=lambda image: next(_planes(image))[:3, 2] @ next(_planes(image))[:3, 3])
+    return images
+
+
+def slice_label(label: np.ndarray, affine: np.ndarray, images: Sequence[Dataset]) -> np.ndarray:
+    """``label`` on the slices of a series: (frames, rows, columns) uint8, in the order of ``images``."""
+    rows, columns = int(images[0].Rows), int(images[0].Columns)
+    column, row = np.meshgrid(np.arange(columns), np.arange(rows))
+    pixels = np.stack([column, row, np.zeros_like(row), np.ones_like(row)]).reshape(4, -1).astype(np.float64)
+    to_voxel = np.linalg.inv(np.asarray(affine, dtype=np.float64)) @ _LPS_TO_RAS
+    size = np.asarray(label.shape)[:, None]
+    frames = []
+    for image in images:
+        for plane in _planes(image):
+            index = np.rint((to_voxel @ plane @ pixels)[:3]).astype(np.int64)
+            inside = ((index >= 0) & (index < size)).all(axis=0)
+            frame = np.zeros(rows * columns, dtype=np.uint8)
+            frame[inside] = label[tuple(index[:, inside])]
+            frames.append(frame.reshape(rows, columns))
+    return np.stack(frames)
+
+
+def _planes(image: Dataset) -> Iterator[np.ndarray]:
+    """(4, 4) matrix (column, row, 0, 1) -> LPS mm of each frame; its third column is the slice normal."""
+    if "PerFrameFunctionalGroupsSequence" not in image:
+        yield _plane(image.ImagePositionPatient, image.ImageOrientationPatient, image.PixelSpacing)
+        return
+    shared = image.SharedFunctionalGroupsSequence[0]
+    for frame in image.PerFrameFunctionalGroupsSequence:
+        position = _functional_group(frame, shared, "PlanePositionSequence").ImagePositionPatient
+        orientation = _functional_group(frame, shared, "PlaneOrientationSequence").ImageOrientationPatient
+        yield _plane(
+            position, orientation, _functional_group(frame, shared, "PixelMeasuresSequence").PixelSpacing
+        )
+
+
+def _functional_group(frame: Dataset, shared: Dataset, name: str) -> Dataset:
+    return (frame if name in frame else shared)[name].value[0]
+
+
+def _plane(position: Sequence[float], orientation: Sequence[float], spacing: Sequence[float]) -> np.ndarray:
+    along_row, along_column = np.asarray(orientation, dtype=np.float64).reshape(2, 3)
+    plane = np.eye(4)
+    # PixelSpacing is (between rows, between columns): PS3.3 10.7.1.3.
+    plane[:3, 0] = along_row * float(spacing[1])
+    plane[:3, 1] = along_column * float(spacing[0])
+    plane[:3, 2] = np.cross(along_row, along_column)
+    plane[:3, 3] = np.asarray(position, dtype=np.float64)
+    return plane
+
+
+def _segment(number: int, name: str, algorithm: Algorithm) -> hd.seg.SegmentDescription:
+    description = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=name[:64],
+        segmented_property_category=CATEGORY,
+        segmented_property_type=TYPE,
+        algorithm_type=(
+            hd.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC
+            if algorithm.reviewed
+            else hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC
+        ),
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=algorithm.name[:64], version=algorithm.version[:64], family=codes.DCM.ArtificialIntelligence
+        ),
+    )
+    # Red, as CIELab scaled to 16 bits (PS3.3 C.10.7.1.1), so that viewers do not choose a tissue colour.
+    description.RecommendedDisplayCIELabValue = [34885, 53485, 50171]
+    return description
