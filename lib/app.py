@@ -1,0 +1,218 @@
+"""The app that ``monailabel start_server --app .`` loads."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monailabel.config import settings as platform
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.utils.others.generic import strtobool
+from monailabel_app.pipelines.cache import MapCache
+
+from lib import catalogue, endpoints, settings
+from lib.batch import AnomalyBatchInfer
+from lib.configs import METHODS
+from lib.datastore import ANOMALY_MAP_TAG, AnomalyLocalDatastore
+from lib.dicomweb import AnomalyDICOMWebDatastore, connect
+from lib.errors import InvalidRequest, UnknownImage
+from lib.infers import AnomalyInferTask
+from lib.runner import MAX_LOADED, ModelRunner
+from lib.strategies import First, Random
+from monailabel_app.errors import UnknownModel
+
+logger = logging.getLogger(__name__)
+
+NAME = "Brain anomaly segmentation"
+DESCRIPTION = (
+    "Marks the regions of a head MR scan that a model of healthy brains cannot explain. "
+    "Research use only; not a medical device."
+)
+CACHE_BYTES = 512 * 2**20
+
+
+class AnomalyApp(MONAILabelApp):
+    """Anomaly segmentation for Slicer, OHIF and the Python client.
+
+    ``--conf`` understands: ``models`` (names separated by commas, or all), ``keep_map`` (true: keep the
+    anomaly map of images in the datastore), ``max_loaded_models``, ``cache_mb`` (for calibrated maps),
+    ``auto_update_scoring``.
+
+    Building one is cheap and touches no GPU: MONAI Label builds another in each of its sub-processes.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]):
+        conf = dict(conf or {})
+        settings.apply()
+        self._models = self._choose_models(app_dir, conf.get("models"))
+        self._runner = ModelRunner(max_loaded=_whole_number(conf, "max_loaded_models", MAX_LOADED))
+        self._cache = MapCache(_whole_number(conf, "cache_mb", CACHE_BYTES // 2**20) * 2**20)
+        self._keep_map = strtobool(conf.get("keep_map", "true"))
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name=NAME,
+            description=DESCRIPTION,
+            labels=["anomaly"],
+        )
+        # MONAI Label starts a scoring process at start-up and at every next sample; nothing here needs one.
+        self._auto_update_scoring = strtobool(conf.get("auto_update_scoring", "false"))
+        endpoints.install()
+
+    @staticmethod
+    def _choose_models(app_dir: str, wanted: str | None) -> dict[str, catalogue.ModelEntry]:
+        available = {}
+        for name, entry in catalogue.list_models(app_dir).items():
+            if entry.method in METHODS:
+                available[name] = entry
+            else:
+                logger.warning(
+                    "model %s is left out: unknown method %r (known: %s)",
+                    name,
+                    entry.method,
+                    ", ".join(METHODS),
+                )
+        try:
+            chosen = catalogue.choose(available, wanted)
+        except UnknownModel as error:
+            logger.error("%s", error)
+            raise
+        if not chosen:
+            logger.warning(
+                "no anomaly model in %s/ or %s/ of the app: nothing can be analysed",
+                catalogue.SHIPPED,
+                catalogue.TRAINED,
+            )
+        return chosen
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """One task per chosen model."""
+        return {
+            name: AnomalyInferTask(entry, METHODS[entry.method], self._runner, self._cache)
+            for name, entry in self._models.items()
+        }
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """How the next scan is chosen."""
+        return {"random": Random(), "first": First()}
+
+    def init_batch_infer(self) -> AnomalyBatchInfer:
+        """Batch inference that also runs without a GPU."""
+        return AnomalyBatchInfer()
+
+    def init_datastore(self) -> Datastore:
+        """The studies folder, or the archive behind an address."""
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return AnomalyLocalDatastore(
+            self.studies,
+            extensions=platform.MONAI_LABEL_DATASTORE_FILE_EXT,
+            auto_reload=platform.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=platform.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
+
+    def _init_dicomweb_datastore(self) -> Datastore:
+        return AnomalyDICOMWebDatastore.from_settings(connect(self.studies), platform)
+
+    def infer(
+        self,
+        request: dict[str, Any],
+        datastore: Datastore | None = None,
+        *,
+        image_file: str | None = None,
+        as_dicom_seg: bool = False,
+    ) -> dict[str, Any]:
+        """Run a model on an image of the datastore (``request["image"]`` is its id) or on ``image_file``.
+
+        Paths in the request are never opened. Returns label, tag, file and params as MONAI Label's own does,
+        and ``dicom_seg`` (a path) when asked for. Raises AnomalyAppError.
+        """
+        request = dict(request)
+        task = self._infers.get(request.get("model") or "")
+        if task is None:
+            there_is = ", ".join(self._infers) or "none"
+            raise UnknownModel(
+                f"no model {str(request.get('model'))[:80]!r} on this server; available: {there_is}"
+            )
+        datastore = datastore or self.datastore()
+        image_id = None if image_file else str(request.get("image") or "")
+        if image_id is not None:
+            request["image"] = self._stored_image(datastore, image_id)
+        else:
+            request["image"] = image_file
+        if as_dicom_seg and not (image_id and isinstance(datastore, AnomalyDICOMWebDatastore)):
+            raise InvalidRequest(
+                "expected an image of a DICOMweb archive for output=dicom_seg; this one has no DICOM series"
+            )
+        with tempfile.TemporaryDirectory(prefix="anomaly_map_") as folder:
+            if image_id and self._keep_map:
+                request["map_file"] = str(Path(folder) / "map.nii.gz")
+            file, result = task(request)
+            answer = {"label": file, "tag": DefaultLabelTag.ORIGINAL.value, "file": file, "params": result}
+            try:
+                if image_id and self._keep_map:
+                    datastore.save_label(
+                        image_id, request["map_file"], ANOMALY_MAP_TAG, _map_info(task, result)
+                    )
+                if image_id and _is_true(request.get("save_label")):
+                    tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
+                    info = {"model": request["model"], "params": result}
+                    answer |= {"label": datastore.save_label(image_id, file, tag, info), "tag": tag}
+                if as_dicom_seg:
+                    answer["dicom_seg"] = datastore.to_dicom_seg(
+                        image_id, file, request.get("label_info"), result
+                    )
+            except BaseException:
+                Path(file).unlink(missing_ok=True)
+                raise
+        return answer
+
+    def infer_wsi(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Refused: there are no whole-slide images here."""
+        raise InvalidRequest(
+            "this app analyses 3-D head scans, not whole-slide images: use POST /infer/{model}"
+        )
+
+    def model_file(self, model: str, validate: bool = True) -> None:
+        """A model is a folder, so there is no single file to hand out."""
+
+    def cleanup_sessions(self) -> None:
+        """Remove expired sessions; a damaged session folder must not keep the server from starting."""
+        try:
+            super().cleanup_sessions()
+        except (OSError, AttributeError, ValueError) as error:
+            logger.warning("old sessions could not be cleaned up: %s", type(error).__name__)
+
+    @staticmethod
+    def _stored_image(datastore: Datastore, image_id: str) -> str:
+        if not image_id:
+            raise InvalidRequest("expected an image id, got none")
+        path = datastore.get_image_uri(image_id)
+        if not path or not Path(path).exists():
+            raise UnknownImage(
+                f"the datastore lists image {image_id[:80]!r}, but its file is gone: upload it again"
+            )
+        return path
+
+
+def _map_info(task: AnomalyInferTask, result: dict[str, Any]) -> dict[str, Any]:
+    keys = ("anomaly_score", "p_value", "threshold", "model", "settings")
+    return {"model": task.entry.name, "params": {key: result.get(key) for key in keys}}
+
+
+def _is_true(value: Any) -> bool:
+    return value is True or str(value).strip().lower() in {"true", "1", "yes", "on"}
+
+
+def _whole_number(conf: Mapping[str, str], key: str, default: int) -> int:
+    text = str(conf.get(key, default))
+    if not text.isdigit():
+        raise InvalidRequest(f"expected --conf {key} to be a whole number, got {text!r}")
+    return int(text)

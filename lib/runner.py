@@ -1,0 +1,118 @@
+"""Loaded models, and who may use a device when.
+
+One lock per device: it is held for a whole analysis, so a device runs one job at a time and the others wait
+in line. One lock for the table of loaded models, held only to look at the table; it is always taken after a
+device lock, never before one, and no device lock is waited for while it is held.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from lib.errors import ServerBusy
+from monailabel_app.errors import InvalidSettings
+from monailabel_app.pipelines import predict as pipeline
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 16
+MAX_LOADED = 2
+_Stamp = tuple[tuple[str, int, int], ...]
+
+
+class ModelRunner:
+    """Keeps the most recently used models in memory and lets one job at a time on a device."""
+
+    def __init__(
+        self,
+        max_loaded: int = MAX_LOADED,
+        max_waiting: int = MAX_WAITING,
+        load: Callable[[Path], object] | None = None,
+    ):
+        self._load = load or (lambda folder: pipeline.load_model(folder))
+        self._max_loaded = max(1, max_loaded)
+        self._max_waiting = max(0, max_waiting)
+        self._models: OrderedDict[Path, tuple[_Stamp, object]] = OrderedDict()
+        self._table = threading.Lock()
+        self._devices: dict[str, threading.Lock] = {}
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs stand in line, the running ones not counted."""
+        return self._waiting
+
+    @contextmanager
+    def device(self, name: str) -> Iterator[None]:
+        """Hold ``name`` for one job. Raises ServerBusy when too many wait already."""
+        with self._table:
+            lock = self._devices.setdefault(name, threading.Lock())
+            if lock.locked() and self._waiting >= self._max_waiting:
+                raise ServerBusy(f"{self._waiting} analyses are waiting for {name} already: try again later")
+            self._waiting += 1
+        lock.acquire()
+        with self._table:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def model(self, folder: Path) -> object:
+        """The model in ``folder``, loaded anew when a file in it has changed. Call it holding a device."""
+        stamp = _stamp(folder)
+        with self._table:
+            held = self._models.get(folder)
+            if held is not None and held[0] == stamp:
+                self._models.move_to_end(folder)
+                return held[1]
+        model = self._load(folder)
+        with self._table:
+            self._models[folder] = (stamp, model)
+            self._models.move_to_end(folder)
+            while len(self._models) > self._max_loaded:
+                self._models.popitem(last=False)
+        return model
+
+    def forget(self) -> None:
+        """Drop all loaded models, to give their memory back."""
+        with self._table:
+            self._models.clear()
+
+
+def choose_device(wanted: object = None) -> str:
+    """The torch device for a request: ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or
+    ``cuda:N``.
+
+    Raises InvalidSettings naming the devices of this machine.
+    """
+    if isinstance(wanted, (list, tuple)):
+        wanted = wanted[0] if wanted else None
+    name = str(wanted or "auto").strip().lower()
+    devices = list_devices()
+    if name == "auto":
+        return devices[0]
+    if name == "cuda":
+        name = "cuda:0"
+    if name not in devices:
+        raise InvalidSettings(
+            f"expected device to be one of auto, {', '.join(devices)}; got {str(wanted)[:40]!r}"
+        )
+    return name
+
+
+def list_devices() -> list[str]:
+    """The torch devices of this machine, best first; counting GPUs does not start CUDA on them."""
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] + ["cpu"]
+
+
+def _stamp(folder: Path) -> _Stamp:
+    files = (path for path in sorted(folder.iterdir()) if path.is_file())
+    return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files)

@@ -1,0 +1,39 @@
+"""MONAI Label's own settings, changed where its default does not fit brain MR on an offline machine.
+
+``monailabel start_server`` copies every setting into ``os.environ`` before the app is loaded, so a value that
+equals MONAI Label's default is taken as not set by the user.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tarfile
+from pathlib import Path
+
+from monailabel.config import Settings, settings
+
+DICOMWEB_FILTER = {"Modality": "MR"}
+SCANS = ("*.nii.gz", "*.nii", "*.nrrd")
+
+
+def apply() -> None:
+    """Make MR series visible, list only scans, find the environment's own tools, unpack archives safely."""
+    stock = Settings.model_fields["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"].default
+    if stock == settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER:
+        settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER = dict(DICOMWEB_FILTER)
+    stock = Settings.model_fields["MONAI_LABEL_DATASTORE_FILE_EXT"].default
+    if stock == settings.MONAI_LABEL_DATASTORE_FILE_EXT:
+        settings.MONAI_LABEL_DATASTORE_FILE_EXT = list(SCANS)
+    add_environment_to_path()
+    # Sessions may be uploaded as an archive, which MONAI Label unpacks without a filter; the class attribute
+    # is Python's documented way to refuse absolute paths, parent folders and links (PEP 706).
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+
+
+def add_environment_to_path() -> None:
+    """Put the virtual environment's programs on PATH, also when it was not activated."""
+    # Not resolved: in a virtual environment the interpreter is a link to the system's.
+    programs = str(Path(sys.executable).parent)
+    if programs not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = programs + os.pathsep + os.environ.get("PATH", "")
