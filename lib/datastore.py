@@ -1,0 +1,133 @@
+"""The studies folder, made safe: ids and tags cannot leave it, and a label never outlives its image."""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.datastore.local import LocalDatastore
+
+from lib.errors import InvalidRequest, UnknownImage
+from lib.ids import check_image_id, check_tag
+from monailabel_app.errors import AnomalyAppError
+from monailabel_app.io import images
+
+logger = logging.getLogger(__name__)
+
+IMAGE_EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
+LABEL_EXTENSIONS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd")
+ANOMALY_MAP_TAG = "anomaly_map"
+
+
+class AnomalyLocalDatastore(LocalDatastore):
+    """MONAI Label's folder of images with three faults mended.
+
+    * ids, tags and extensions are checked before they become a path;
+    * an unknown id is an error that says so, instead of an empty path;
+    * an image uploaded under a used id with other content moves the old image *and its labels* to an id of
+    their
+      own, so that no label is ever shown on another scan and nothing is lost.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._changes = threading.RLock()
+        super().__init__(*args, **kwargs)
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Path of an image. Raises UnknownImage."""
+        path = super().get_image_uri(image_id)
+        if not path:
+            raise UnknownImage(
+                f"no image {image_id[:80]!r} in the datastore: list the ids with GET /datastore/?output=all"
+            )
+        return path
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Take a copy of an image file in under ``image_id`` and return the id. Raises InvalidRequest."""
+        extension = known_extension(image_filename, IMAGE_EXTENSIONS, "an image")
+        image_id = check_image_id(image_id or Path(image_filename).name[: -len(extension)])
+        with self._changes:
+            if image_id in self._datastore.objects:
+                existing = Path(super().get_image_uri(image_id))
+                if existing.is_file():
+                    if same_image(existing, Path(image_filename)):
+                        return image_id
+                    self._move_aside(image_id, existing)
+            return super().add_image(image_id, image_filename, image_info)
+
+    def save_label(
+        self,
+        image_id: str,
+        label_filename: str,
+        label_tag: str,
+        label_info: dict[str, Any],
+        label_id: str = "",
+    ) -> str:
+        """Take a copy of a label in under ``label_tag``. Raises InvalidRequest or UnknownImage."""
+        check_tag(label_tag)
+        known_extension(label_filename, LABEL_EXTENSIONS, "a label")
+        with self._changes:
+            if image_id not in self._datastore.objects:
+                raise UnknownImage(
+                    f"no image {image_id[:80]!r} to attach the label to: upload the image first"
+                )
+            self._drop_other_extension(image_id, label_filename, label_tag)
+            return super().save_label(image_id, label_filename, label_tag, label_info)
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label. Raises UnknownImage when there is none."""
+        if not super().get_label_uri(label_id, label_tag):
+            raise UnknownImage(f"no label {label_tag[:40]!r} of image {label_id[:80]!r}")
+        super().remove_label(label_id, label_tag)
+
+    def _drop_other_extension(self, image_id: str, label_filename: str, label_tag: str) -> None:
+        """A label saved anew as another file type would leave the old file behind."""
+        old = super().get_label_uri(image_id, label_tag)
+        if old and not old.endswith(self._to_id(Path(label_filename).name)[1]):
+            Path(old).unlink(missing_ok=True)
+
+    def _move_aside(self, image_id: str, image: Path) -> str:
+        """Give an image, its information and its labels an id of their own. Returns that id."""
+        digest = hashlib.sha256(image.read_bytes()).hexdigest()[:8]
+        kept = check_image_id(f"{image_id[:100]}_replaced_{digest}")
+        entry = self._datastore.objects[image_id]
+        super().add_image(kept, str(image), {**entry.image.info, "replaced_id": image_id})
+        for tag, label in list(entry.labels.items()):
+            path = super().get_label_uri(image_id, tag)
+            if path and Path(path).is_file():
+                super().save_label(kept, path, tag, dict(label.info))
+                Path(path).unlink()
+        image.unlink()
+        logger.warning(
+            "an image was uploaded under an id in use: the former image and its labels moved to a new id"
+        )
+        return kept
+
+
+def known_extension(filename: str, allowed: tuple[str, ...], what: str) -> str:
+    """The extension of ``filename``. Raises InvalidRequest naming the allowed ones."""
+    for extension in allowed:
+        if Path(filename).name.lower().endswith(extension):
+            return Path(filename).name[-len(extension) :]
+    got = "".join(Path(filename).suffixes)[-24:] or "no extension"
+    raise InvalidRequest(f"expected {what} file ending in {', '.join(allowed)}; got {got}: convert it first")
+
+
+def same_image(first: Path, second: Path) -> bool:
+    """Whether two files hold the same voxels in the same place; gzip stamps the time, so bytes may differ."""
+    if filecmp.cmp(first, second, shallow=False):
+        return True
+    try:
+        one, other = images.read_volume(first), images.read_volume(second)
+    except AnomalyAppError:
+        return False
+    return (
+        one.data.shape == other.data.shape
+        and np.allclose(one.affine, other.affine, atol=1e-4)
+        and np.array_equal(one.data, other.data)
+    )
