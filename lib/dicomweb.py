@@ -1,0 +1,246 @@
+"""A DICOMweb archive (such as Orthanc) as the datastore: series in, DICOM Segmentations back.
+
+Labels are written by ``monailabel_app.io.dicom_seg``, so that no external converter is needed, an
+abnormality is not coded as an anatomical structure, and an empty finding is stored instead of failing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import requests
+from dicomweb_client import DICOMwebClient
+from dicomweb_client.session_utils import create_session_from_user_pass
+from monailabel.config import Settings
+from monailabel.config import settings as platform
+from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
+from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.utils.convert import binary_to_image
+from monailabel.interfaces.datastore import DefaultLabelTag
+from pydicom.dataset import Dataset
+
+from lib.errors import ArchiveUnreachable, UnknownImage
+from lib.ids import check_tag, check_uid
+from monailabel_app import __version__
+from monailabel_app.errors import AnomalyAppError
+from monailabel_app.io.dicom_seg import Algorithm, read_labelmap, write_dicom_seg
+
+logger = logging.getLogger(__name__)
+
+LISTING_SECONDS = 30.0
+_ALGORITHM = "monailabel-anomaly"
+
+
+def connect(url: str) -> DICOMwebClient:
+    """A client for the archive at ``url``, with MONAI Label's settings for credentials and prefixes."""
+    session = None
+    if platform.MONAI_LABEL_DICOMWEB_USERNAME and platform.MONAI_LABEL_DICOMWEB_PASSWORD:
+        session = create_session_from_user_pass(
+            platform.MONAI_LABEL_DICOMWEB_USERNAME, platform.MONAI_LABEL_DICOMWEB_PASSWORD
+        )
+    return DICOMwebClientX(
+        url=url,
+        session=session,
+        qido_url_prefix=platform.MONAI_LABEL_QIDO_PREFIX,
+        wado_url_prefix=platform.MONAI_LABEL_WADO_PREFIX,
+        stow_url_prefix=platform.MONAI_LABEL_STOW_PREFIX,
+    )
+
+
+class AnomalyDICOMWebDatastore(DICOMWebDatastore):
+    """MONAI Label's archive datastore; an image id is a SeriesInstanceUID.
+
+    The lists of series are asked for at most every ``LISTING_SECONDS`` (MONAI Label keeps them for two
+    hours, so that neither a new scan nor a submitted label shows up), and a segmentation's header only once.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._lists: dict[str, tuple[float, list[str]]] = {}
+        self._segmented: dict[str, str] = {}
+        self._listing = threading.RLock()
+        self._fetching = threading.RLock()
+        super().__init__(*args, **kwargs)
+
+    @classmethod
+    def from_settings(cls, client: DICOMwebClient, settings: Settings) -> AnomalyDICOMWebDatastore:
+        """The datastore that MONAI Label's settings describe."""
+        return cls(
+            client=client,
+            search_filter=settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER,
+            cache_path=(settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or "").strip() or None,
+            fetch_by_frame=settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME,
+            convert_to_nifti=settings.MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI,
+        )
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Path of a series as NIfTI, fetched at first use. Raises UnknownImage or ArchiveUnreachable."""
+        check_uid(image_id)
+        with self._fetching:
+            return self._ask(lambda: super(AnomalyDICOMWebDatastore, self).get_image_uri(image_id), image_id)
+
+    def list_images(self) -> list[str]:
+        """SeriesInstanceUIDs of the series the search filter finds. Raises ArchiveUnreachable."""
+        return self._remembered("images", self._find_images)
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Series that a segmentation in the archive refers to. Raises ArchiveUnreachable."""
+        return self._remembered("labelled", self._find_labelled)
+
+    def get_unlabeled_images(
+        self, label_tag: str | None = None, labels: list[str] | None = None
+    ) -> list[str]:
+        """The other series. Raises ArchiveUnreachable."""
+        labelled = set(self.get_labeled_images())
+        return [image for image in self.list_images() if image not in labelled]
+
+    def status(self) -> dict[str, Any]:
+        """Counts for ``/info/``; zeros and the reason while the archive does not answer."""
+        try:
+            return super().status()
+        except ArchiveUnreachable as error:
+            return {"total": 0, "completed": 0, "label_tags": {}, "error": str(error)}
+
+    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
+        """Path of a label; one submitted through this server is kept here and not fetched again."""
+        path = LocalDatastore.get_label_uri(self, label_id, label_tag)
+        if path and Path(path).is_file():
+            return path
+        if label_tag != DefaultLabelTag.FINAL or not image_id:
+            return ""
+        return self._ask(
+            lambda: super(AnomalyDICOMWebDatastore, self).get_label_uri(label_id, label_tag, image_id),
+            label_id,
+        )
+
+    def save_label(
+        self,
+        image_id: str,
+        label_filename: str,
+        label_tag: str,
+        label_info: dict[str, Any],
+        label_id: str = "",
+    ) -> str:
+        """Keep a label here and, when it is final, send it to the archive as a DICOM Segmentation."""
+        check_tag(label_tag)
+        image = self.get_image_uri(image_id)
+        converted = ""
+        if label_filename.endswith(".bin"):
+            # OHIF sends the bare voxels.
+            label_filename = converted = binary_to_image(image, label_filename)
+        try:
+            if label_tag == DefaultLabelTag.FINAL:
+                segmentation = self.to_dicom_seg(
+                    image_id, label_filename, label_info.get("label_info"), label_info, True
+                )
+                try:
+                    self._send(segmentation)
+                    label_info = {**label_info, **_reference(segmentation)}
+                finally:
+                    os.unlink(segmentation)
+                with self._listing:
+                    self._lists.pop("labelled", None)
+            return LocalDatastore.save_label(self, image_id, label_filename, label_tag, label_info)
+        finally:
+            if converted:
+                os.unlink(converted)
+
+    def to_dicom_seg(
+        self,
+        image_id: str,
+        label_filename: str,
+        label_info: list[dict[str, Any]] | None,
+        result: dict[str, Any],
+        reviewed: bool = False,
+    ) -> str:
+        """Write a label file as a DICOM Segmentation of series ``image_id``; the caller removes it."""
+        self.get_image_uri(image_id)
+        label, affine = read_labelmap(label_filename)
+        with tempfile.NamedTemporaryFile(prefix="anomaly_", suffix=".dcm", delete=False) as handle:
+            path = handle.name
+        series = Path(self._datastore.image_path()) / image_id
+        write_dicom_seg(path, label, affine, series, _algorithm(result, reviewed), _names(label_info))
+        return path
+
+    def _send(self, path: str) -> None:
+        try:
+            self._client.store_instances([pydicom.dcmread(path)])
+        except (requests.RequestException, OSError) as error:
+            raise ArchiveUnreachable(
+                f"the archive did not take the segmentation: {_reason(error)}"
+            ) from error
+
+    def _find_images(self) -> list[str]:
+        found = self._client.search_for_series(search_filters=self._search_filter)
+        return [str(Dataset.from_json(series)["SeriesInstanceUID"].value) for series in found]
+
+    def _find_labelled(self) -> list[str]:
+        images = set(self.list_images())
+        found = []
+        for item in self._client.search_for_series(search_filters={"Modality": "SEG"}):
+            series = Dataset.from_json(item)
+            uid = str(series.SeriesInstanceUID)
+            if uid not in self._segmented:
+                headers = self._client.retrieve_series_metadata(str(series.StudyInstanceUID), uid)
+                referenced = (
+                    Dataset.from_json(headers[0]).get("ReferencedSeriesSequence") if headers else None
+                )
+                self._segmented[uid] = str(referenced[0].SeriesInstanceUID) if referenced else ""
+            if self._segmented[uid] in images and self._segmented[uid] not in found:
+                found.append(self._segmented[uid])
+        return found
+
+    def _remembered(self, name: str, find: Callable[[], list[str]]) -> list[str]:
+        with self._listing:
+            at, items = self._lists.get(name, (0.0, []))
+            if not at or time.monotonic() - at > LISTING_SECONDS:
+                items = self._ask(find, "")
+                self._lists[name] = (time.monotonic(), items)
+            return list(items)
+
+    def _ask(self, question: Callable[[], Any], image_id: str) -> Any:
+        """Run ``question`` against the archive and turn its failures into named errors."""
+        try:
+            return question()
+        except AnomalyAppError:
+            raise
+        except (requests.RequestException, OSError) as error:
+            raise ArchiveUnreachable(f"the DICOMweb archive did not answer: {_reason(error)}") from error
+        except (IndexError, KeyError) as error:
+            raise UnknownImage(f"the archive has no series {image_id!r}") from error
+
+
+def _algorithm(result: dict[str, Any], reviewed: bool) -> Algorithm:
+    model = result.get("model")
+    model = model if isinstance(model, dict) else {"id": model} if model else {}
+    version = "+".join(str(part)[:16] for part in (__version__, model.get("hash")) if part)
+    return Algorithm(" ".join(str(part) for part in (_ALGORITHM, model.get("id")) if part), version, reviewed)
+
+
+def _names(label_info: list[dict[str, Any]] | None) -> dict[int, str]:
+    named = [item for item in label_info or [] if isinstance(item, dict) and item.get("name")]
+    return {
+        int(item.get("idx") or item.get("id") or number): str(item["name"])
+        for number, item in enumerate(named, 1)
+    }
+
+
+def _reference(path: str) -> dict[str, str]:
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    return {
+        "SeriesInstanceUID": str(header.SeriesInstanceUID),
+        "StudyInstanceUID": str(header.StudyInstanceUID),
+        "Modality": "SEG",
+    }
+
+
+def _reason(error: Exception) -> str:
+    response = getattr(error, "response", None)
+    return f"HTTP {response.status_code}" if response is not None else type(error).__name__
