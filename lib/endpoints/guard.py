@@ -1,0 +1,99 @@
+"""Around every request: unsafe ids are refused, and no error leaves as a bare "Internal Server Error"."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from urllib.parse import parse_qsl
+
+from fastapi.exceptions import RequestValidationError
+from monailabel.interfaces.exception import (
+    ImageNotFoundException,
+    LabelNotFoundException,
+    MONAILabelError,
+    MONAILabelException,
+)
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from lib.ids import check_image_id, check_session_id, check_tag
+from monailabel_app.errors import AnomalyAppError
+
+logger = logging.getLogger(__name__)
+
+_CHECKS: dict[str, Callable[[str], str]] = {
+    "image": check_image_id,
+    "label": check_image_id,
+    "id": check_image_id,
+    "tag": check_tag,
+    "session_id": check_session_id,
+}
+_GUARDED = ("/infer", "/datastore", "/session", "/activelearning", "/batch")
+
+
+class Guard:
+    """ASGI callable around MONAI Label's router."""
+
+    def __init__(self, app: Callable):
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        """Check the query, pass the request on, and answer its errors as JSON ``{"detail": text}``."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def noting_send(message):
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            check_request(scope)
+            await self.app(scope, receive, noting_send)
+        except (HTTPException, RequestValidationError):
+            raise
+        except Exception as error:
+            if started:
+                raise
+            status, detail = describe(error)
+            if status >= 500:
+                logger.exception("request failed")
+            else:
+                # Not the text: an image id may be a patient's name.
+                logger.info("request refused with %d (%s)", status, type(error).__name__)
+            await JSONResponse({"detail": detail}, status_code=status)(scope, receive, send)
+
+
+def check_request(scope) -> None:
+    """Raises InvalidRequest when an id, tag or session in the address could leave its folder."""
+    path = scope["path"]
+    root = scope.get("root_path") or ""
+    path = path.removeprefix(root) if root else path
+    if not path.startswith(_GUARDED):
+        return
+    for key, value in parse_qsl(scope["query_string"].decode("latin-1")):
+        if key in _CHECKS:
+            _CHECKS[key](value)
+    if path.startswith("/session/") and path != "/session/":
+        check_session_id(path.removeprefix("/session/"))
+
+
+def describe(error: Exception) -> tuple[int, str]:
+    """HTTP status and text for an error raised while a request was served."""
+    if isinstance(error, AnomalyAppError):
+        return error.status, str(error)
+    if isinstance(error, (ImageNotFoundException, LabelNotFoundException)):
+        return 404, error.msg
+    if isinstance(error, MONAILabelException):
+        return (
+            400 if error.error in {MONAILabelError.INVALID_INPUT, MONAILabelError.APP_INIT_ERROR} else 500
+        ), error.msg
+    if isinstance(error, json.JSONDecodeError):
+        return (
+            400,
+            f"expected parameters as JSON, got text that is not ({error.msg} at character {error.pos})",
+        )
+    return 500, f"the server failed unexpectedly ({type(error).__name__}); its log has the details"

@@ -1,0 +1,93 @@
+"""``POST /infer/{model}``: MONAI Label's address, answered outside the event loop.
+
+MONAI Label runs the whole analysis inside an ``async def``, so that the server answers nobody until it is
+done. Here the function is a plain ``def``, which the framework runs in a thread; the devices' locks in
+``lib.runner`` keep it at one job per device.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, File, Form, UploadFile
+from fastapi.background import BackgroundTasks
+from monailabel.config import settings
+from monailabel.endpoints.infer import ResultType, send_response
+from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.interfaces.utils.app import app_instance
+
+from lib.datastore import IMAGE_EXTENSIONS
+from lib.errors import InvalidRequest, UnknownImage
+
+router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Infer"])
+
+# Where the scan comes from is said by the address, the uploaded file or the session, never by the parameters.
+_RESERVED = {"model", "image", "session", "label", "image_path", "map_file", "description"}
+
+
+@router.post("/infer/{model}", summary="Find anomalies in an image of the datastore, an upload or a session")
+def run_inference(
+    background_tasks: BackgroundTasks,
+    model: str,
+    image: str = "",
+    session_id: str = "",
+    params: str = Form("{}"),
+    file: UploadFile = File(None),
+    label: UploadFile = File(None),
+    output: ResultType | None = None,
+    user: User = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)),
+):
+    """Same parameters and answers as MONAI Label's own, which Slicer, OHIF and the Python client rely on."""
+    app = app_instance()
+    request = {key: value for key, value in read_params(params).items() if key not in _RESERVED}
+    request["model"] = model
+    as_seg = output == ResultType.dicom_seg
+    if session_id:
+        result = app.infer(request, image_file=session_image(app, session_id), as_dicom_seg=as_seg)
+    elif file is not None:
+        with tempfile.TemporaryDirectory(prefix="anomaly_upload_") as folder:
+            result = app.infer(request, image_file=store_upload(file, folder), as_dicom_seg=as_seg)
+    elif image:
+        result = app.infer({**request, "image": image}, as_dicom_seg=as_seg)
+    else:
+        raise InvalidRequest("expected an image id, an uploaded file or a session id; got none of them")
+    if as_seg:
+        background_tasks.add_task(Path(result["dicom_seg"]).unlink, missing_ok=True)
+    return send_response(app.datastore(), result, output, background_tasks)
+
+
+def read_params(text: str | None) -> dict[str, Any]:
+    """The form field ``params``. Raises InvalidRequest when it is not a JSON object."""
+    try:
+        params = json.loads(text) if text else {}
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(
+            f"expected params as a JSON object, got text that is not JSON ({error.msg})"
+        ) from error
+    if not isinstance(params, dict):
+        raise InvalidRequest(f"expected params as a JSON object, got {type(params).__name__}")
+    return params
+
+
+def session_image(app, session_id: str) -> str:
+    """File or folder of a session. Raises UnknownImage."""
+    session = app.sessions().get_session(session_id) if app.sessions() is not None else None
+    if session is None:
+        raise UnknownImage(
+            f"no session {session_id[:80]!r}: it may have expired, create one with PUT /session/"
+        )
+    return session.image
+
+
+def store_upload(file: UploadFile, folder: str) -> str:
+    """An uploaded scan as a file in ``folder``, named after its type only."""
+    name = (file.filename or "").lower()
+    extension = next((known for known in IMAGE_EXTENSIONS if name.endswith(known)), Path(name).suffix[:16])
+    path = Path(folder) / f"upload{extension or IMAGE_EXTENSIONS[0]}"
+    with path.open("wb") as target:
+        shutil.copyfileobj(file.file, target)
+    return str(path)

@@ -1,0 +1,44 @@
+"""Puts this app's answers before MONAI Label's, while the server is starting.
+
+The stock command runs ``monailabel.app:app`` and loads the app inside its start-up, when middleware can no
+longer be added. Two things can still be done, and both take effect before the first request: routes put
+first in the router's list win over MONAI Label's, and the router's innermost callable can be wrapped (inside
+CORS and the handling of HTTP errors, so both still apply).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from fastapi import FastAPI
+
+from lib.endpoints import archive, data, infer, viewer
+from lib.endpoints.guard import Guard
+
+_MARK = "anomaly:"
+
+
+def install(server: FastAPI | None = None) -> bool:
+    """Put the routes and the guard in place; done again after a reload, it replaces its earlier self.
+
+    ``server`` is found by itself; without a running server (a sub-process, a notebook) nothing is done and
+    False is returned.
+    """
+    if server is None:
+        module = sys.modules.get("monailabel.app")
+        server = getattr(module, "app", None)
+        if server is None:
+            return False
+    routers = (infer.router, data.router, viewer.router, archive.router)
+    routes = [route for router in routers for route in router.routes]
+    for route in routes:
+        route.name = _MARK + route.name.removeprefix(_MARK)
+    kept = [route for route in server.router.routes if not str(getattr(route, "name", "")).startswith(_MARK)]
+    server.router.routes[:] = routes + kept
+    inner = server.router.middleware_stack
+    # After a reload the class is a new one of the same name.
+    if type(inner).__name__ == Guard.__name__:
+        inner = inner.app
+    server.router.middleware_stack = Guard(inner)
+    server.openapi_schema = None
+    return True
