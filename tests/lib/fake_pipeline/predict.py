@@ -1,0 +1,67 @@
+"""Stand-in for ``monailabel_app.pipelines.predict``: an intensity threshold.
+
+``balanced`` marks voxels above 90 % of the brightest, ``specific`` nothing. While the file named in FAKE_HOLD
+exists, the computation goes on.
+"""
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from monailabel_app.types import Finding, Lesion
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    operating_point: str = "balanced"
+    score: str = "l1"
+    smoothing: str = "standard"
+    min_volume_ml: float = 0.1
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass
+class Model:
+    id: str
+    hash: str
+
+
+def load_model(folder):
+    content = b"".join(path.read_bytes() for path in sorted(Path(folder).iterdir()))
+    return Model(Path(folder).name, hashlib.sha256(content).hexdigest())
+
+
+def predict(volume, model, settings, progress=None, cache=None):
+    hold = os.environ.get("FAKE_HOLD")
+    deadline = time.monotonic() + 60
+    while hold and Path(hold).exists() and time.monotonic() < deadline:
+        np.linalg.svd(np.random.default_rng(0).random((300, 300)))
+    data = volume.data[0]
+    values = (data / data.max()).astype(np.float32)
+    threshold = {"sensitive": 0.5, "balanced": 0.9, "specific": 2.0}[settings.operating_point]
+    mask = (values > threshold).astype(np.uint8)
+    lesions = ()
+    if mask.any():
+        centre = tuple(float(c) for c in np.argwhere(mask).mean(axis=0))
+        world = tuple(float(c) for c in (volume.affine @ [*centre, 1.0])[:3])
+        size = float(mask.sum()) * volume.voxel_volume_mm3 / 1000
+        lesions = (Lesion(1, size, centre, world, float(values[mask > 0].mean()), float(values.max())),)
+    return Finding(
+        mask=mask,
+        anomaly_map=values,
+        brain_mask=data > 0,
+        affine=volume.affine,
+        lesions=lesions,
+        anomaly_score=np.float32(mask.mean()),
+        p_value=float("nan"),
+        threshold=threshold,
+        model_id=model.id,
+        model_hash=model.hash,
+        settings=vars(settings),
+        seconds={"reconstruct": np.float64(0.5)},
+    )

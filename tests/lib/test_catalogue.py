@@ -1,0 +1,61 @@
+import pytest
+
+from lib import catalogue
+from lib.configs import METHODS
+from monailabel_app.errors import UnknownModel
+
+
+def add(app, name, text, parent="model_weights"):
+    folder = app / parent / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def app(tmp_path):
+    add(tmp_path, "ddpm_t1", "kind: anomaly\nmethod: ddpm\nmodality: t1\nscores: [a, b]\n")
+    add(tmp_path, "brain", "kind: brain_extraction\n")
+    add(tmp_path, "broken", "kind: [anomaly\n")
+    add(tmp_path, "list", "- kind\n- anomaly\n")
+    add(tmp_path, "mine", "kind: anomaly\nmethod: ddpm\n", parent="model")
+    (tmp_path / "model_weights" / "notes").mkdir()
+    (tmp_path / "model_weights" / "file.txt").write_text("x")
+    return tmp_path
+
+
+def test_only_anomaly_models_are_listed(app):
+    assert list(catalogue.list_models(app)) == ["ddpm_t1", "mine"]
+
+
+def test_a_trained_model_replaces_the_shipped_one_of_its_name(app):
+    folder = add(app, "ddpm_t1", "kind: anomaly\nmethod: ddpm\nmodality: flair\n", parent="model")
+    entry = catalogue.list_models(app)["ddpm_t1"]
+    assert (entry.folder, entry.modality) == (folder, "flair")
+
+
+def test_an_app_without_models_has_none(tmp_path):
+    assert catalogue.list_models(tmp_path) == {}
+
+
+@pytest.mark.parametrize("wanted", [None, "", "all", " all ", "mine,all"])
+def test_all_is_the_default(app, wanted):
+    assert list(catalogue.choose(catalogue.list_models(app), wanted)) == ["ddpm_t1", "mine"]
+
+
+def test_names_are_taken_in_the_order_given(app):
+    assert list(catalogue.choose(catalogue.list_models(app), "mine, ddpm_t1")) == ["mine", "ddpm_t1"]
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(app):
+    with pytest.raises(UnknownModel, match=r"'other'.*Available: ddpm_t1, mine"):
+        catalogue.choose(catalogue.list_models(app), "mine,other")
+
+
+def test_every_method_describes_its_models(app):
+    entry = catalogue.list_models(app)["ddpm_t1"]
+    for config in METHODS.values():
+        text = config.describe(entry)
+        assert "T1" in text
+        assert "Research use only" in text
+        assert config.scores_of(entry) == ("a", "b")

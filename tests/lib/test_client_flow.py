@@ -1,0 +1,146 @@
+"""What 3D Slicer's extension does with its client, against a real server started by the stock command."""
+
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+
+def geometry(path):
+    image = sitk.ReadImage(str(path))
+    return image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+
+
+def test_upload_next_infer_submit_download(client, server, lesion_scan, tmp_path):
+    image_id = client.upload_image(str(lesion_scan), "6: t1_mprage sag")["image"]
+    assert image_id in client.datastore()["objects"]
+    before = client.info()["datastore"]["completed"]
+
+    sample = client.next_sample("first", {})
+    assert sample["id"] == "6: t1_mprage sag"
+    assert "path" in sample
+
+    file, result = client.infer("one", image_id, {"result_extension": ".nrrd", "result_dtype": "uint8"})
+    assert file.endswith(".nrrd")
+    assert geometry(file) == geometry(lesion_scan)
+    mask = sitk.GetArrayFromImage(sitk.ReadImage(file))
+    assert mask.dtype == np.uint8
+    assert set(np.unique(mask)) == {0, 1}
+    assert result["label_names"] == {"anomaly": 1}
+    assert result["lesion_count"] == 1
+    assert result["model"]["id"] == "one"
+    assert result["settings"]["operating_point"] == "balanced"
+    assert result["seconds"]["reconstruct"] == 0.5
+
+    label_info = {"label_info": [{"name": "anomaly", "idx": 1}], "model": "one"}
+    client.save_label(image_id, file, "final", label_info)
+    assert client.info()["datastore"]["completed"] == before + 1
+    saved = client.download_label(image_id, "final")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(saved)), mask)
+
+
+def test_next_sample_at_random_twice_within_a_second(client):
+    assert client.next_sample("random", {})["id"]
+    assert client.next_sample("random", {})["id"]
+
+
+def test_infer_within_a_session_stores_nothing(client, healthy_scan, tmp_path):
+    before = set(client.datastore()["objects"])
+    session = client.create_session(str(healthy_scan))["session_id"]
+    assert client.get_session(session)["image"].endswith("ixi_healthy.nii.gz")
+    file, result = client.infer("one", "", {}, session_id=session)
+    assert geometry(file) == geometry(healthy_scan)
+    assert result["lesion_count"] == 1
+    client.remove_session(session)
+    assert set(client.datastore()["objects"]) == before
+
+
+def test_infer_on_an_uploaded_file_stores_nothing(client, healthy_scan, tmp_path):
+    before = set(client.datastore()["objects"])
+    image = tmp_path / "scan.nrrd"
+    sitk.WriteImage(sitk.ReadImage(str(healthy_scan)), str(image))
+    file, _ = client.infer("one", "", {"result_extension": ".nii"}, file=str(image))
+    assert file.endswith(".nii")
+    assert geometry(file) == geometry(image)
+    assert set(client.datastore()["objects"]) == before
+
+
+def test_nothing_found_is_an_empty_label(client, healthy_scan):
+    file, result = client.infer("one", "ixi_healthy", {"operating_point": "specific"})
+    assert file.endswith(".nii.gz")
+    assert geometry(file) == geometry(healthy_scan)
+    assert not np.asarray(nib.load(file).dataobj).any()
+    assert (result["lesion_count"], result["lesions"]) == (0, [])
+    client.save_label("ixi_healthy", file, "final", {})
+
+
+def test_each_model_of_the_list_answers(client):
+    for name in client.info()["models"]:
+        assert client.infer(name, "ixi_lesion", {})[1]["model"]["id"] == name
+
+
+def test_the_anomaly_map_is_kept_and_no_label(client, lesion_scan):
+    before = client.info()["datastore"]["completed"]
+    client.infer("one", "ixi_lesion", {"operating_point": "sensitive"})
+    values = nib.load(client.download_label("ixi_lesion", "anomaly_map"))
+    scan = nib.load(lesion_scan)
+    assert values.shape == scan.shape
+    assert values.get_data_dtype() == np.float32
+    data = scan.get_fdata()
+    np.testing.assert_allclose(values.get_fdata(), data / data.max(), atol=1e-5)
+    kept = client.datastore()["objects"]["ixi_lesion"]["labels"]["anomaly_map"]["info"]["params"]
+    assert kept["settings"]["operating_point"] == "sensitive"
+    assert client.info()["datastore"]["completed"] == before
+
+
+def test_save_label_on_request_keeps_the_mask_as_original(client):
+    client.infer("one", "ixi_lesion", {"save_label": True})
+    info = client.datastore()["objects"]["ixi_lesion"]["labels"]["original"]["info"]
+    assert info["model"] == "one"
+    assert info["params"]["lesion_count"] == 1
+    assert nib.load(client.download_label("ixi_lesion", "original")).shape == (120, 120, 90)
+
+
+def test_another_scan_under_a_used_id_does_not_inherit_its_label(client, lesion_scan, healthy_scan):
+    client.upload_image(str(lesion_scan), "T1")
+    file, _ = client.infer("one", "T1", {})
+    client.save_label("T1", file, "final", {"reader": "first"})
+    client.upload_image(str(healthy_scan), "T1")
+
+    objects = client.datastore()["objects"]
+    assert objects["T1"]["labels"] == {}
+    (kept,) = (name for name in objects if name.startswith("T1_replaced_"))
+    assert objects[kept]["labels"]["final"]["info"]["reader"] == "first"
+    mask = nib.load(client.download_label(kept, "final"))
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), np.asarray(nib.load(file).dataobj))
+
+
+def test_the_same_scan_uploaded_again_keeps_its_label(client, lesion_scan, tmp_path):
+    client.upload_image(str(lesion_scan), "again")
+    file, _ = client.infer("one", "again", {})
+    client.save_label("again", file, "final", {})
+    copy = tmp_path / "copy.nii.gz"
+    nib.save(nib.load(lesion_scan), copy)
+    client.upload_image(str(copy), "again")
+    assert "final" in client.datastore()["objects"]["again"]["labels"]
+
+
+def test_an_image_copied_into_the_folder_is_seen(client, server, healthy_scan):
+    shutil.copy(healthy_scan, f"{server.studies}/dropped.nii.gz")
+    for _ in range(100):
+        if "dropped" in client.datastore()["objects"]:
+            break
+        import time
+
+        time.sleep(0.1)
+    assert client.infer("one", "dropped", {})[1]["lesion_count"] == 1
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_compression_is_honoured(client, compress):
+    import os
+
+    file, _ = client.infer("one", "ixi_lesion", {"result_extension": ".nrrd", "result_compress": compress})
+    assert (os.path.getsize(file) < 100_000) == compress

@@ -1,0 +1,128 @@
+"""How the server behaves as a whole: it starts offline, stays responsive, and runs one job at a time."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.lib.conftest import MODEL
+from tests.server_fixture import ROOT, copy_studies, make_app, running_server, start
+
+
+def test_info_is_what_the_viewers_need(server):
+    info = server.get("/info/").json()
+    assert info["labels"] == ["anomaly"]
+    assert list(info["models"]) == ["one", "two"]
+    model = info["models"]["one"]
+    assert model["type"] == "segmentation"
+    assert model["dimension"] == 3
+    assert model["labels"] == {"anomaly": 1}
+    assert "T1" in model["description"]
+    assert "Research use only" in model["description"]
+    assert all(isinstance(choice, str) for choices in model["config"].values() for choice in choices)
+    assert model["config"]["score"] == ["l1", "ssim_ensemble"]
+    assert set(info["strategies"]) == {"random", "first"}
+    assert info["trainers"] == {}
+
+
+def test_one_job_at_a_time_and_everybody_else_is_answered(server, hold_file):
+    """While a job is held up, the server answers other requests, and a second job waits for the first."""
+    hold_file.touch()
+    answers = {}
+
+    def infer(name):
+        answers[name] = server.infer(name, params={"image": "ixi_healthy", "output": "json"})
+
+    jobs = [threading.Thread(target=infer, args=(name,)) for name in ("one", "two")]
+    try:
+        jobs[0].start()
+        jobs[1].start()
+        for path in ("/info/", "/datastore/", "/datastore/image?image=ixi_healthy", "/openapi.json"):
+            assert requests.get(server.url + path, timeout=20).status_code == 200
+        assert requests.post(f"{server.url}/activelearning/first", timeout=20).status_code == 200
+        assert answers == {}
+    finally:
+        hold_file.unlink()
+        for job in jobs:
+            job.join(60)
+    seconds = [answers[name].json()["seconds"]["waiting"] for name in ("one", "two")]
+    assert max(seconds) > 0.01
+    assert min(seconds) < max(seconds)
+
+
+def test_a_changed_model_folder_is_noticed_without_a_restart(server):
+    def model_hash():
+        answer = server.infer("two", params={"image": "ixi_healthy", "output": "json"})
+        return answer.json()["model"]["hash"]
+
+    first = model_hash()
+    assert model_hash() == first
+    app = Path(server.studies).parent / "app"
+    (app / "model_weights" / "two" / "card.md").write_text("changed")
+    assert model_hash() != first
+
+
+def test_nothing_was_fetched_and_no_error_logged(server):
+    log = server.log.read_text()
+    assert "Downloading" not in log
+    assert "Traceback" not in log
+
+
+def test_batch_inference_goes_on_after_a_bad_scan(tmp_path, studies_dir):
+    (tmp_path / "app").mkdir()
+    app = make_app(tmp_path / "app", {"one": MODEL})
+    studies = copy_studies(studies_dir, tmp_path / "studies")
+    (studies / "broken.nii.gz").write_text("no image")
+    with running_server(studies, app=app, fake_pipeline=True) as server:
+        answer = requests.post(f"{server.url}/batch/infer/one?run_sync=true", json={}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        results = answer.json()
+        assert "expected" in results["broken"]["error"]
+        assert results["ixi_lesion"]["params"]["lesion_count"] == 1
+        assert server.get("/datastore/").json()["label_tags"]["original"] == 2
+
+
+def test_an_unknown_model_name_stops_the_start_and_lists_the_known(tmp_path, studies_dir):
+    (tmp_path / "app").mkdir()
+    app = make_app(tmp_path / "app", {"one": MODEL, "two": MODEL})
+    process, log, _ = start(studies_dir, app=app, conf={"models": "one,tree"}, fake_pipeline=True)
+    try:
+        assert process.wait(120) != 0
+        text = log.read_text()
+        assert "'tree'" in text
+        assert "Available: one, two" in text
+    finally:
+        process.kill()
+        log.unlink()
+
+
+def test_the_installed_command_starts_from_another_folder(tmp_path, studies_dir):
+    """``monailabel start_server`` as typed, with the environment's programs on PATH, and one chosen model."""
+    command = Path(sys.executable).parent / "monailabel"
+    if not command.exists():
+        pytest.skip("the monailabel command is not beside this interpreter")
+    (tmp_path / "app").mkdir()
+    app = make_app(tmp_path / "app", {"one": MODEL, "two": MODEL})
+    environment = {**os.environ, "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = str(ROOT / "tests" / "lib" / "fake_pipeline")
+    arguments = [
+        "start_server",
+        "--app",
+        "app",
+        "--studies",
+        "studies",
+        "--conf",
+        "models",
+        "two",
+        "--dryrun",
+    ]
+    copy_studies(studies_dir, tmp_path / "studies")
+    done = subprocess.run(
+        [str(command), *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (app / "logs").is_dir()

@@ -1,0 +1,51 @@
+import io
+import os
+import tarfile
+
+import pytest
+from monailabel.config import Settings
+from monailabel.config import settings as platform
+
+from lib import settings
+
+
+@pytest.fixture
+def restored():
+    names = ("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", "MONAI_LABEL_DATASTORE_FILE_EXT")
+    before = {name: getattr(platform, name) for name in names}
+    path = os.environ["PATH"]
+    yield
+    os.environ["PATH"] = path
+    for name, value in before.items():
+        setattr(platform, name, value)
+
+
+def test_mr_series_are_visible_unless_the_user_says_otherwise(restored):
+    platform.MONAI_LABEL_DICOMWEB_SEARCH_FILTER = Settings.model_fields[
+        "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
+    ].default
+    settings.apply()
+    assert platform.MONAI_LABEL_DICOMWEB_SEARCH_FILTER == {"Modality": "MR"}
+    platform.MONAI_LABEL_DICOMWEB_SEARCH_FILTER = {"PatientID": "1"}
+    settings.apply()
+    assert platform.MONAI_LABEL_DICOMWEB_SEARCH_FILTER == {"PatientID": "1"}
+
+
+def test_the_environments_programs_are_found_without_activation(restored, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin")
+    settings.apply()
+    settings.apply()
+    assert os.environ["PATH"].count(os.pathsep) == 1
+    assert os.environ["PATH"].endswith("/usr/bin")
+
+
+def test_an_archive_cannot_unpack_outside_its_folder(restored, tmp_path):
+    settings.apply()
+    archive = tmp_path / "x.tar"
+    with tarfile.open(archive, "w") as tar:
+        member = tarfile.TarInfo("../evil.txt")
+        member.size = 1
+        tar.addfile(member, io.BytesIO(b"x"))
+    with tarfile.open(archive) as tar, pytest.raises(tarfile.OutsideDestinationError):
+        tar.extractall(tmp_path / "inside")
+    assert not (tmp_path / "evil.txt").exists()

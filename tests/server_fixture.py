@@ -1,0 +1,129 @@
+"""A real server for tests, started by the command that users type, with its own studies and a free port."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent
+FAKE_PIPELINE = ROOT / "tests" / "lib" / "fake_pipeline"
+
+
+@dataclass
+class Server:
+    """A running server: where it answers, which folder it serves, and its log."""
+
+    url: str
+    studies: str
+    log: Path
+    process: subprocess.Popen = field(repr=False)
+
+    def get(self, path: str, **kwargs) -> requests.Response:
+        """GET ``path``."""
+        return requests.get(self.url + path, timeout=60, **kwargs)
+
+    def infer(self, model: str, *, timeout: float = 300, **kwargs) -> requests.Response:
+        """POST /infer/``model`` with the arguments of ``requests.post``."""
+        return requests.post(f"{self.url}/infer/{model}", timeout=timeout, **kwargs)
+
+    def log_tail(self, size: int = 4000) -> str:
+        """The end of what the server printed."""
+        return self.log.read_text(errors="replace")[-size:]
+
+
+def make_app(folder: Path, models: dict[str, str]) -> Path:
+    """An app folder that links to this repository's code, with ``models`` (name -> config.yaml)."""
+    for name in ("main.py", "lib", "monailabel_app"):
+        (folder / name).symlink_to(ROOT / name)
+    for name, config in models.items():
+        model = folder / "model_weights" / name
+        model.mkdir(parents=True)
+        (model / "config.yaml").write_text(config)
+    return folder
+
+
+@contextmanager
+def running_server(
+    studies: str | Path,
+    *,
+    app: Path = ROOT,
+    conf: dict[str, str] | None = None,
+    env: dict[str, str] | None = None,
+    fake_pipeline: bool = False,
+    cwd: Path | None = None,
+    wait_s: float = 180,
+):
+    """Start ``monailabel start_server`` on a free port, yield a Server once it answers, stop it at the end.
+
+    Raises RuntimeError with the end of its log when it does not come up.
+    """
+    process, log, url = start(studies, app=app, conf=conf, env=env, fake_pipeline=fake_pipeline, cwd=cwd)
+    try:
+        _wait_until_up(process, log, url, wait_s)
+        yield Server(url, str(studies), log, process)
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        if process.poll() is None:
+            process.kill()
+            process.wait(20)
+        log.unlink(missing_ok=True)
+
+
+def start(studies, *, app=ROOT, conf=None, env=None, fake_pipeline=False, cwd=None):
+    """The bare process, its log and its address; the caller stops it."""
+    port = _free_port()
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
+    command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
+    for key, value in (conf or {"models": "all"}).items():
+        command += ["--conf", key, value]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    environment.pop("PYTHONPATH", None)
+    if fake_pipeline:
+        environment["PYTHONPATH"] = str(FAKE_PIPELINE)
+    handle, name = tempfile.mkstemp(prefix="server_", suffix=".log")
+    with os.fdopen(handle, "wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=cwd or ROOT
+        )
+    return process, Path(name), f"http://127.0.0.1:{port}"
+
+
+def copy_studies(source: Path, target: Path) -> Path:
+    """A copy of a studies folder that a server may write to."""
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file():
+            shutil.copy(path, target)
+    return target
+
+
+def _wait_until_up(process: subprocess.Popen, log: Path, url: str, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(
+                f"the server stopped with code {process.returncode}:\n{log.read_text()[-4000:]}"
+            )
+        with suppress(requests.RequestException):
+            if requests.get(f"{url}/info/", timeout=5).status_code == 200:
+                return
+        time.sleep(0.3)
+    raise RuntimeError(f"the server did not answer within {wait_s:.0f} s:\n{log.read_text()[-4000:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
