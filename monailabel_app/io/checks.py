@@ -13,6 +13,7 @@ MAX_VOXELS = 10**9
 MIN_VOXELS_IN_PLANE = 16
 SPACING_RANGE_MM = (0.05, 20.0)
 MAX_NONFINITE_FRACTION = 0.01
+MAX_GZIP_RATIO = 1100  # deflate cannot compress further than 1032:1
 
 
 def check_shape(sizes: Sequence[int], components: int = 1) -> tuple[int, int, int]:

@@ -62,7 +62,9 @@ def write_labelmap(
 
     path: .nii.gz, .nii, .nrrd or .mha; written whole or not at all (temporary file, then renamed).
     reference: the volume the labels belong to, or its file or DICOM folder. Size, spacing, origin and
-        direction of the result equal the reference's, read by SimpleITK and by nibabel alike.
+        direction of the result equal the reference's, read by SimpleITK and by nibabel alike: to the bit, but
+        for NRRD, which stores spacing times direction (1e-14), and for what was never NIfTI written as NIfTI,
+        which stores single precision.
     compress: gzip inside .nrrd and .mha (for NIfTI the suffix decides).
 
     Raises InvalidVolume for another shape, values or suffix.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from monailabel_app.errors import UnreadableVolume
-from monailabel_app.io.checks import check_shape
+from monailabel_app.io.checks import MAX_GZIP_RATIO, check_shape
 from monailabel_app.io.native import NativeGeometry, from_itk
 
 _NOT_SCALAR = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
@@ -71,4 +72,11 @@ def _checked_header(path: Path) -> sitk.ImageFileReader:
         ) from None
     complex_valued = reader.GetPixelID() in _NOT_SCALAR
     check_shape(reader.GetSize(), 2 if complex_valued else reader.GetNumberOfComponents())
+    # ITK allocates what the header promises before it looks; .nhdr and .mhd keep voxels elsewhere.
+    inside = path.suffix.lower() in (".nrrd", ".mha")
+    if inside and path.stat().st_size * MAX_GZIP_RATIO < math.prod(reader.GetSize()):
+        raise UnreadableVolume(
+            f"expected {math.prod(reader.GetSize())} voxels as the header promises, got a file of "
+            f"{path.stat().st_size} bytes: it is truncated, copy or export it again"
+        )
     return reader

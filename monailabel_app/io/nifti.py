@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import zlib
 from pathlib import Path
@@ -13,7 +14,8 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from monailabel_app.errors import InvalidVolume, UnreadableVolume
-from monailabel_app.io.checks import check_shape
+from monailabel_app.io.checks import MAX_GZIP_RATIO, check_shape
+from monailabel_app.io.geometry import check_affine
 from monailabel_app.io.itk import itk_header
 from monailabel_app.io.native import NIFTI_FIELDS, NativeGeometry, from_affine, from_itk
 
@@ -21,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 # What nibabel and the decompressors raise for damaged files. OSError includes gzip.BadGzipFile.
 _DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
-_MAX_GZIP_RATIO = 1100  # deflate cannot compress further than 1032:1
 
 
 def nifti_geometry(path: Path) -> NativeGeometry:
@@ -33,7 +34,11 @@ def read_nifti(path: Path) -> tuple[np.ndarray, NativeGeometry, tuple[str, ...]]
     """Voxels (x, y, z) float32, geometry and warnings. Raises UnreadableVolume, InvalidVolume."""
     image, geometry, warnings = _open(path)
     try:
-        data = image.get_fdata(dtype=np.float32, caching="unchanged")
+        if path.name.lower().endswith(".gz"):
+            image = type(image).from_bytes(_unzipped(path, image))
+        # What is too large for float32 becomes infinite, and is judged with the other voxels.
+        with np.errstate(over="ignore"):
+            data = image.get_fdata(dtype=np.float32, caching="unchanged")
     except _DAMAGED:
         raise UnreadableVolume(
             f"expected {'x'.join(map(str, geometry.shape))} voxels, got fewer: the file is truncated or "
@@ -96,7 +101,7 @@ def _geometry(path: Path, image: nib.Nifti1Image, raw, shape) -> tuple[NativeGeo
     except RuntimeError:
         # Sheared: ITK refuses what is not orthonormal. nibabel takes it, and so do we.
         logger.info("the geometry is not orthonormal; the affine is used as it stands")
-        base = from_affine(shape, image.affine)
+        base = from_affine(shape, check_affine(image.affine, "the voxel-to-space matrix"))
         warnings.append("the voxel axes are not at right angles: viewers built on ITK cannot show this file")
     if int(raw["qform_code"]) == 0 and int(raw["sform_code"]) == 0:
         warnings.append("the header states no orientation: left and right are a guess")
@@ -108,12 +113,22 @@ def _geometry(path: Path, image: nib.Nifti1Image, raw, shape) -> tuple[NativeGeo
     return geometry, tuple(warnings)
 
 
+def _unzipped(path: Path, image: nib.Nifti1Image) -> bytes:
+    """The file's content up to its last voxel, with the checksum verified (nibabel stops before it)."""
+    voxels = int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    with gzip.open(path) as stream:
+        content = stream.read(int(image.header["vox_offset"] or image.dataobj.offset) + voxels)
+        while stream.read(1 << 20):
+            pass
+    return content
+
+
 def _check_length(path: Path, raw, dtype: np.dtype, shape: tuple[int, ...]) -> None:
     """Refuses a file that cannot hold what its header promises, before the promise is allocated."""
     promised = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
     held = path.stat().st_size
     if path.name.lower().endswith(".gz"):
-        held *= _MAX_GZIP_RATIO
+        held *= MAX_GZIP_RATIO
     else:
         held -= max(0, int(raw["vox_offset"]))
     if held < promised:
