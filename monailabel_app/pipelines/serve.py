@@ -149,7 +149,7 @@ def run(
     server = subprocess.Popen(
         command(root, studies, host=host, port=port, models=models, extra=extra), env=environment(os.environ)
     )
-    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+    previous = signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     url = address(host, port)
     try:
         give_up = time.monotonic() + patience_s
@@ -165,3 +165,5 @@ def run(
         # The terminal has sent the interrupt to the server as well; it only needs time to finish.
         server.wait(timeout=30)
         return 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
