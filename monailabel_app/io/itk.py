@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,15 +18,29 @@ from monailabel_app.io.native import NativeGeometry, from_itk
 _NOT_SCALAR = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
+class _Quiet:
+    """How many threads want silence, and what to return to; the switch is one for the whole process."""
+
+    lock = threading.Lock()
+    depth = 0
+    shown = True
+
+
 @contextmanager
 def quiet_itk() -> Iterator[None]:
     """ITK's warnings go to stderr and name the file, and file names carry patient names: not here."""
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    with _Quiet.lock:
+        if _Quiet.depth == 0:
+            _Quiet.shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+            sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        _Quiet.depth += 1
     try:
         yield
     finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+        with _Quiet.lock:
+            _Quiet.depth -= 1
+            if _Quiet.depth == 0:
+                sitk.ProcessObject.SetGlobalWarningDisplay(_Quiet.shown)
 
 
 def itk_header(path: Path) -> sitk.ImageFileReader:

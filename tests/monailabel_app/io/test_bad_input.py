@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from monailabel_app.errors import AnomalyAppError, InvalidVolume, UnreadableVolume
 from monailabel_app.io.images import read_geometry, read_volume
+from monailabel_app.io.itk import quiet_itk
 
 RNG = np.random.default_rng(0)
 CUBE = RNG.integers(1, 900, (20, 21, 22)).astype(np.int16)
@@ -228,6 +229,12 @@ def test_voxel_sizes_in_metres_are_refused(tmp_path):
     )
     with pytest.raises(InvalidVolume, match="check the unit"):
         read_volume(path)
+
+
+def test_itk_is_quiet_only_while_it_reads(tmp_path):
+    with quiet_itk(), quiet_itk():
+        assert not sitk.ProcessObject.GetGlobalWarningDisplay()
+    assert sitk.ProcessObject.GetGlobalWarningDisplay()
 
 
 @pytest.mark.parametrize("slope", [0, np.nan, np.inf])

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom.uid import RLELossless
 
 from monailabel_app.errors import InvalidVolume, UnreadableVolume
 from monailabel_app.io.geometry import axcodes, mm_to_voxel, voxel_to_mm
@@ -90,6 +91,14 @@ def test_copies_of_a_file_are_read_once(tmp_path):
     volume = read_volume(tmp_path)
     assert volume.shape[2] == len(files)
     assert "copies" in volume.warnings[0]
+
+
+def test_a_compressed_series_is_read(tmp_path):
+    def compress(_, ds):
+        ds.compress(RLELossless, generate_instance_uid=False)
+
+    written = write_series(tmp_path, phantom(), edit=compress).volume
+    np.testing.assert_array_equal(read_volume(tmp_path).data, written.data)
 
 
 def test_inverted_grey_values_are_turned_over(tmp_path):
