@@ -1,0 +1,1 @@
+"""One file per method: its Config, its network, its training loss, its reconstruction."""

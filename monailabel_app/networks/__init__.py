@@ -1,0 +1,1 @@
+"""Thin factories over the networks of MONAI."""

@@ -1,0 +1,1 @@
+"""From a scan as it came to a brain in template space."""

@@ -1,0 +1,31 @@
+"""Robust intensity normalisation inside the brain."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from monailabel_app.errors import InvalidVolume
+
+LOW_PERCENTILE, HIGH_PERCENTILE, HIGH_LEVEL = 1.0, 98.0, 0.8
+
+
+def normalize_intensity(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """Map the brain's 1st percentile to 0 and its 98th to 0.8, clip to [0, 1], zero outside the brain.
+
+    The headroom above 0.8 keeps hyperintense lesions from being clipped away; percentiles, not extremes, keep a
+    lesion of a few per cent of the brain from moving the scale of the healthy tissue much.
+
+    image: (x, y, z) float. brain_mask: (x, y, z) bool. Returns the float32 image and the (low, high) input values.
+    Raises InvalidVolume when the brain has no contrast.
+    """
+    inside = image[brain_mask]
+    if inside.size == 0:
+        raise InvalidVolume("expected a brain mask with voxels in it, got an empty one; check the brain extraction")
+    low, high = (float(v) for v in np.percentile(inside, (LOW_PERCENTILE, HIGH_PERCENTILE)))
+    if not high > low:
+        raise InvalidVolume(
+            f"expected an image with contrast inside the brain, got the constant value {low:g}; "
+            "check that the right series was sent"
+        )
+    scaled = (image - low) * np.float32(HIGH_LEVEL / (high - low))
+    return np.where(brain_mask, np.clip(scaled, 0.0, 1.0), 0.0).astype(np.float32), (low, high)

@@ -1,0 +1,48 @@
+"""The methods this app knows: a table without torch, instant to import, that feeds the CLI, the server and the cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType, ModuleType
+
+from monailabel_app.errors import UnknownModel
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """id: its name everywhere. module: where ``Config``, ``build``, ``training_loss`` and ``reconstruct`` live."""
+
+    id: str
+    module: str
+    title: str
+    paper: str
+    scores: tuple[str, ...]
+
+
+METHODS: Mapping[str, MethodInfo] = MappingProxyType(
+    {
+        "ddpm": MethodInfo(
+            id="ddpm",
+            module="monailabel_app.methods.ddpm",
+            title="Denoising diffusion reconstruction of axial slices",
+            paper="Wyatt et al., AnoDDPM, CVPRW 2022; Behrendt et al., ISBI 2024 (scores)",
+            scores=("ssim_ensemble", "l1", "signed"),
+        ),
+    }
+)
+
+
+def method_info(method_id: str) -> MethodInfo:
+    """The entry of one method. Raises UnknownModel that lists the known ids."""
+    try:
+        return METHODS[method_id]
+    except KeyError:
+        known = ", ".join(METHODS)
+        raise UnknownModel(f"expected a method out of {known}, got {method_id!r}") from None
+
+
+def load_method(method_id: str) -> ModuleType:
+    """Import the module of a method."""
+    return import_module(method_info(method_id).module)

@@ -1,0 +1,1 @@
+"""Training on healthy scans only: the loop, its augmentation, its checkpoints and its cache."""

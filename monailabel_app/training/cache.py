@@ -1,0 +1,71 @@
+"""The training cache: prepared brains as 8-bit volumes in one safetensors file, readable without nibabel or ITK."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from monailabel_app.errors import TrainingFailed
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class TrainingCache:
+    """images: (n, X, Y, Z) uint8, intensity x 255. brain_masks: (n, X, Y, Z) bool. ids: one per volume."""
+
+    images: torch.Tensor
+    brain_masks: torch.Tensor
+    ids: tuple[str, ...]
+    modality: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def save(self, path: Path) -> None:
+        """Write the cache; masks are packed to bits."""
+        packed = np.packbits(self.brain_masks.numpy().reshape(len(self), -1), axis=1)
+        metadata = {
+            "version": str(VERSION),
+            "ids": json.dumps(self.ids),
+            "modality": self.modality,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        save_file(
+            {"images": self.images.contiguous(), "brain_masks": torch.from_numpy(packed)}, str(partial), metadata
+        )
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> TrainingCache:
+        """Read a cache. Raises TrainingFailed when the file is absent or of another version."""
+        if not Path(path).is_file():
+            raise TrainingFailed(f"expected a training cache at {path}, found none; run `python main.py prepare` first")
+        with safe_open(str(path), framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            if metadata.get("version") != str(VERSION):
+                raise TrainingFailed(
+                    f"expected a training cache of version {VERSION}, got {metadata.get('version')}; "
+                    "run `python main.py prepare` again"
+                )
+            images, packed = handle.get_tensor("images"), handle.get_tensor("brain_masks")
+        bits = np.unpackbits(packed.numpy(), axis=1, count=int(np.prod(images.shape[1:])))
+        masks = torch.from_numpy(bits).reshape(images.shape).bool()
+        return cls(images, masks, tuple(json.loads(metadata["ids"])), metadata.get("modality", ""))
+
+
+def to_cache(
+    images: Sequence[np.ndarray], brain_masks: Sequence[np.ndarray], ids: Sequence[str], modality: str
+) -> TrainingCache:
+    """Quantise prepared images, each (1, X, Y, Z) in [0, 1], to 8 bits."""
+    stack = np.stack([np.round(image[0] * 255).astype(np.uint8) for image in images])
+    masks = np.stack([np.asarray(mask, dtype=bool) for mask in brain_masks])
+    return TrainingCache(torch.from_numpy(stack), torch.from_numpy(masks), tuple(ids), modality)
