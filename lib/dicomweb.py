@@ -12,13 +12,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import requests
 from dicomweb_client import DICOMwebClient
-from dicomweb_client.session_utils import create_session_from_user_pass
+from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
 from monailabel.config import Settings
 from monailabel.config import settings as platform
 from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
@@ -36,16 +37,25 @@ from monailabel_app.io.dicom_seg import Algorithm, read_labelmap, write_dicom_se
 logger = logging.getLogger(__name__)
 
 LISTING_SECONDS = 30.0
+TIMEOUT_SECONDS = (10.0, 300.0)
 _ALGORITHM = "monailabel-anomaly"
+
+
+class _ImpatientSession(requests.Session):
+    """Gives up when the archive does not answer; by itself ``requests`` waits for ever."""
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        kwargs.setdefault("timeout", TIMEOUT_SECONDS)
+        return super().request(*args, **kwargs)
 
 
 def connect(url: str) -> DICOMwebClient:
     """A client for the archive at ``url``, with MONAI Label's settings for credentials and prefixes."""
-    session = None
+    if "googleapis.com" in url:
+        return DICOMwebClient(url=url, session=create_session_from_gcp_credentials())
+    session = _ImpatientSession()
     if platform.MONAI_LABEL_DICOMWEB_USERNAME and platform.MONAI_LABEL_DICOMWEB_PASSWORD:
-        session = create_session_from_user_pass(
-            platform.MONAI_LABEL_DICOMWEB_USERNAME, platform.MONAI_LABEL_DICOMWEB_PASSWORD
-        )
+        session.auth = (platform.MONAI_LABEL_DICOMWEB_USERNAME, platform.MONAI_LABEL_DICOMWEB_PASSWORD)
     return DICOMwebClientX(
         url=url,
         session=session,
@@ -53,6 +63,20 @@ def connect(url: str) -> DICOMwebClient:
         wado_url_prefix=platform.MONAI_LABEL_WADO_PREFIX,
         stow_url_prefix=platform.MONAI_LABEL_STOW_PREFIX,
     )
+
+
+@dataclass
+class _Listing:
+    """A list of series and when it was asked for, or why there is none."""
+
+    at: float
+    items: list[str]
+    error: ArchiveUnreachable | None
+
+    def give(self) -> list[str]:
+        if self.error is not None:
+            raise ArchiveUnreachable(str(self.error))
+        return list(self.items)
 
 
 class AnomalyDICOMWebDatastore(DICOMWebDatastore):
@@ -63,10 +87,10 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._lists: dict[str, tuple[float, list[str]]] = {}
+        self._lists: dict[str, _Listing] = {}
         self._segmented: dict[str, str] = {}
         self._listing = threading.RLock()
-        self._fetching = threading.RLock()
+        self._fetching: dict[str, threading.RLock] = {}
         super().__init__(*args, **kwargs)
 
     @classmethod
@@ -83,7 +107,7 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
     def get_image_uri(self, image_id: str) -> str:
         """Path of a series as NIfTI, fetched at first use. Raises UnknownImage or ArchiveUnreachable."""
         check_uid(image_id)
-        with self._fetching:
+        with self._fetching.setdefault(image_id, threading.RLock()):
             return self._ask(lambda: super(AnomalyDICOMWebDatastore, self).get_image_uri(image_id), image_id)
 
     def list_images(self) -> list[str]:
@@ -145,8 +169,7 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
                     label_info = {**label_info, **_reference(segmentation)}
                 finally:
                     os.unlink(segmentation)
-                with self._listing:
-                    self._lists.pop("labelled", None)
+                self._lists.pop("labelled", None)
             return LocalDatastore.save_label(self, image_id, label_filename, label_tag, label_info)
         finally:
             if converted:
@@ -198,12 +221,24 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
         return found
 
     def _remembered(self, name: str, find: Callable[[], list[str]]) -> list[str]:
-        with self._listing:
-            at, items = self._lists.get(name, (0.0, []))
-            if not at or time.monotonic() - at > LISTING_SECONDS:
-                items = self._ask(find, "")
-                self._lists[name] = (time.monotonic(), items)
-            return list(items)
+        held = self._lists.get(name)
+        if held is not None and time.monotonic() - held.at <= LISTING_SECONDS:
+            return held.give()
+        # One request asks the archive; the others take the former list meanwhile, if there is one.
+        if not self._listing.acquire(blocking=held is None):
+            return held.give()
+        try:
+            now = self._lists.get(name)
+            if now is None or now is held:
+                now = _Listing(time.monotonic(), [], None)
+                try:
+                    now.items = self._ask(find, "")
+                except ArchiveUnreachable as error:
+                    now.error = error
+                self._lists[name] = now
+            return now.give()
+        finally:
+            self._listing.release()
 
     def _ask(self, question: Callable[[], Any], image_id: str) -> Any:
         """Run ``question`` against the archive and turn its failures into named errors."""

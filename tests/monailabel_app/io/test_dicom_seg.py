@@ -17,7 +17,7 @@ ORIENTATIONS = {
     "coronal": (1, 0, 0, 0, 0, -1),
     "oblique": (0.96, 0.28, 0, -0.28, 0.96, 0),
 }
-ROWS, COLUMNS, SLICES = 10, 12, 7
+ROWS, COLUMNS, SLICES = 18, 20, 7
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 

@@ -1,0 +1,149 @@
+"""The archive datastore against a client that answers from memory; the real Orthanc is in tests/real."""
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import requests
+
+from lib import dicomweb
+from lib.dicomweb import AnomalyDICOMWebDatastore
+from lib.errors import ArchiveUnreachable, InvalidRequest, UnknownImage
+from monailabel_app.io import images
+from tests.monailabel_app.io.test_dicom_seg import ORIENTATIONS, write_series
+
+
+class Archive:
+    """What the datastore uses of a DICOMweb client."""
+
+    base_url = "http://archive"
+
+    def __init__(self, folder):
+        self.instances = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+        for number, instance in enumerate(self.instances):
+            # Not a constant image, which is refused as a scan.
+            instance.PixelData = np.full(instance.Rows * instance.Columns, number, np.uint16).tobytes()
+        self.asked = 0
+        self.down = False
+
+    @property
+    def image_id(self):
+        return str(self.instances[0].SeriesInstanceUID)
+
+    def search_for_series(self, search_filters):
+        self.asked += 1
+        if self.down:
+            raise requests.ConnectionError("down")
+        found = {}
+        for instance in self.instances:
+            if all(str(instance.get(key, "")) == value for key, value in search_filters.items()):
+                header = pydicom.Dataset()
+                header.SeriesInstanceUID = instance.SeriesInstanceUID
+                header.StudyInstanceUID = instance.StudyInstanceUID
+                header.Modality = instance.Modality
+                found[str(instance.SeriesInstanceUID)] = header.to_json_dict()
+        return list(found.values())
+
+    def retrieve_series(self, study, series):
+        return [instance for instance in self.instances if instance.SeriesInstanceUID == series]
+
+    def retrieve_series_metadata(self, study, series):
+        self.asked += 1
+        headers = [instance for instance in self.instances if instance.SeriesInstanceUID == series]
+        return [header.to_json_dict(bulk_data_element_handler=lambda _: "x") for header in headers]
+
+    def store_instances(self, datasets):
+        self.instances += datasets
+
+
+@pytest.fixture
+def archive(tmp_path):
+    write_series(tmp_path / "series", ORIENTATIONS["sagittal"])
+    return Archive(tmp_path / "series")
+
+
+@pytest.fixture
+def store(archive, tmp_path):
+    return AnomalyDICOMWebDatastore(archive, {"Modality": "MR"}, cache_path=str(tmp_path / "cache"))
+
+
+def write_label(path, scan, marked):
+    volume = images.read_volume(scan)
+    label = np.zeros(volume.shape, np.uint8)
+    label[tuple(slice(2, 2 + count) for count in marked)] = 1
+    images.write_labelmap(path, label, volume)
+    return label
+
+
+def test_a_series_is_an_image(store, archive):
+    assert store.list_images() == [archive.image_id]
+    assert nib.load(store.get_image_uri(archive.image_id)).shape == (20, 18, 7)
+    assert store.status() == {"total": 1, "completed": 0, "label_tags": {}}
+
+
+@pytest.mark.parametrize("marked", [(3, 2, 1), (0, 0, 0)], ids=["lesion", "nothing"])
+def test_a_submitted_label_becomes_a_segmentation_in_the_archive(store, archive, tmp_path, marked):
+    label = write_label(tmp_path / "label.nrrd", store.get_image_uri(archive.image_id), marked)
+    info = {"label_info": [{"name": "anomaly", "idx": 1}], "model": "ddpm_t1"}
+    store.save_label(archive.image_id, str(tmp_path / "label.nrrd"), "final", info)
+
+    segmentation = archive.instances[-1]
+    assert segmentation.Modality == "SEG"
+    assert segmentation.pixel_array.sum() == label.sum()
+    assert segmentation.SegmentSequence[0].SegmentedPropertyCategoryCodeSequence[0].CodeValue == "49755003"
+    assert "ddpm_t1" in segmentation.ManufacturerModelName
+    # Counted at once, and handed back without asking the archive again.
+    assert store.get_labeled_images() == [archive.image_id]
+    assert store.get_unlabeled_images() == []
+    saved, _ = dicomweb.read_labelmap(store.get_label_uri(archive.image_id, "final"))
+    np.testing.assert_array_equal(saved, label)
+
+
+def test_other_tags_stay_here(store, archive, tmp_path):
+    write_label(tmp_path / "label.nii.gz", store.get_image_uri(archive.image_id), (1, 1, 1))
+    before = len(archive.instances)
+    store.save_label(archive.image_id, str(tmp_path / "label.nii.gz"), "anomaly_map", {})
+    assert len(archive.instances) == before
+    assert store.get_labeled_images() == []
+
+
+def test_the_archive_is_not_asked_at_every_info(store, archive):
+    store.status()
+    asked = archive.asked
+    for _ in range(10):
+        store.status()
+    assert archive.asked == asked
+
+
+def test_a_series_stored_later_shows_up(store, archive, monkeypatch):
+    store.list_images()
+    monkeypatch.setattr(dicomweb, "LISTING_SECONDS", -1.0)
+    later = pydicom.dcmread(archive.instances[0].filename)
+    later.SeriesInstanceUID = "1.2.3"
+    archive.instances.append(later)
+    assert store.list_images() == [archive.image_id, "1.2.3"]
+
+
+def test_an_archive_that_is_down_is_said_and_info_still_answers(store, archive):
+    archive.down = True
+    assert "did not answer" in store.status()["error"]
+    with pytest.raises(ArchiveUnreachable, match="did not answer"):
+        store.get_image_uri(archive.image_id)
+
+
+def test_an_unknown_series_is_said(store):
+    with pytest.raises(UnknownImage, match=r"1\.2\.3"):
+        store.get_image_uri("1.2.3")
+    with pytest.raises(InvalidRequest, match="SeriesInstanceUID"):
+        store.get_image_uri("../../etc")
+
+
+def test_an_archive_that_is_down_is_not_asked_again_at_once_but_later(store, archive, monkeypatch):
+    archive.down = True
+    store.status()
+    asked = archive.asked
+    store.status()
+    assert archive.asked == asked
+    archive.down = False
+    monkeypatch.setattr(dicomweb, "LISTING_SECONDS", -1.0)
+    assert store.status()["total"] == 1
