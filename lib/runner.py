@@ -97,10 +97,9 @@ def choose_device(wanted: object = None) -> str:
         wanted = wanted[0] if wanted else None
     name = str(wanted or "auto").strip().lower()
     devices = list_devices()
-    if name == "auto":
+    if name in {"auto", "cuda"}:
+        # MONAI Label's own batch request says cuda on every machine.
         return devices[0]
-    if name == "cuda":
-        name = "cuda:0"
     if name not in devices:
         raise InvalidSettings(
             f"expected device to be one of auto, {', '.join(devices)}; got {str(wanted)[:40]!r}"

@@ -28,7 +28,8 @@ def apply() -> None:
     add_environment_to_path()
     # Sessions may be uploaded as an archive, which MONAI Label unpacks without a filter; the class attribute
     # is Python's documented way to refuse absolute paths, parent folders and links (PEP 706).
-    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    if hasattr(tarfile, "data_filter"):
+        tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
 
 
 def add_environment_to_path() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import tarfile
+import zipfile
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
@@ -29,6 +32,7 @@ _CHECKS: dict[str, Callable[[str], str]] = {
     "tag": check_tag,
     "session_id": check_session_id,
 }
+_BAD_ARCHIVES = (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile)
 _GUARDED = ("/infer", "/datastore", "/session", "/activelearning", "/batch")
 
 
@@ -95,5 +99,10 @@ def describe(error: Exception) -> tuple[int, str]:
         return (
             400,
             f"expected parameters as JSON, got text that is not ({error.msg} at character {error.pos})",
+        )
+    if isinstance(error, _BAD_ARCHIVES):
+        return (
+            400,
+            "expected an archive (.zip, .tar, .tar.gz) that can be unpacked, got another or a damaged file",
         )
     return 500, f"the server failed unexpectedly ({type(error).__name__}); its log has the details"

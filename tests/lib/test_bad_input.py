@@ -168,6 +168,14 @@ def test_an_unknown_session_is_refused(server):
     assert server.infer("one", params={"session_id": "../x"}).status_code == 400
 
 
+def test_a_damaged_archive_for_a_session_is_refused(server):
+    answer = requests.put(
+        f"{server.url}/session/", params={"uncompress": "true"}, files={"files": ("scans.zip", b"PK no zip")}
+    )
+    assert answer.status_code == 400
+    assert "archive" in answer.json()["detail"]
+
+
 def test_a_segmentation_object_needs_an_archive(server):
     answer = server.infer("one", params={"image": "ixi_healthy", "output": "dicom_seg"})
     assert answer.status_code == 400

@@ -114,6 +114,12 @@ def test_a_device_is_free_again_after_a_failure(runner):
 
 def test_devices_are_chosen_by_name():
     assert choose_device("cpu") == "cpu"
-    assert choose_device(None) == choose_device("auto") == choose_device(["auto", "cpu"]) == list_devices()[0]
+    assert (
+        choose_device(None)
+        == choose_device("auto")
+        == choose_device("cuda")
+        == choose_device(["auto", "cpu"])
+        == list_devices()[0]
+    )
     with pytest.raises(InvalidSettings, match="cpu"):
         choose_device("cuda:99")
