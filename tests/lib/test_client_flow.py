@@ -1,11 +1,17 @@
 """What 3D Slicer's extension does with its client, against a real server started by the stock command."""
 
+import os
 import shutil
+import time
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
+import requests
 import SimpleITK as sitk
+
+from tests.monailabel_app.io.test_dicom_seg import ORIENTATIONS, write_series
 
 
 def geometry(path):
@@ -55,6 +61,21 @@ def test_infer_within_a_session_stores_nothing(client, healthy_scan, tmp_path):
     assert result["lesion_count"] == 1
     client.remove_session(session)
     assert set(client.datastore()["objects"]) == before
+
+
+def test_a_dicom_series_as_a_session(server, tmp_path):
+    write_series(tmp_path / "series", ORIENTATIONS["sagittal"])
+    paths = sorted((tmp_path / "series").iterdir())
+    for number, path in enumerate(paths):
+        slice_ = pydicom.dcmread(path)
+        slice_.PixelData = np.full(slice_.Rows * slice_.Columns, 10 + number, np.uint16).tobytes()
+        slice_.save_as(path)
+    files = [("files", (path.name, path.read_bytes())) for path in paths]
+    session = requests.put(f"{server.url}/session/", files=files, timeout=60).json()["session_id"]
+    answer = server.infer("one", params={"session_id": session, "output": "image"})
+    assert answer.status_code == 200, answer.text
+    (tmp_path / "mask.nii.gz").write_bytes(answer.content)
+    assert nib.load(tmp_path / "mask.nii.gz").shape == (20, 18, 7)
 
 
 def test_infer_on_an_uploaded_file_stores_nothing(client, healthy_scan, tmp_path):
@@ -132,15 +153,11 @@ def test_an_image_copied_into_the_folder_is_seen(client, server, healthy_scan):
     for _ in range(100):
         if "dropped" in client.datastore()["objects"]:
             break
-        import time
-
         time.sleep(0.1)
     assert client.infer("one", "dropped", {})[1]["lesion_count"] == 1
 
 
 @pytest.mark.parametrize("compress", [True, False])
 def test_compression_is_honoured(client, compress):
-    import os
-
     file, _ = client.infer("one", "ixi_lesion", {"result_extension": ".nrrd", "result_compress": compress})
     assert (os.path.getsize(file) < 100_000) == compress
