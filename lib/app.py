@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel.config import settings as platform
+from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -138,9 +139,7 @@ class AnomalyApp(MONAILabelApp):
         task = self._infers.get(request.get("model") or "")
         if task is None:
             there_is = ", ".join(self._infers) or "none"
-            raise UnknownModel(
-                f"no model {str(request.get('model'))[:80]!r} on this server; available: {there_is}"
-            )
+            raise UnknownModel(f"no model {str(request.get('model'))[:80]!r} on this server; available: {there_is}")
         datastore = datastore or self.datastore()
         image_id = None if image_file else str(request.get("image") or "")
         if image_id is not None:
@@ -151,24 +150,21 @@ class AnomalyApp(MONAILabelApp):
             raise InvalidRequest(
                 "expected an image of a DICOMweb archive for output=dicom_seg; this one has no DICOM series"
             )
+        keep_map = bool(image_id) and self._keep_map and isinstance(datastore, LocalDatastore)
         with tempfile.TemporaryDirectory(prefix="anomaly_map_") as folder:
-            if image_id and self._keep_map:
-                request["map_file"] = str(Path(folder) / "map.nii.gz")
+            request["map_file"] = str(Path(folder) / "map.nii.gz") if keep_map else None
             file, result = task(request)
             answer = {"label": file, "tag": DefaultLabelTag.ORIGINAL.value, "file": file, "params": result}
             try:
-                if image_id and self._keep_map:
-                    datastore.save_label(
-                        image_id, request["map_file"], ANOMALY_MAP_TAG, _map_info(task, result)
-                    )
+                if keep_map:
+                    _save_map(datastore, image_id, request["map_file"], request["model"], result)
                 if image_id and _is_true(request.get("save_label")):
                     tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
                     info = {"model": request["model"], "params": result}
                     answer |= {"label": datastore.save_label(image_id, file, tag, info), "tag": tag}
                 if as_dicom_seg:
-                    answer["dicom_seg"] = datastore.to_dicom_seg(
-                        image_id, file, request.get("label_info"), result
-                    )
+                    info = request.get("label_info")
+                    answer["dicom_seg"] = datastore.to_dicom_seg(image_id, file, info, result)
             except BaseException:
                 Path(file).unlink(missing_ok=True)
                 raise
@@ -176,9 +172,7 @@ class AnomalyApp(MONAILabelApp):
 
     def infer_wsi(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Refused: there are no whole-slide images here."""
-        raise InvalidRequest(
-            "this app analyses 3-D head scans, not whole-slide images: use POST /infer/{model}"
-        )
+        raise InvalidRequest("this app analyses 3-D head scans, not whole-slide images: use POST /infer/{model}")
 
     def model_file(self, model: str, validate: bool = True) -> None:
         """A model is a folder, so there is no single file to hand out."""
@@ -196,15 +190,19 @@ class AnomalyApp(MONAILabelApp):
             raise InvalidRequest("expected an image id, got none")
         path = datastore.get_image_uri(image_id)
         if not path or not Path(path).exists():
-            raise UnknownImage(
-                f"the datastore lists image {image_id[:80]!r}, but its file is gone: upload it again"
-            )
+            raise UnknownImage(f"the datastore lists image {image_id[:80]!r}, but its file is gone: upload it again")
         return path
 
 
-def _map_info(task: AnomalyInferTask, result: dict[str, Any]) -> dict[str, Any]:
+def _save_map(datastore: Datastore, image_id: str, file: str, model: str, result: dict[str, Any]) -> None:
+    """Keep the anomaly map beside the labels; a folder that cannot be written does not spoil the result."""
     keys = ("anomaly_score", "p_value", "threshold", "model", "settings")
-    return {"model": task.entry.name, "params": {key: result.get(key) for key in keys}}
+    info = {"model": model, "params": {key: result.get(key) for key in keys}}
+    try:
+        datastore.save_label(image_id, file, ANOMALY_MAP_TAG, info)
+    except OSError as error:
+        logger.warning("the anomaly map could not be kept: %s", type(error).__name__)
+        result["warnings"].append("the anomaly map could not be kept: the studies folder cannot be written")
 
 
 def _is_true(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import hashlib
+import itertools
 import logging
 import threading
 from pathlib import Path
@@ -73,9 +74,7 @@ class AnomalyLocalDatastore(LocalDatastore):
         known_extension(label_filename, LABEL_EXTENSIONS, "a label")
         with self._changes:
             if image_id not in self._datastore.objects:
-                raise UnknownImage(
-                    f"no image {image_id[:80]!r} to attach the label to: upload the image first"
-                )
+                raise UnknownImage(f"no image {image_id[:80]!r} to attach the label to: upload the image first")
             self._drop_other_extension(image_id, label_filename, label_tag)
             return super().save_label(image_id, label_filename, label_tag, label_info)
 
@@ -94,7 +93,9 @@ class AnomalyLocalDatastore(LocalDatastore):
     def _move_aside(self, image_id: str, image: Path) -> str:
         """Give an image, its information and its labels an id of their own. Returns that id."""
         digest = hashlib.sha256(image.read_bytes()).hexdigest()[:8]
-        kept = check_image_id(f"{image_id[:100]}_replaced_{digest}")
+        stem = f"{image_id[:100]}_replaced_{digest}"
+        names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+        kept = check_image_id(next(name for name in names if name not in self._datastore.objects))
         entry = self._datastore.objects[image_id]
         super().add_image(kept, str(image), {**entry.image.info, "replaced_id": image_id})
         for tag, label in list(entry.labels.items()):
@@ -103,9 +104,7 @@ class AnomalyLocalDatastore(LocalDatastore):
                 super().save_label(kept, path, tag, dict(label.info))
                 Path(path).unlink()
         image.unlink()
-        logger.warning(
-            "an image was uploaded under an id in use: the former image and its labels moved to a new id"
-        )
+        logger.warning("an image was uploaded under an id in use: the former image and its labels moved to a new id")
         return kept
 
 

@@ -161,3 +161,13 @@ def test_an_image_copied_into_the_folder_is_seen(client, server, healthy_scan):
 def test_compression_is_honoured(client, compress):
     file, _ = client.infer("one", "ixi_lesion", {"result_extension": ".nrrd", "result_compress": compress})
     assert (os.path.getsize(file) < 100_000) == compress
+
+
+def test_scans_taking_turns_under_one_id_keep_all_their_labels(client, lesion_scan, healthy_scan):
+    for turn, scan in enumerate((lesion_scan, healthy_scan, lesion_scan, healthy_scan)):
+        client.upload_image(str(scan), "turns")
+        file, _ = client.infer("one", "turns", {})
+        client.save_label("turns", file, "final", {"turn": turn})
+    objects = client.datastore()["objects"]
+    turns = [entry["labels"]["final"]["info"]["turn"] for name, entry in objects.items() if name.startswith("turns")]
+    assert sorted(turns) == [0, 1, 2, 3]
