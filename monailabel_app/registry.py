@@ -1,4 +1,4 @@
-"""The methods this app knows: a table without torch, instant to import, that feeds the CLI, the server and the cards."""
+"""The methods this app knows: a table without torch, instant to import, for CLI, server and cards."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -89,7 +90,8 @@ class DiffusionEngine:
             "v_prediction": self._at(self._signal, timesteps, clean) * noise
             - self._at(self._noise, timesteps, clean) * clean,
         }[self.config.prediction]
-        return functional.l1_loss(predicted, target) if self.config.loss == "l1" else functional.mse_loss(predicted, target)
+        distance = functional.l1_loss if self.config.loss == "l1" else functional.mse_loss
+        return distance(predicted, target)
 
     def clean_estimate(self, network: Network, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """The one-step estimate of x in [-1, 1] from x_t (Salimans and Ho 2022, section 4, for v), clipped."""
@@ -108,7 +110,7 @@ class DiffusionEngine:
         """
         steps = np.unique(np.linspace(0, start, num_steps + 1).round().astype(int))[::-1]
         current = noisy
-        for now, following in zip(steps[:-1], steps[1:], strict=True):
+        for now, following in pairwise(steps):
             t = torch.full((len(noisy),), int(now), device=noisy.device)
             clean = self.clean_estimate(network, current, t)
             if following == 0:

@@ -162,7 +162,7 @@ class _SlicePool:
         self._device = device
         self.index = torch.nonzero(cache.brain_masks.sum(dim=(1, 2)) >= _MIN_BRAIN_PIXELS)
         if len(self.index) == 0:
-            raise TrainingFailed("expected slices with brain in the training cache, found none; prepare the scans again")
+            raise TrainingFailed("expected slices with brain in the cache, found none; prepare the scans again")
 
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """(count, 1, X, Y) in [0, 1]."""

@@ -1,0 +1,132 @@
+"""From a raw score map to the calibrated one, and to the scan's score; the same for everybody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from monailabel_app.errors import CorruptModel, InvalidSettings
+from monailabel_app.postprocessing.erosion import erode_brain
+from monailabel_app.postprocessing.smooth import gaussian_smooth
+
+from .operating_points import OperatingPoint
+from .voxel_statistics import VoxelStatistics
+
+SMOOTHING_MM: Mapping[str, float] = MappingProxyType({"standard": 3.0, "none": 0.0, "strong": 5.0})
+# Scores that go both ways: a deviation below the healthy mean counts like one above it.
+TWO_SIDED = frozenset({"signed"})
+TOP_ML = 2.0
+_JSON, _TENSORS = "calibration.json", "calibration.safetensors"
+
+
+@dataclass(frozen=True)
+class ScoreCalibration:
+    """points[smoothing][operating point]; scan_scores[smoothing]: those of the held-out healthy scans."""
+
+    statistics: VoxelStatistics
+    points: Mapping[str, Mapping[str, OperatingPoint]]
+    scan_scores: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """scores: one calibration per score, default first. erosion_mm: what is cut off the brain's edge."""
+
+    scores: Mapping[str, ScoreCalibration]
+    erosion_mm: float
+    healthy: Mapping[str, Any]
+
+    def score(self, name: str) -> ScoreCalibration:
+        """Raises InvalidSettings that lists the calibrated scores."""
+        if name not in self.scores:
+            raise InvalidSettings(f"expected a score out of {', '.join(self.scores)}, got {name!r}")
+        return self.scores[name]
+
+    def save(self, folder: Path) -> None:
+        """calibration.json for people and thresholds, calibration.safetensors for the voxel maps (half precision)."""
+        tensors, entries = {}, {}
+        for name, calibration in self.scores.items():
+            for part in ("mean", "std"):
+                values = torch.from_numpy(getattr(calibration.statistics, part)).half().contiguous()
+                tensors[f"{name}/{part}"] = values
+            entries[name] = {
+                "points": {
+                    smoothing: {point: value.to_json() for point, value in table.items()}
+                    for smoothing, table in calibration.points.items()
+                },
+                "scan_scores": {key: list(value) for key, value in calibration.scan_scores.items()},
+            }
+        save_file(tensors, str(folder / _TENSORS))
+        record = {"version": 1, "erosion_mm": self.erosion_mm, "healthy": dict(self.healthy), "scores": entries}
+        (folder / _JSON).write_text(json.dumps(record, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Calibration:
+        """Raises CorruptModel when a file is missing or incomplete."""
+        try:
+            record = json.loads((folder / _JSON).read_text())
+            tensors = load_file(str(folder / _TENSORS))
+            scores = {
+                name: ScoreCalibration(
+                    VoxelStatistics(tensors[f"{name}/mean"].float().numpy(), tensors[f"{name}/std"].float().numpy()),
+                    {
+                        smoothing: {point: OperatingPoint.from_json(value) for point, value in table.items()}
+                        for smoothing, table in entry["points"].items()
+                    },
+                    {key: tuple(value) for key, value in entry["scan_scores"].items()},
+                )
+                for name, entry in record["scores"].items()
+            }
+            return cls(scores, float(record["erosion_mm"]), record["healthy"])
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise CorruptModel(
+                f"expected a complete calibration in the model folder {folder.name}, got {type(error).__name__}; "
+                "run `python main.py calibrate` for it or restore the folder"
+            ) from error
+
+
+def calibrated_map(
+    raw: np.ndarray,
+    brain_mask: np.ndarray,
+    statistics: VoxelStatistics,
+    *,
+    score: str,
+    smoothing: str,
+    erosion_mm: float,
+    spacing_mm: float = 2.0,
+) -> np.ndarray:
+    """Standardise, smooth, cut the brain's edge: (X, Y, Z) float32, not below 0, 0 where nothing is analysed.
+
+    A two-sided score is smoothed with its sign and made absolute afterwards, so that noise of both signs cancels.
+    Raises InvalidSettings for an unknown smoothing.
+    """
+    if smoothing not in SMOOTHING_MM:
+        raise InvalidSettings(f"expected a smoothing out of {', '.join(SMOOTHING_MM)}, got {smoothing!r}")
+    spacing = (spacing_mm,) * 3
+    values = statistics.standardize(raw, brain_mask)
+    values = gaussian_smooth(values, brain_mask, sigma_mm=SMOOTHING_MM[smoothing], spacing_mm=spacing)
+    if score in TWO_SIDED:
+        values = np.abs(values)
+    inside = analysed_mask(brain_mask, erosion_mm, spacing_mm)
+    return np.where(inside, np.maximum(values, 0), 0).astype(np.float32)
+
+
+def analysed_mask(brain_mask: np.ndarray, erosion_mm: float, spacing_mm: float = 2.0) -> np.ndarray:
+    """The voxels that are scored: the brain without a rim where masks and alignment are least certain."""
+    if erosion_mm <= 0:
+        return brain_mask
+    return erode_brain(brain_mask, distance_mm=erosion_mm, spacing_mm=(spacing_mm,) * 3)
+
+
+def scan_score(anomaly_map: np.ndarray, *, voxel_mm3: float = 8.0) -> float:
+    """The scan's anomaly score: the mean of the highest 2 ml of its calibrated map."""
+    count = max(1, min(round(TOP_ML * 1000 / voxel_mm3), anomaly_map.size))
+    return float(np.partition(anomaly_map.ravel(), -count)[-count:].mean())

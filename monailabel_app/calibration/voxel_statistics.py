@@ -1,0 +1,68 @@
+"""Mean and deviation of a score at every voxel of healthy brains in template space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from monailabel_app.errors import InvalidSettings
+
+_MEAN_SIGMA, _VARIANCE_SIGMA = 1.0, 2.0  # voxels
+_PRIOR_SCANS = 4.0
+_FLOOR_PERCENTILE = 10.0
+
+
+@dataclass(frozen=True)
+class VoxelStatistics:
+    """mean, std: (X, Y, Z) float32; std is positive everywhere."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    def standardize(self, score_map: np.ndarray, brain_mask: np.ndarray) -> np.ndarray:
+        """Healthy standard deviations above the healthy mean: (X, Y, Z) float32, 0 outside the brain."""
+        return np.where(brain_mask, (score_map - self.mean) / self.std, 0.0).astype(np.float32)
+
+
+class HealthyMoments:
+    """Running sums over healthy maps, from which the statistics with or without one scan follow."""
+
+    def __init__(self, maps: Sequence[np.ndarray], brain_masks: Sequence[np.ndarray]) -> None:
+        if len(maps) < 3:
+            raise InvalidSettings(f"expected at least 3 healthy scans to calibrate on, got {len(maps)}; add scans")
+        self._maps, self._masks = list(maps), [np.asarray(mask, dtype=bool) for mask in brain_masks]
+        self._count = sum(mask.astype(np.float64) for mask in self._masks)
+        pairs = list(zip(self._maps, self._masks, strict=True))
+        self._sum = sum(np.where(mask, values, 0).astype(np.float64) for values, mask in pairs)
+        self._square = sum(np.where(mask, values, 0).astype(np.float64) ** 2 for values, mask in pairs)
+
+    def statistics(self, without: int | None = None) -> VoxelStatistics:
+        """Statistics over all scans, or over all but the one of index ``without``.
+
+        With few scans the voxel-wise moments are noisy, so neighbours are pooled (mean: 1 voxel, variance: 2
+        voxels), the variance is drawn towards the brain's as if by four more scans, and the deviation has a
+        floor at its own 10th percentile.
+        """
+        count, total, square = self._count, self._sum, self._square
+        if without is not None:
+            mask, values = self._masks[without], np.where(self._masks[without], self._maps[without], 0)
+            count, total, square = count - mask, total - values, square - values.astype(np.float64) ** 2
+        brain = count > 0
+        weight = _blur(count, _MEAN_SIGMA)
+        mean = _blur(total, _MEAN_SIGMA) / np.maximum(weight, 1e-6)
+        overall = total.sum() / count.sum()
+        mean = np.where(weight > 0.05, mean, overall)
+        # Sum of squares around the pooled mean, so that the pooling of the mean counts as spread.
+        around = np.maximum(square - 2 * mean * total + mean**2 * count, 0)
+        prior = around.sum() / count.sum()
+        spread = _blur(around, _VARIANCE_SIGMA) + _PRIOR_SCANS * prior
+        std = np.sqrt(spread / (_blur(count, _VARIANCE_SIGMA) + _PRIOR_SCANS))
+        std = np.maximum(std, max(float(np.percentile(std[brain], _FLOOR_PERCENTILE)), 1e-6))
+        return VoxelStatistics(mean.astype(np.float32), std.astype(np.float32))
+
+
+def _blur(values: np.ndarray, sigma: float) -> np.ndarray:
+    return ndimage.gaussian_filter(values, sigma, mode="constant", truncate=3.0)

@@ -1,0 +1,125 @@
+"""Calibrate a model on held-out healthy scans: reconstruct them, take voxel statistics, choose the thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monailabel_app.calibration.calibrated_map import (
+    SMOOTHING_MM,
+    Calibration,
+    ScoreCalibration,
+    analysed_mask,
+    calibrated_map,
+    scan_score,
+)
+from monailabel_app.calibration.operating_points import choose_operating_points
+from monailabel_app.calibration.voxel_statistics import HealthyMoments, VoxelStatistics
+from monailabel_app.errors import TrainingFailed
+from monailabel_app.scoring import SCORES
+from monailabel_app.types import BrainMask, PreparedVolume, Volume
+from monailabel_app.weights.model_folder import seal
+
+from .predict import AnomalyModel, PredictSettings, prepare, reconstruct
+
+MIN_HEALTHY_SCANS = 10
+
+
+@dataclass(frozen=True)
+class HealthyScan:
+    """A held-out healthy scan in model space with its reconstruction (X, Y, Z)."""
+
+    prepared: PreparedVolume
+    reconstruction: np.ndarray
+
+    def raw(self, score: str) -> np.ndarray:
+        """The uncalibrated map of one score, (X, Y, Z)."""
+        return SCORES[score](self.prepared.image[0], self.reconstruction, self.prepared.brain_mask)
+
+
+def reconstruct_healthy(
+    volumes: Sequence[Callable[[], Volume]],
+    model: AnomalyModel,
+    *,
+    brains: Sequence[Callable[[], BrainMask]] | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[HealthyScan]:
+    """Bring healthy scans through the same path as patients' scans, one at a time.
+
+    volumes: loaders, so that only one scan is in memory on its native grid. brains: masks to use instead of the
+    app's own brain extraction.
+    """
+    settings = PredictSettings(device=device, seed=seed)
+    scans = []
+    for index, load in enumerate(volumes):
+        brain = brains[index]() if brains is not None else None
+        prepared = prepare(load(), model, device, brain=brain)
+        scans.append(HealthyScan(prepared, reconstruct(prepared, model, settings)))
+        if progress is not None:
+            progress(index + 1, len(volumes))
+    return scans
+
+
+def calibration_of(
+    scans: Sequence[HealthyScan], scores: Sequence[str], *, erosion_mm: float, healthy: Mapping[str, Any]
+) -> Calibration:
+    """Voxel statistics over all scans; thresholds and scan scores from each scan standardised without itself.
+
+    The thresholds thereby hold for a scan that the statistics have not seen. Raises TrainingFailed with fewer than
+    10 scans: the rates of a rarer operating point would rest on nothing.
+    """
+    if len(scans) < MIN_HEALTHY_SCANS:
+        raise TrainingFailed(
+            f"expected at least {MIN_HEALTHY_SCANS} held-out healthy scans to calibrate on, got {len(scans)}; add scans"
+        )
+    masks = [scan.prepared.brain_mask for scan in scans]
+    calibrated = {}
+    for score in scores:
+        raws = [scan.raw(score) for scan in scans]
+        moments = HealthyMoments(raws, masks)
+        without = [moments.statistics(without=index) for index in range(len(scans))]
+        points, scan_scores = {}, {}
+        for smoothing in SMOOTHING_MM:
+            maps = [
+                calibrated_map(raw, mask, statistics, score=score, smoothing=smoothing, erosion_mm=erosion_mm)
+                for raw, mask, statistics in zip(raws, masks, without, strict=True)
+            ]
+            values = [m[analysed_mask(mask, erosion_mm)] for m, mask in zip(maps, masks, strict=True)]
+            points[smoothing] = choose_operating_points(values)
+            scan_scores[smoothing] = tuple(round(scan_score(m), 5) for m in maps)
+        calibrated[score] = ScoreCalibration(_as_stored(moments.statistics()), points, scan_scores)
+    return Calibration(calibrated, erosion_mm, dict(healthy))
+
+
+def calibrate_model(
+    folder: Path,
+    volumes: Sequence[Callable[[], Volume]],
+    *,
+    healthy: Mapping[str, Any],
+    brains: Sequence[Callable[[], BrainMask]] | None = None,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Calibration, list[HealthyScan]]:
+    """Calibrate the model in ``folder`` on held-out healthy scans and seal the folder with the result."""
+    model = AnomalyModel(folder, calibrated=False)
+    scans = reconstruct_healthy(volumes, model, brains=brains, device=device, progress=progress)
+    record = {"scans": len(scans), **healthy}
+    calibration = calibration_of(
+        scans, list(model.meta["scores"]), erosion_mm=float(model.meta["erosion_mm"]), healthy=record
+    )
+    calibration.save(folder)
+    seal(folder)
+    return calibration, scans
+
+
+def _as_stored(statistics: VoxelStatistics) -> VoxelStatistics:
+    """Rounded as the file rounds them, so that a saved and a fresh calibration give the same map."""
+    return VoxelStatistics(
+        statistics.mean.astype(np.float16).astype(np.float32), statistics.std.astype(np.float16).astype(np.float32)
+    )

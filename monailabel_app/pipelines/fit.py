@@ -1,0 +1,145 @@
+"""From a training cache to a model folder: train, export, describe."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monailabel_app import __version__
+from monailabel_app.errors import TrainingFailed
+from monailabel_app.registry import load_method, method_info
+from monailabel_app.training.cache import TrainingCache
+from monailabel_app.training.checkpoint import TrainingState, load_state
+from monailabel_app.training.healthy_loop import TrainProgress, TrainSettings, train
+from monailabel_app.weights.model_folder import CARD, open_model_folder, seal, write_config, write_weights
+
+from .config_io import config_from_plain, config_to_plain
+
+_PACKAGES = ("torch", "monai", "numpy", "safetensors", "SimpleITK")
+EROSION_MM = 2.0
+
+
+def fit(
+    method_id: str,
+    cache_file: Path,
+    run_folder: Path,
+    settings: TrainSettings,
+    *,
+    preset: str = "compact",
+    validation_file: Path | None = None,
+    resume: bool = False,
+    progress: Callable[[TrainProgress], None] | None = None,
+) -> TrainingState:
+    """Train a method's preset on a training cache. Raises TrainingFailed for an unknown preset or a bad cache."""
+    method = load_method(method_id)
+    if preset not in method.PRESETS:
+        raise TrainingFailed(f"expected a preset out of {', '.join(method.PRESETS)}, got {preset!r}")
+    validation = TrainingCache.load(validation_file) if validation_file is not None else None
+    return train(
+        method_id,
+        method.PRESETS[preset],
+        TrainingCache.load(cache_file),
+        validation,
+        settings,
+        run_folder,
+        resume=resume,
+        progress=progress,
+    )
+
+
+def export_model(
+    run_folder: Path,
+    folder: Path,
+    *,
+    modality: str,
+    training_data: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    bias_field: bool = False,
+    scores: tuple[str, ...] | None = None,
+) -> Path:
+    """Write the averaged weights of a run's last checkpoint as a model folder (not calibrated yet).
+
+    overrides: test-time settings of the method (noise levels, draws) that differ from those it was trained with.
+    """
+    state = load_state(run_folder)
+    method_id = state.settings["method"]
+    method, info = load_method(method_id), method_info(method_id)
+    values = {**state.settings["config"], **(overrides or {})}
+    config = config_from_plain(method.Config, values)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(folder, state.ema)
+    write_config(
+        folder,
+        {
+            "kind": "anomaly",
+            "method": method_id,
+            "modality": modality,
+            "description": f"{info.title} ({method_id}), learnt from healthy {modality.upper()} scans",
+            "paper": info.paper,
+            "scores": list(scores or info.scores),
+            "erosion_mm": EROSION_MM,
+            "bias_field": bias_field,
+            "spacing_mm": 2.0,
+            "config": config_to_plain(config),
+            "training_data": dict(training_data),
+            "training": {
+                **state.settings["settings"],
+                "steps": state.step,
+                "minutes": round(state.seconds / 60, 1),
+                "history": state.history[-1:],
+            },
+            "versions": {"app": __version__, **_versions()},
+            "commit": _commit(),
+        },
+    )
+    if not (folder / CARD).is_file():
+        (folder / CARD).write_text(f"# {folder.name}\n\nNot calibrated and not measured yet. Research use only.\n")
+    seal(folder)
+    return folder
+
+
+def rewrite_card(folder: Path, text: str) -> None:
+    """Replace card.md and seal the folder again."""
+    (folder / CARD).write_text(text)
+    seal(folder)
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """A model folder's configuration and hash, for listings."""
+    opened = open_model_folder(folder)
+    return {"id": opened.id, "hash": opened.hash, **opened.config}
+
+
+def training_settings(**values: Any) -> TrainSettings:
+    """Settings with ``device`` resolved: the first GPU where there is one."""
+    if values.get("device") in (None, "auto"):
+        values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    known = asdict(TrainSettings())
+    return TrainSettings(**{key: value for key, value in values.items() if key in known and value is not None})
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parents[2]
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return result.stdout.strip()

@@ -1,0 +1,215 @@
+"""One scan in, one finding out: what the viewer, the command line and the evaluation all call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from monailabel_app.calibration.calibrated_map import SMOOTHING_MM, Calibration, calibrated_map, scan_score
+from monailabel_app.calibration.operating_points import TARGET_FPR
+from monailabel_app.errors import CorruptModel, InvalidSettings
+from monailabel_app.metrics.imagewise import rank_p_value
+from monailabel_app.postprocessing.components import find_lesions
+from monailabel_app.preprocessing.brain_mask import BrainExtractor
+from monailabel_app.preprocessing.pipeline import PrepareSettings, Preprocessor, to_native
+from monailabel_app.preprocessing.regions import REGION_NAMES
+from monailabel_app.preprocessing.template import Template
+from monailabel_app.registry import load_method
+from monailabel_app.scoring import SCORES
+from monailabel_app.types import BrainMask, Finding, PreparedVolume, Volume
+from monailabel_app.weights.model_folder import open_model_folder
+
+from .cache import CachedReconstruction, MapCache, reconstruction_key
+from .config_io import config_from_plain
+
+SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "model_weights"
+_TEMPLATE, _EXTRACTOR = "template", "brain_extraction"
+_MAX_VOLUME_ML = 1000.0
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """score: None is the model's default. min_volume_ml: smaller components are dropped. device: cpu or cuda[:n]."""
+
+    operating_point: str = "balanced"
+    score: str | None = None
+    smoothing: str = "standard"
+    min_volume_ml: float = 0.1
+    seed: int = 0
+    device: str = "cpu"
+
+
+class AnomalyModel:
+    """A loaded model folder with its calibration, template and brain extraction."""
+
+    def __init__(self, folder: Path, *, calibrated: bool = True) -> None:
+        opened = open_model_folder(folder)
+        self.id, self.hash, self.meta = opened.id, opened.hash, opened.config
+        try:
+            self.method: ModuleType = load_method(str(opened.config["method"]))
+            self.config = config_from_plain(self.method.Config, dict(opened.config["config"]))
+            self.modality = str(opened.config["modality"])
+            self.description = str(opened.config["description"])
+        except KeyError as error:
+            raise CorruptModel(
+                f"expected the key {error} in {opened.id}/config.yaml, it is missing; restore the model folder"
+            ) from error
+        self.network = self.method.build(self.config)
+        self.network.load_state_dict(opened.weights())
+        self.network.eval()
+        self.calibration = Calibration.load(folder) if calibrated else Calibration({}, 0.0, {})
+        self.template = Template.load(_companion(folder, _TEMPLATE))
+        self.extractor_folder = _companion(folder, _EXTRACTOR)
+        self.bias_field = bool(opened.config.get("bias_field", False))
+        self.labels = {"anomaly": 1}
+        self._extractors: dict[str, BrainExtractor] = {}
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The calibrated scores, default first."""
+        return tuple(self.calibration.scores)
+
+    def extractor(self, device: str) -> BrainExtractor:
+        """The brain extraction network on a device, loaded once."""
+        if device not in self._extractors:
+            self._extractors[device] = BrainExtractor.load(self.extractor_folder, device=device)
+        return self._extractors[device]
+
+
+def load_model(folder: str | Path) -> AnomalyModel:
+    """Open, verify and build the model in ``folder``. Raises CorruptModel and UnknownModel."""
+    return AnomalyModel(Path(folder))
+
+
+def predict(
+    volume: Volume,
+    model: AnomalyModel,
+    settings: PredictSettings = PredictSettings(),
+    *,
+    progress: Progress | None = None,
+    cache: MapCache | None = None,
+    brain: BrainMask | None = None,
+) -> Finding:
+    """Find what healthy brains do not explain.
+
+    The reconstruction is cached by content; score, smoothing, operating point and volume limit are applied to it
+    afterwards and never run the network again. Raises InvalidSettings, and what preprocessing raises.
+    """
+    tell = progress or (lambda stage, share: None)
+    seconds: dict[str, float] = {}
+    score = settings.score or model.scores[0]
+    calibration = model.calibration.score(score)
+    _check(settings)
+
+    expensive = {"seed": settings.seed, "given_mask": brain is not None}
+    key = reconstruction_key(volume, model.hash, expensive) if cache is not None and brain is None else ""
+    held = cache.get(key) if key else None
+    if held is None:
+        prepared = prepare(volume, model, settings.device, brain=brain, progress=tell)
+        seconds |= prepared.seconds
+        started = time.perf_counter()
+        reconstruction = reconstruct(prepared, model, settings, progress=tell)
+        seconds["reconstruction"] = time.perf_counter() - started
+        held = CachedReconstruction(prepared, reconstruction)
+        if key:
+            cache.put(key, held)
+    prepared = held.prepared
+
+    tell("scoring", 0.0)
+    started = time.perf_counter()
+    model_map = calibrated_map(
+        SCORES[score](prepared.image[0], held.reconstruction, prepared.brain_mask),
+        prepared.brain_mask,
+        calibration.statistics,
+        score=score,
+        smoothing=settings.smoothing,
+        erosion_mm=model.calibration.erosion_mm,
+    )
+    anomaly_score = scan_score(model_map)
+    seconds["scoring"] = time.perf_counter() - started
+
+    tell("post-processing", 0.0)
+    started = time.perf_counter()
+    point = calibration.points[settings.smoothing][settings.operating_point]
+    anomaly_map = to_native(model_map, prepared)
+    regions = to_native(model.template.regions, prepared, order=0).astype(np.uint8)
+    mask, lesions = find_lesions(
+        anomaly_map,
+        prepared.native_brain_mask,
+        prepared.native_affine,
+        threshold=point.threshold,
+        min_volume_mm3=settings.min_volume_ml * 1000,
+        regions=regions,
+        region_names=REGION_NAMES,
+    )
+    seconds["postprocessing"] = time.perf_counter() - started
+    tell("done", 1.0)
+    return Finding(
+        mask=mask,
+        anomaly_map=anomaly_map,
+        brain_mask=prepared.native_brain_mask,
+        affine=prepared.native_affine,
+        lesions=lesions,
+        anomaly_score=anomaly_score,
+        p_value=rank_p_value(anomaly_score, calibration.scan_scores[settings.smoothing]),
+        threshold=point.threshold,
+        model_id=model.id,
+        model_hash=model.hash,
+        settings={**asdict(settings), "score": score},
+        seconds={name: round(value, 4) for name, value in seconds.items()},
+        steps=prepared.steps,
+        warnings=(*volume.warnings, *prepared.warnings),
+        reconstruction=held.reconstruction,
+    )
+
+
+def prepare(
+    volume: Volume,
+    model: AnomalyModel,
+    device: str = "cpu",
+    *,
+    brain: BrainMask | None = None,
+    progress: Progress | None = None,
+) -> PreparedVolume:
+    """The scan in the model's space, with the app's brain extraction unless a mask is given."""
+    preprocessor = Preprocessor(model.template, lambda scan: model.extractor(device).extract(scan))
+    tell = (lambda stage: progress(stage, 0.0)) if progress is not None else None
+    return preprocessor.prepare(volume, PrepareSettings(bias_field=model.bias_field), brain=brain, progress=tell)
+
+
+def reconstruct(
+    prepared: PreparedVolume, model: AnomalyModel, settings: PredictSettings, *, progress: Progress | None = None
+) -> np.ndarray:
+    """The pseudo-healthy brain on the model grid: (X, Y, Z) float32 in [0, 1], zero outside the brain."""
+    device = torch.device(settings.device)
+    network = model.network.to(device)
+    image = torch.from_numpy(prepared.image[0]).to(device)
+    generator = torch.Generator().manual_seed(settings.seed)
+    tell = (lambda share: progress("reconstruction", share)) if progress is not None else None
+    made = model.method.reconstruct(network, model.config, image, generator, progress=tell).float().cpu().numpy()
+    return np.where(prepared.brain_mask, made, 0.0).astype(np.float32)
+
+
+def _check(settings: PredictSettings) -> None:
+    allowed: Mapping[str, Any] = {"operating_point": TARGET_FPR, "smoothing": SMOOTHING_MM}
+    for name, values in allowed.items():
+        if getattr(settings, name) not in values:
+            raise InvalidSettings(f"expected {name} out of {', '.join(values)}, got {getattr(settings, name)!r}")
+    if not 0 <= settings.min_volume_ml <= _MAX_VOLUME_ML:
+        raise InvalidSettings(f"expected min_volume_ml between 0 and {_MAX_VOLUME_ML:g}, got {settings.min_volume_ml}")
+
+
+def _companion(folder: Path, name: str) -> Path:
+    """The template or brain extraction that belongs to a model: beside it, or among the shipped ones."""
+    for parent in (folder.parent, folder.parent.parent / "model_weights", SHIPPED_MODELS):
+        if (parent / name).is_dir():
+            return parent / name
+    raise CorruptModel(f"expected the folder model_weights/{name}, which every model needs, found none; restore it")

@@ -1,0 +1,115 @@
+"""Model folders: config.yaml, model.safetensors, calibration files, card.md, and the sha256 of each."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from monailabel_app.errors import CorruptModel
+
+CONFIG, WEIGHTS, CARD, SUMS = "config.yaml", "model.safetensors", "card.md", "sha256sums.txt"
+_SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A verified model folder. hash: of its checksum list, so it names weights, settings and calibration together."""
+
+    path: Path
+    config: Mapping[str, Any]
+    hash: str
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The network's tensors in float32. Raises CorruptModel when the file cannot be read."""
+        try:
+            return {name: _wide(tensor) for name, tensor in load_file(str(self.path / WEIGHTS)).items()}
+        except (OSError, SafetensorError) as error:
+            raise CorruptModel(
+                f"expected readable weights in {self.id}/{WEIGHTS}, got {error}; restore the file"
+            ) from error
+
+
+def open_model_folder(path: Path) -> ModelFolder:
+    """Verify every file against sha256sums.txt and read the configuration.
+
+    Raises CorruptModel that names the file which is missing or does not match.
+    """
+    path = Path(path)
+    hashes = verify(path)
+    try:
+        config = yaml.safe_load((path / CONFIG).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise CorruptModel(f"expected a readable {path.name}/{CONFIG}, got {error}; restore the file") from error
+    if not isinstance(config, Mapping):
+        raise CorruptModel(f"expected key: value pairs in {path.name}/{CONFIG}, got {type(config).__name__}")
+    return ModelFolder(path, config, hashes)
+
+
+def verify(path: Path) -> str:
+    """Check the folder against its checksum list and return the list's own sha256."""
+    sums = path / SUMS
+    if not sums.is_file():
+        raise CorruptModel(f"expected the checksum list {SUMS} in model folder {path.name}, found none; restore it")
+    entries = [_SUM_LINE.fullmatch(line) for line in sums.read_text().splitlines() if line.strip()]
+    if not entries or not all(entries):
+        raise CorruptModel(f"expected lines '<sha256>  <file>' in {path.name}/{SUMS}, got something else; restore it")
+    for entry in entries:
+        wanted, name = entry.groups()
+        file = path / Path(name).name
+        if not file.is_file():
+            raise CorruptModel(f"expected the file {name} in model folder {path.name}, it is missing; restore it")
+        found = sha256_of(file)
+        if found != wanted:
+            raise CorruptModel(
+                f"expected {path.name}/{name} with sha256 {wanted[:12]}, got {found[:12]}; the file was changed or "
+                "damaged, restore it"
+            )
+    return hashlib.sha256(sums.read_bytes()).hexdigest()
+
+
+def seal(path: Path) -> str:
+    """Write sha256sums.txt over every other file of the folder; returns the folder's hash."""
+    files = sorted(file for file in path.iterdir() if file.is_file() and file.name != SUMS)
+    (path / SUMS).write_text("".join(f"{sha256_of(file)}  {file.name}\n" for file in files))
+    return verify(path)
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """config.yaml, keys in the given order."""
+    (path / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False, width=110))
+
+
+def write_weights(path: Path, state: Mapping[str, torch.Tensor], dtype: torch.dtype = torch.bfloat16) -> None:
+    """model.safetensors; bfloat16 halves it and is what inference computes with."""
+    tensors = {
+        name: (tensor.detach().cpu().to(dtype) if tensor.is_floating_point() else tensor.detach().cpu()).contiguous()
+        for name, tensor in state.items()
+    }
+    save_file(tensors, str(path / WEIGHTS))
+
+
+def sha256_of(file: Path) -> str:
+    """Hex digest of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with file.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
