@@ -183,7 +183,10 @@ def file_hash(path: Path) -> str:
 
 
 def folder_faults(folder: Path) -> list[str]:
-    """What is wrong with a model folder by its ``sha256sums.txt`` (lines ``<hash>  <file>``), or nothing."""
+    """What is wrong with a model folder by its ``sha256sums.txt`` (lines ``<hash>  <file>``), or nothing.
+
+    Apart from ``weights.model_folder``, which stops at the first fault and needs torch, itself a suspect here.
+    """
     sums = folder / "sha256sums.txt"
     if not sums.is_file():
         return ["no sha256sums.txt"]
