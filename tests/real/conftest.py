@@ -36,9 +36,7 @@ def server(orthanc, tmp_path_factory):
     """The stock server on that archive; its one model, a stand-in, marks the brightest voxels."""
     folder = tmp_path_factory.mktemp("server")
     app = make_app(tmp_path_factory.mktemp("app"), {STAND_IN: _CONFIG})
-    with running_server(
-        orthanc.dicomweb_url, app=app, fake_pipeline=True, env=_environment(folder)
-    ) as running:
+    with running_server(orthanc.dicomweb_url, app=app, fake_pipeline=True, env=_environment(folder)) as running:
         yield running
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
+from selenium.webdriver import ActionChains
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -44,6 +45,7 @@ FLAGS = (
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
+PANEL = "1"  # the id that MONAI Label's panel gives its segmentation
 PLANES = ("mpr-axial", "mpr-sagittal", "mpr-coronal")
 
 _LOADED = """
@@ -53,7 +55,7 @@ return engines.flatMap(e => e.getViewports()).filter(v => {
   return volume && volume.loadStatus && volume.loadStatus.loaded && v.getActors().length > 0;
 }).map(v => v.id);
 """
-_LABELMAP = "const map = window.services.segmentationService.getLabelmapVolume('1');"
+_LABELMAP = "const map = window.services.segmentationService.getLabelmapVolume(arguments[0]);"
 _VALUES = f"{_LABELMAP} const values = map.voxelManager.getCompleteScalarDataArray();"
 _HAS_LABELMAP = f"try {{ {_VALUES} return values.length > 0; }} catch (error) {{ return false; }}"
 _VOXEL_COUNT = f"{_VALUES} return values.reduce((n, v) => n + (v > 0), 0);"
@@ -90,6 +92,12 @@ for (const engine of window.cornerstone.getRenderingEngines()) for (const view o
 }
 requestAnimationFrame(() => requestAnimationFrame(() => done(true)));
 """
+_FIRST_SEGMENTATION = """
+const [first] = window.services.segmentationService.getSegmentations();
+return first && first.segmentationId;
+"""
+_SEG_THUMBNAIL = "[data-cy=study-browser-thumbnail-no-image]"
+_OPEN_IT = "[data-cy=yes-hydrate-btn]"
 _MARKERS = """
 const out = {};
 for (const view of window.cornerstone.getRenderingEngines().flatMap(e => e.getViewports())) {
@@ -187,9 +195,7 @@ class OhifDriver:
         """Opens a study in the MONAI Label mode and waits until all three views have the whole volume."""
         self.browser.get(f"{server}/ohif/monai-label?StudyInstanceUIDs={study_uid}")
         self.wait(lambda: self._displayed("#monailabelServerURL"), "the MONAI Label panel")
-        self.wait(
-            lambda: set(PLANES) <= set(self.browser.execute_script(_LOADED)), "the volume in all planes"
-        )
+        self.wait(lambda: set(PLANES) <= set(self.browser.execute_script(_LOADED)), "the volume in all planes")
         self._hide_notice()
 
     def server_url(self) -> str:
@@ -207,14 +213,14 @@ class OhifDriver:
             box.send_keys(server)
         self.browser.find_element(By.CSS_SELECTOR, ".settingsTable .actionButton").click()
         self.wait(lambda: self._displayed(".modelSelector select.selectBox"), "the list of models")
-        self.wait(lambda: self.browser.execute_script(_HAS_LABELMAP), "the page's label volume")
+        self.wait(lambda: self.browser.execute_script(_HAS_LABELMAP, PANEL), "the page's label volume")
         options = self._displayed(".modelSelector select.selectBox")[0].find_elements(By.TAG_NAME, "option")
         return [option.get_attribute("value") for option in options]
 
     def run(self, model: str) -> None:
         """Chooses a model under Auto-Segmentation, presses Run, and waits for its label."""
         self.start(model)
-        self.wait(lambda: self.browser.execute_script(_VOXEL_COUNT) > 0, f"a label from {model}")
+        self.wait(lambda: self.browser.execute_script(_VOXEL_COUNT, PANEL) > 0, f"a label from {model}")
 
     def start(self, model: str) -> None:
         """Chooses a model under Auto-Segmentation and presses Run."""
@@ -236,9 +242,20 @@ class OhifDriver:
         body = self.browser.find_element(By.TAG_NAME, "body")
         self.wait(lambda: text in body.text, f"the message {text!r}")
 
-    def label(self) -> LabelInPage:
-        """What is in the page's label volume now."""
-        state = self.browser.execute_script(_READ_LABELMAP)
+    def open_segmentation(self) -> str:
+        """Opens the study's first stored DICOM Segmentation, and returns the id the page gives it."""
+        self.wait(lambda: self._displayed(_SEG_THUMBNAIL), "a stored segmentation in the list")
+        ActionChains(self.browser).double_click(self._displayed(_SEG_THUMBNAIL)[0]).perform()
+        self.wait(lambda: self._displayed(_OPEN_IT), "the question whether to open it")
+        # Clicked by script: another view's copy of the question may lie over the button.
+        self.browser.execute_script("arguments[0].click()", self._displayed(_OPEN_IT)[0])
+        name = self.wait(lambda: self.browser.execute_script(_FIRST_SEGMENTATION), "the segmentation")
+        self.wait(lambda: self.browser.execute_script(_HAS_LABELMAP, name), "the segmentation's volume")
+        return name
+
+    def label(self, segmentation: str = PANEL) -> LabelInPage:
+        """What is in a segmentation's volume now."""
+        state = self.browser.execute_script(_READ_LABELMAP, segmentation)
         size = [int(n) for n in state["size"]]
         mask = np.zeros(int(np.prod(size)), np.uint8)
         for index, value in state["found"]:

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 
+from monailabel_app.io.images import read_volume
 from tests.real.conftest import STAND_IN
 from tests.real.ohif_driver import PLANES
-from tests.real.phantom import SERIES, hook_points_lps, mask_points_lps, same_points
+from tests.real.phantom import SERIES, hook_points_lps, mask_points_lps, same_points, write_hook_series
 
 pytestmark = [pytest.mark.browser, pytest.mark.orthanc]
 
@@ -32,15 +34,10 @@ def see(ohif, point_lps, window):
     return views, before, ohif.drawn()
 
 
-def test_panel_connects_to_the_server_it_came_from(ohif, server, hook_series):
+def test_panel_offers_the_server_it_came_from_and_takes_another_address(ohif, server, hook_series):
     ohif.open_study(server.url, hook_series("axial").study_uid)
     assert ohif.server_url().rstrip("/") == server.url
-    assert ohif.connect() == [STAND_IN]
-
-
-def test_panel_takes_an_address_that_is_typed(ohif, server, hook_series):
-    ohif.open_study(server.url.replace("127.0.0.1", "localhost"), hook_series("axial").study_uid)
-    assert ohif.connect(f"{server.url}/") == [STAND_IN]
+    assert ohif.connect(server.url.replace("127.0.0.1", "localhost") + "/") == [STAND_IN]
 
 
 @pytest.mark.parametrize("kind", SERIES)
@@ -98,6 +95,31 @@ def test_options_of_the_panel_reach_the_analysis_and_an_empty_finding_is_no_erro
     ohif.wait(lambda: not ohif.label().mask.any(), "the empty label")
 
 
+def test_stored_segmentation_is_read_by_ohif_and_does_not_disturb_the_panel(
+    ohif, orthanc, server, healthy_scan, tmp_path
+):
+    series = write_hook_series(tmp_path / "series", read_volume(healthy_scan), "sagittal", seed=900)
+    orthanc.upload(series.files)
+    query = {"image": series.series_uid, "output": "image"}
+    answer = server.infer(STAND_IN, params=query, data={"params": '{"result_extension": ".nrrd"}'})
+    reply = requests.put(
+        f"{server.url}/datastore/label",
+        params={"image": series.series_uid, "tag": "final"},
+        files={"label": ("label.nrrd", answer.content)},
+        timeout=300,
+    )
+    assert reply.status_code == 200, reply.text
+
+    ohif.open_study(server.url, series.study_uid)
+    stored = ohif.label(ohif.open_segmentation())
+    assert same_points(stored.points_lps(), hook_points_lps(series))
+
+    ohif.open_study(server.url, series.study_uid)
+    ohif.connect()
+    ohif.run(STAND_IN)
+    assert same_points(ohif.label().points_lps(), hook_points_lps(series))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("plane", ["axial", "sagittal"])
 def test_shipped_model_marks_the_lesion_in_ohif(
@@ -115,9 +137,7 @@ def test_shipped_model_marks_the_lesion_in_ohif(
 
     answer = tmp_path / "label.nrrd"
     query = {"image": series.series_uid, "output": "image"}
-    reply = shipped_server.infer(
-        shipped_model, params=query, data={"params": '{"result_extension": ".nrrd"}'}
-    )
+    reply = shipped_server.infer(shipped_model, params=query, data={"params": '{"result_extension": ".nrrd"}'})
     answer.write_bytes(reply.content)
     assert same_points(label.points_lps(), mask_points_lps(answer))
     found = {tuple(p) for p in np.round(label.points_lps())}

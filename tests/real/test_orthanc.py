@@ -200,9 +200,7 @@ def test_viewer_finds_the_studies_of_one_patient_only(server, orthanc, hook_seri
     assert [study["0020000D"]["Value"][0] for study in found] == [patient.study_uid]
 
 
-@pytest.mark.parametrize(
-    "address", ["..%2Finstances", "wado/..%2F..%2Finstances", "qido/%252e%252e/instances"]
-)
+@pytest.mark.parametrize("address", ["..%2Finstances", "wado/..%2F..%2Finstances", "qido/%252e%252e/instances"])
 def test_viewer_reaches_nothing_outside_the_dicomweb_root(server, address):
     reply = requests.get(f"{server.url}/proxy/dicom/{address}", timeout=60)
     assert reply.status_code in {400, 404}
