@@ -78,3 +78,186 @@ def serve(
     from monailabel_app.pipelines import serve as server
 
     sys.exit(server.run(ROOT, studies, host=host, port=port, models=models, extra=context.args))
+
+
+@app.command()
+def prepare(
+    data: Annotated[Path, typer.Option(help="Folder of healthy scans (NIfTI, NRRD), or the IXI folder.")],
+    modality: Annotated[str, typer.Option(help="Sequence of the scans, such as t1 or flair.")] = "t1",
+    cache: Annotated[Path, typer.Option(help="Where the training cache is kept.")] = ROOT / "cache",
+    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+) -> None:
+    """Bring healthy scans into template space once and keep them as a compact training cache."""
+    from monailabel_app.pipelines.build_model import prepare_set
+    from monailabel_app.pipelines.progress_bar import bars
+
+    with bars() as bar:
+        healthy = prepare_set(data, modality, cache, workers=workers, stage=bar.stage)
+    typer.echo(f"training cache: {healthy.train_cache}")
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Argument(help="Method, such as ddpm.")],
+    data: Annotated[Path, typer.Option(help="Folder of healthy scans (NIfTI, NRRD), or the IXI folder.")],
+    modality: Annotated[str, typer.Option(help="Sequence of the scans, such as t1 or flair.")] = "t1",
+    name: Annotated[str | None, typer.Option(help="Name of the model (default: method_modality).")] = None,
+    output: Annotated[Path, typer.Option(help="Folder that gets the model folder.")] = ROOT / "model",
+    cache: Annotated[Path, typer.Option(help="Where the training cache is kept.")] = ROOT / "cache",
+    runs: Annotated[Path, typer.Option(help="Where checkpoints are kept.")] = ROOT / "runs",
+    preset: Annotated[str, typer.Option(help="Configuration of the method: compact or behrendt.")] = "compact",
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps at most.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Minutes at most.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Slices per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and noise.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes that prepare scans.")] = 2,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+) -> None:
+    """Train a method on healthy scans and calibrate it on scans held out; a killed run goes on with --resume."""
+    from monailabel_app.pipelines.build_model import build_model, prepare_set
+    from monailabel_app.pipelines.fit import training_settings
+    from monailabel_app.pipelines.progress_bar import bars
+
+    name = name or f"{method}_{modality}"
+    settings = training_settings(
+        steps=steps,
+        minutes=minutes,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        device=device,
+    )
+    with bars() as bar:
+        healthy = prepare_set(data, modality, cache, workers=workers, stage=bar.stage)
+        folder = build_model(
+            method,
+            healthy,
+            output / name,
+            runs / name,
+            settings,
+            modality=modality,
+            preset=preset,
+            resume=resume,
+            progress=bar.training,
+            stage=bar.stage,
+        )
+    typer.echo(f"model folder: {folder}")
+
+
+@app.command()
+def predict(
+    scan: Annotated[Path, typer.Argument(help="NIfTI or NRRD file, or a folder with a DICOM series.")],
+    model: Annotated[str, typer.Option(help="Name of a shipped or trained model, or its folder.")] = "ddpm_t1",
+    mask: Annotated[Path | None, typer.Option(help="Write the label (.nii.gz, .nrrd).")] = None,
+    anomaly_map: Annotated[Path | None, typer.Option("--map", help="Write the calibrated map.")] = None,
+    operating_point: Annotated[str, typer.Option(help="sensitive, balanced or specific.")] = "balanced",
+    score: Annotated[str | None, typer.Option(help="Score (default: the model's first).")] = None,
+    smoothing: Annotated[str, typer.Option(help="standard, none or strong.")] = "standard",
+    min_volume_ml: Annotated[float, typer.Option(help="Smaller lesions are dropped.")] = 0.1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+) -> None:
+    """Find anomalies in one scan; the result as JSON on standard output."""
+    import json
+
+    from monailabel_app.io.images import read_volume, write_labelmap, write_map
+    from monailabel_app.pipelines import predict as pipeline
+
+    volume = read_volume(scan)
+    loaded = pipeline.load_model(pipeline.find_model(model, ROOT))
+    settings = pipeline.PredictSettings(operating_point, score, smoothing, min_volume_ml, seed, device)
+    finding = pipeline.predict(volume, loaded, settings)
+    if mask is not None:
+        write_labelmap(mask, finding.mask, volume)
+    if anomaly_map is not None:
+        write_map(anomaly_map, finding.anomaly_map, volume)
+    typer.echo(json.dumps(finding.to_json(), indent=1))
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Option(help="Name of a model, or its folder.")],
+    healthy: Annotated[Path, typer.Option(help="Folder of healthy scans that did not train the model.")],
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Calibrate a model anew on held-out healthy scans."""
+    from functools import partial
+
+    from monailabel_app.io.images import read_volume
+    from monailabel_app.pipelines import predict as pipeline
+    from monailabel_app.pipelines.calibrate import calibrate_model
+    from monailabel_app.pipelines.prepare import list_scans
+    from monailabel_app.pipelines.progress_bar import bars
+
+    loaders = [partial(read_volume, path) for path in list_scans(healthy)]
+    folder = pipeline.find_model(model, ROOT)
+    with bars() as bar:
+        calibrate_model(
+            folder, loaders, healthy={"data": healthy.name}, device=device, progress=partial(bar.stage, "calibrating")
+        )
+    typer.echo(f"calibrated: {folder}")
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Option(help="The data folder (ixi_t1, lesion_shapes, mslub).")],
+    model: Annotated[str, typer.Option(help="Name of a model, or its folder.")] = "ddpm_t1",
+    per_scan: Annotated[int, typer.Option(help="Implanted lesions per healthy scan.")] = 2,
+    output: Annotated[Path, typer.Option(help="Folder for the tables (JSON).")] = ROOT / "runs" / "evaluation",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Detection of implanted lesions and of real ones (mslub) beside both baselines, as tables."""
+    from monailabel_app.pipelines import predict as pipeline
+    from monailabel_app.pipelines.evaluate import evaluate_shipped
+    from monailabel_app.pipelines.progress_bar import bars
+
+    with bars() as bar:
+        text = evaluate_shipped(
+            pipeline.find_model(model, ROOT), data, output, per_scan=per_scan, device=device, stage=bar.stage
+        )
+    typer.echo(text)
+
+
+models_app = typer.Typer(help="The model folders of this app.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+weights_app = typer.Typer(help="The shipped weights.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """Names, methods and modalities of all models."""
+    from monailabel_app.pipelines.fit import describe
+    from monailabel_app.pipelines.predict import list_model_folders
+
+    for folder in list_model_folders(ROOT):
+        entry = describe(folder)
+        typer.echo(f"{entry['id']:24} {entry['method']:12} {entry['modality']:6} {entry['hash'][:12]}")
+
+
+@models_app.command()
+def verify(name: Annotated[str, typer.Argument(help="Name of a model, or its folder.")]) -> None:
+    """Check a model folder against its checksums."""
+    from monailabel_app.pipelines.predict import find_model
+    from monailabel_app.weights.model_folder import open_model_folder
+
+    opened = open_model_folder(find_model(name, ROOT))
+    typer.echo(f"{opened.id}: every file matches, {opened.hash}")
+
+
+@weights_app.command()
+def rebuild(
+    data: Annotated[Path, typer.Option(help="The data folder (ixi_t1, mslub).")],
+    minutes: Annotated[float, typer.Option(help="Minutes of training per network at most.")] = 75,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    only: Annotated[str | None, typer.Option(help="template, brain_extraction or ddpm_t1 (default: all).")] = None,
+) -> None:
+    """Build everything in model_weights/ anew from the data folder."""
+    from monailabel_app.pipelines.progress_bar import bars
+    from monailabel_app.pipelines.rebuild import rebuild_weights
+
+    with bars() as bar:
+        for line in rebuild_weights(ROOT, data, minutes=minutes, device=device, only=only, bar=bar):
+            typer.echo(line)

@@ -41,3 +41,7 @@ class CorruptModel(AnomalyAppError):
 
 class TrainingFailed(AnomalyAppError):
     """Training cannot start or had to stop (too few scans, NaN loss, no space)."""
+
+
+class EvaluationFailed(AnomalyAppError):
+    """An evaluation has no usable case, or its files do not belong together."""

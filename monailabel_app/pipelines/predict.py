@@ -14,7 +14,7 @@ import torch
 
 from monailabel_app.calibration.calibrated_map import SMOOTHING_MM, Calibration, calibrated_map, scan_score
 from monailabel_app.calibration.operating_points import TARGET_FPR
-from monailabel_app.errors import CorruptModel, InvalidSettings
+from monailabel_app.errors import CorruptModel, InvalidSettings, UnknownModel
 from monailabel_app.metrics.imagewise import rank_p_value
 from monailabel_app.postprocessing.components import find_lesions
 from monailabel_app.preprocessing.brain_mask import BrainExtractor
@@ -67,7 +67,7 @@ class AnomalyModel:
         self.network.eval()
         self.calibration = Calibration.load(folder) if calibrated else Calibration({}, 0.0, {})
         self.template = Template.load(_companion(folder, _TEMPLATE))
-        self.extractor_folder = _companion(folder, _EXTRACTOR)
+        self.folder = Path(folder)
         self.bias_field = bool(opened.config.get("bias_field", False))
         self.labels = {"anomaly": 1}
         self._extractors: dict[str, BrainExtractor] = {}
@@ -78,9 +78,10 @@ class AnomalyModel:
         return tuple(self.calibration.scores)
 
     def extractor(self, device: str) -> BrainExtractor:
-        """The brain extraction network on a device, loaded once."""
+        """The brain extraction network on a device, loaded when first needed."""
         if device not in self._extractors:
-            self._extractors[device] = BrainExtractor.load(self.extractor_folder, device=device)
+            folder = _companion(self.folder, _EXTRACTOR)
+            self._extractors[device] = BrainExtractor.load(folder, device=device)
         return self._extractors[device]
 
 
@@ -213,3 +214,28 @@ def _companion(folder: Path, name: str) -> Path:
         if (parent / name).is_dir():
             return parent / name
     raise CorruptModel(f"expected the folder model_weights/{name}, which every model needs, found none; restore it")
+
+
+def list_model_folders(root: Path) -> list[Path]:
+    """The anomaly model folders of an app: shipped ones, then trained ones."""
+    return [
+        folder
+        for parent in (root / "model_weights", root / "model")
+        if parent.is_dir()
+        for folder in sorted(parent.iterdir())
+        if (folder / "config.yaml").is_file() and (folder / "calibration.json").is_file()
+    ]
+
+
+def find_model(name: str, root: Path) -> Path:
+    """A model folder by its path or its name; a trained model goes before a shipped namesake.
+
+    Raises UnknownModel that lists what there is.
+    """
+    if (Path(name) / "config.yaml").is_file():
+        return Path(name)
+    found = {folder.name: folder for folder in list_model_folders(root)}
+    if name not in found:
+        known = ", ".join(found) or "none yet (train one, or restore model_weights/)"
+        raise UnknownModel(f"expected a model out of {known}, or a model folder; got {name!r}")
+    return found[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -39,8 +39,16 @@ def prepare_ixi(
     return _collect(scans, [scan.id for scan in scans], job, "t1", workers, progress)
 
 
-def prepare_folder(
-    folder: Path,
+def list_scans(folder: Path) -> list[Path]:
+    """The NIfTI and NRRD files of a folder. Raises TrainingFailed when there are none."""
+    paths = sorted(p for p in Path(folder).iterdir() if p.name.lower().endswith(_SUFFIXES))
+    if not paths:
+        raise TrainingFailed(f"expected NIfTI or NRRD scans in {folder}, found none; give the folder that holds them")
+    return paths
+
+
+def prepare_files(
+    paths: Sequence[Path],
     modality: str,
     template_folder: Path,
     extractor_folder: Path,
@@ -49,13 +57,10 @@ def prepare_folder(
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainingCache:
-    """Cache every scan of a folder, with the app's own brain extraction.
+    """Cache the given scans, with the app's own brain extraction.
 
-    Raises TrainingFailed when the folder holds no readable scan; single broken scans are logged and left out.
+    Raises TrainingFailed when no scan is usable; single broken scans are logged and left out.
     """
-    paths = sorted(p for p in Path(folder).iterdir() if p.name.lower().endswith(_SUFFIXES))
-    if not paths:
-        raise TrainingFailed(f"expected NIfTI or NRRD scans in {folder}, found none; give the folder that holds them")
     job = partial(
         _prepare_file, template_folder=template_folder, extractor_folder=extractor_folder, settings=settings
     )

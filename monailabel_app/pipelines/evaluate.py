@@ -1,0 +1,83 @@
+"""The developers' tables: implanted lesions in held-out healthy heads, and real lesions, beside both baselines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from monailabel_app.types import to_json
+
+from .baselines import IntensityAtlas
+from .calibrate import reconstruct_healthy
+from .detection import Case, evaluate_detection, implanted_cases, stored_case
+from .ixi import list_ixi
+from .predict import SHIPPED_MODELS, load_model
+
+Stage = Callable[[str, int, int], None]
+_SEED = 7
+
+
+def evaluate_shipped(
+    folder: Path, data: Path, output: Path, *, per_scan: int = 2, device: str = "cpu", stage: Stage | None = None
+) -> str:
+    """Measure a T1 model on (a) implanted lesions in ``ixi_t1`` val and (b) ``mslub`` T1; JSON files and a text table.
+
+    Raw heads go in and every step of the product runs. The model's calibration scans are those of (a): each case
+    is standardised without its own scan.
+    """
+    model, atlas = load_model(folder), IntensityAtlas.load(SHIPPED_MODELS / "template")
+    scans = list_ixi(data / "ixi_t1", "val")
+    tell = (lambda name, total: lambda *now: stage(name, now[0], total)) if stage else (lambda name, total: None)
+    healthy = reconstruct_healthy(
+        [scan.volume for scan in scans], model, device=device, progress=tell("healthy scans", len(scans))
+    )
+    implanted = implanted_cases(
+        scans,
+        healthy,
+        data / "lesion_shapes",
+        model.template.brain_mask,
+        model.template.affine,
+        per_scan=per_scan,
+        seed=_SEED,
+    )
+    mslub = data / "mslub" / "patient26"
+    tables = {
+        "implanted": evaluate_detection(
+            model,
+            atlas,
+            implanted,
+            healthy=healthy,
+            device=device,
+            progress=tell("implanted lesions", per_scan * len(scans)),
+        ),
+        "mslub_t1": evaluate_detection(
+            model, atlas, _one(partial(stored_case, mslub / "T1.nii.gz", mslub / "GOLD_STANDARD.nii.gz")), device=device
+        ),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    record = to_json({"model": {"id": model.id, "hash": model.hash}, "seed": _SEED, **tables})
+    (output / f"{model.id}.json").write_text(json.dumps(record, indent=1) + "\n")
+    return "\n\n".join(f"{name}\n{as_table(table['rows'])}" for name, table in tables.items())
+
+
+def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table, best average precision first."""
+    lines = [
+        "| detector | AP | AUROC | best Dice (oracle) | mean AP per case [95 %] | Dice at balanced |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda r: -r["average_precision"]):
+        low, high = row["mean_case_ap_interval"]
+        at_point = f"{row['dice_at_balanced']:.3f}" if row["dice_at_balanced"] is not None else "-"
+        lines.append(
+            f"| {row['name']} | {row['average_precision']:.3f} | {row['auroc']:.3f} | {row['best_dice_oracle']:.3f} | "
+            f"{row['mean_case_ap']:.3f} [{low:.3f}, {high:.3f}] | {at_point} |"
+        )
+    return "\n".join(lines)
+
+
+def _one(load: Callable[[], Case]) -> Iterator[Case]:
+    yield load()
