@@ -67,9 +67,7 @@ def evaluate_brain_extraction(data: Path, folder: Path, *, picture: Path | None 
         logger.info("%s %s", group, result[group])
     result["changed_geometry"] = geometry_changes(extractor, next(ixi_cases(data))[1])
     result["stripped"] = {name: _both_ways(extractor, *case) for name, *case in stripped_cases(data)}
-    result["without_reference"] = {
-        name: _describe(extractor, volume) for name, volume in unlabelled_cases(data)
-    }
+    result["without_reference"] = {name: _describe(extractor, volume) for name, volume in unlabelled_cases(data)}
     if picture is not None and worst is not None:
         save_picture(picture, worst[2], worst[3])
         result["picture"] = {"case": worst[1], "dice": round(worst[0], 4)}
@@ -95,9 +93,7 @@ def painted_cases(data: Path, contrast: str) -> Iterator[Case]:
         regions = np.asarray(nib.load(folder / f"{name}_DLMUSE.nii.gz").dataobj)
         image, affine = reorient(volume.data[0], volume.affine)
         head = head_from_arrays(image, reorient(regions, volume.affine)[0])
-        painted = paint(
-            head.compartments, head.tissue, torch.Generator().manual_seed(index), contrast
-        ).numpy()
+        painted = paint(head.compartments, head.tissue, torch.Generator().manual_seed(index), contrast).numpy()
         back = reorient(painted, affine, axcodes(volume.affine))[0]
         yield name, Volume(np.ascontiguousarray(back)[None], volume.affine, name), reference
 
@@ -119,9 +115,7 @@ def geometry_changes(extractor: BrainExtractor, volume: Volume) -> dict[str, Any
         shape, grid = grid_around(volume.shape, affine, spacing)
         return compare(resample(volume.data[0], volume.affine, shape, grid), grid)
 
-    result = {
-        codes: compare(*reorient(volume.data[0], volume.affine, codes)) for codes in ("LPI", "SRA", "ARS")
-    }
+    result = {codes: compare(*reorient(volume.data[0], volume.affine, codes)) for codes in ("LPI", "SRA", "ARS")}
     result["spacing_0.4x6x0.4_mm"] = sampled(volume.affine, (0.4, 6.0, 0.4))
     result["spacing_1_mm"] = sampled(volume.affine, (1.0, 1.0, 1.0))
     result["spacing_4_mm"] = sampled(volume.affine, (4.0, 4.0, 4.0))
