@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from monailabel_app.errors import TrainingFailed
@@ -32,7 +32,10 @@ class TrainingState:
 
 
 def save_state(folder: Path, state: TrainingState) -> Path:
-    """Write ``last.safetensors`` by rename, so that a kill or a full disk leaves the previous one."""
+    """Write ``last.safetensors`` by rename, so that a kill or a full disk leaves the previous one.
+
+    Raises TrainingFailed when it cannot be written.
+    """
     tensors: dict[str, torch.Tensor] = {"generator": state.generator}
     tensors |= {f"model/{name}": value for name, value in state.model.items()}
     tensors |= {f"ema/{name}": value for name, value in state.ema.items()}
@@ -48,18 +51,34 @@ def save_state(folder: Path, state: TrainingState) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target, partial = folder / LAST, folder / (LAST + ".partial")
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(contiguous, str(partial), {"state": json.dumps(header)})
-    with partial.open("rb") as handle:
-        os.fsync(handle.fileno())
-    partial.replace(target)
+    try:
+        save_file(contiguous, str(partial), {"state": json.dumps(header)})
+        with partial.open("rb") as handle:
+            os.fsync(handle.fileno())
+        partial.replace(target)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise TrainingFailed(
+            f"expected to write the checkpoint of step {state.step}, got {error}; the previous checkpoint is kept, "
+            "make space or choose another run folder and resume"
+        ) from error
     return target
 
 
 def load_state(folder: Path) -> TrainingState:
-    """Read the last checkpoint of a run. Raises TrainingFailed when there is none."""
+    """Read the last checkpoint of a run. Raises TrainingFailed when there is none or it is damaged."""
     path = folder / LAST
     if not path.is_file():
         raise TrainingFailed(f"expected a checkpoint {LAST} in the run folder, found none; start without --resume")
+    try:
+        return _read(path)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise TrainingFailed(
+            f"expected a readable checkpoint {LAST}, got {type(error).__name__}; it is damaged, start a new run folder"
+        ) from error
+
+
+def _read(path: Path) -> TrainingState:
     model: dict[str, torch.Tensor] = {}
     ema: dict[str, torch.Tensor] = {}
     slots: dict[int, dict[str, torch.Tensor]] = {}

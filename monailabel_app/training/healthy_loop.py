@@ -76,8 +76,8 @@ def train(
     """Train ``method_id`` on the slices of ``cache`` and return the final state (its ``ema`` is the model).
 
     Resuming continues with the same weights, optimizer, average, random state and schedule: the loss curve of an
-    interrupted run is that of an uninterrupted one. Raises TrainingFailed for a NaN loss (the last good checkpoint
-    stays) and for a run folder that belongs to other settings.
+    interrupted run is that of an uninterrupted one. Raises TrainingFailed for a NaN loss or gradient (the last
+    good checkpoint stays) and for a run folder that belongs to other settings.
     """
     method = load_method(method_id)
     device = torch.device(settings.device)
@@ -122,12 +122,12 @@ def train(
             loss = method.training_loss(model, config, batch, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip))
         value = float(loss.detach())
-        if not math.isfinite(value):
+        if not (math.isfinite(value) and math.isfinite(norm)):
             raise TrainingFailed(
-                f"expected a finite loss, got {value} at step {step}; the last checkpoint is kept, "
-                "resume with a lower learning rate"
+                f"expected a finite loss and gradient, got {value} and {norm} at step {step}; the last checkpoint is "
+                "kept, start a new run with a lower learning rate"
             )
         optimizer.step()
         average.update_parameters(model)
