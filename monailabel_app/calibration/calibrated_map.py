@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from monailabel_app.errors import CorruptModel, InvalidSettings
@@ -68,6 +69,12 @@ class Calibration:
         record = {"version": 1, "erosion_mm": self.erosion_mm, "healthy": dict(self.healthy), "scores": entries}
         (folder / _JSON).write_text(json.dumps(record, indent=1) + "\n")
 
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Delete the calibration of a folder whose weights are replaced: it does not hold for others."""
+        for name in (_JSON, _TENSORS):
+            (folder / name).unlink(missing_ok=True)
+
     @classmethod
     def load(cls, folder: Path) -> Calibration:
         """Raises CorruptModel when a file is missing or incomplete."""
@@ -86,7 +93,7 @@ class Calibration:
                 for name, entry in record["scores"].items()
             }
             return cls(scores, float(record["erosion_mm"]), record["healthy"])
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
             raise CorruptModel(
                 f"expected a complete calibration in the model folder {folder.name}, got {type(error).__name__}; "
                 "run `python main.py calibrate` for it or restore the folder"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from monailabel_app import __version__
+from monailabel_app.calibration.calibrated_map import Calibration
 from monailabel_app.errors import TrainingFailed
 from monailabel_app.registry import load_method, method_info
 from monailabel_app.training.cache import TrainingCache
@@ -65,6 +66,8 @@ def export_model(
 ) -> Path:
     """Write the averaged weights of a run's last checkpoint as a model folder (not calibrated yet).
 
+    A calibration that lies in the folder is removed: it belongs to the weights that are replaced.
+
     overrides: test-time settings of the method (noise levels, draws) that differ from those it was trained with.
     """
     state = load_state(run_folder)
@@ -73,6 +76,7 @@ def export_model(
     values = {**state.settings["config"], **(overrides or {})}
     config = config_from_plain(method.Config, values)
     folder.mkdir(parents=True, exist_ok=True)
+    Calibration.remove(folder)
     write_weights(folder, state.ema)
     write_config(
         folder,
