@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -15,6 +16,10 @@ def config_to_plain(config: Any) -> dict[str, Any]:
 
 def config_from_plain(kind: type, values: dict[str, Any]) -> Any:
     """The inverse of ``config_to_plain``. Raises CorruptModel for a key the dataclass does not have."""
+    if not isinstance(values, Mapping):
+        raise CorruptModel(
+            f"expected key: value pairs for {kind.__name__}, got {type(values).__name__}; restore the model"
+        )
     hints = get_type_hints(kind)
     known = {item.name for item in fields(kind)}
     unknown = set(values) - known

@@ -63,7 +63,13 @@ class AnomalyModel:
                 f"expected the key {error} in {opened.id}/config.yaml, it is missing; restore the model folder"
             ) from error
         self.network = self.method.build(self.config)
-        self.network.load_state_dict(opened.weights())
+        try:
+            self.network.load_state_dict(opened.weights())
+        except RuntimeError as error:
+            raise CorruptModel(
+                f"expected the weights of the network that {opened.id}/config.yaml describes, got those of another "
+                "one; restore the model folder"
+            ) from error
         self.network.eval()
         self.calibration = Calibration.load(folder) if calibrated else Calibration({}, 0.0, {})
         self.template = Template.load(_companion(folder, _TEMPLATE))

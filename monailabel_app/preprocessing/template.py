@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from monailabel_app.errors import CorruptModel
@@ -59,15 +60,15 @@ class Template:
             raise CorruptModel(
                 f"expected the template file {_FILE} in {folder}, found none; restore model_weights/template"
             )
-        tensors = load_file(str(path))
         try:
+            tensors = load_file(str(path))
             return cls(
                 mean=tensors["mean"].float().numpy(),
                 brain_probability=tensors["brain_probability"].float().numpy(),
                 regions=tensors["regions"].numpy(),
                 affine=tensors["affine"].double().numpy(),
             )
-        except KeyError as error:
+        except (KeyError, SafetensorError) as error:
             raise CorruptModel(
-                f"expected the tensor {error} in the template file, it is missing; restore model_weights/template"
+                f"expected a complete template file {_FILE}, got {error}; restore model_weights/template"
             ) from error

@@ -60,13 +60,20 @@ def open_model_folder(path: Path) -> ModelFolder:
 
 
 def verify(path: Path) -> str:
-    """Check the folder against its checksum list and return the list's own sha256."""
+    """Check the folder against its checksum list and return the list's own sha256.
+
+    Raises CorruptModel that names the first file which is missing, not listed or different.
+    """
     sums = path / SUMS
     if not sums.is_file():
         raise CorruptModel(f"expected the checksum list {SUMS} in model folder {path.name}, found none; restore it")
-    entries = [_SUM_LINE.fullmatch(line) for line in sums.read_text().splitlines() if line.strip()]
+    entries = [_SUM_LINE.fullmatch(line) for line in sums.read_text(errors="replace").splitlines() if line.strip()]
     if not entries or not all(entries):
         raise CorruptModel(f"expected lines '<sha256>  <file>' in {path.name}/{SUMS}, got something else; restore it")
+    listed = {entry.group(2) for entry in entries}
+    for name in (CONFIG, WEIGHTS):
+        if name not in listed:
+            raise CorruptModel(f"expected the checksum of {name} in {path.name}/{SUMS}, found none; restore the folder")
     for entry in entries:
         wanted, name = entry.groups()
         file = path / Path(name).name
