@@ -48,7 +48,8 @@ class Preprocessor:
     ) -> PreparedVolume:
         """Extract, align, resample in one interpolation, normalise; every step is recorded.
 
-        Raises InvalidVolume for more than one channel, BrainNotFound without a mask and without an extractor,
+        Raises InvalidVolume for more than one channel or a mask of another grid, BrainNotFound without a mask
+        and without an extractor,
         AlignmentFailed when the brain does not fit the template.
         """
         if volume.data.ndim != 4 or volume.data.shape[0] != 1:
@@ -67,6 +68,10 @@ class Preprocessor:
 
         tell("brain extraction")
         brain = brain or self._extract(volume)
+        if brain.mask.shape != volume.shape:
+            raise InvalidVolume(
+                f"expected a brain mask on the scan's grid {volume.shape}, got {brain.mask.shape}; give the scan's own"
+            )
         lap("brain_extraction")
 
         tell("alignment")
