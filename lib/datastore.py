@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import filecmp
+import functools
 import hashlib
 import itertools
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +27,53 @@ LABEL_EXTENSIONS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd")
 ANOMALY_MAP_TAG = "anomaly_map"
 
 
+def _locked(name: str) -> Callable:
+    """A method of MONAI Label's datastore that has the table of images to itself while it runs."""
+    method = getattr(LocalDatastore, name)
+
+    @functools.wraps(method)
+    def locked(self, *args: Any, **kwargs: Any) -> Any:
+        with self._changes:
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
 class AnomalyLocalDatastore(LocalDatastore):
-    """MONAI Label's folder of images with three faults mended.
+    """MONAI Label's folder of images with four faults mended.
 
     * ids, tags and extensions are checked before they become a path;
     * an unknown id is an error that says so, instead of an empty path;
-    * an image uploaded under a used id with other content moves the old image *and its labels* to an id of
-    their
-      own, so that no label is ever shown on another scan and nothing is lost.
+    * an image uploaded under a used id with other content moves the old image *and its labels* to an id of its own,
+      so that no label is ever shown on another scan and nothing is lost;
+    * requests and the watcher of the folder no longer change the table of images under each other.
+
+    Two locks: one for the table, held briefly; one for uploads, which compare files and may take seconds. The
+    latter is always taken first.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._changes = threading.RLock()
+        self._uploads = threading.Lock()
         super().__init__(*args, **kwargs)
+
+    list_images = _locked("list_images")
+    get_labeled_images = _locked("get_labeled_images")
+    get_unlabeled_images = _locked("get_unlabeled_images")
+    datalist = _locked("datalist")
+    status = _locked("status")
+    json = _locked("json")
+    update_image_info = _locked("update_image_info")
+    update_label_info = _locked("update_label_info")
+    _reconcile_datastore = _locked("_reconcile_datastore")
+    _init_from_datastore_file = _locked("_init_from_datastore_file")
+
+    def _on_any_event(self, event: Any) -> None:
+        """A change in the folder. An error here would end the watcher, and no later change would be seen."""
+        try:
+            super()._on_any_event(event)
+        except (OSError, ValueError) as error:
+            logger.warning("a change in the studies folder was left out: %s", type(error).__name__)
 
     def get_image_uri(self, image_id: str) -> str:
         """Path of an image. Raises UnknownImage."""
@@ -52,14 +88,21 @@ class AnomalyLocalDatastore(LocalDatastore):
         """Take a copy of an image file in under ``image_id`` and return the id. Raises InvalidRequest."""
         extension = known_extension(image_filename, IMAGE_EXTENSIONS, "an image")
         image_id = check_image_id(image_id or Path(image_filename).name[: -len(extension)])
+        with self._uploads:
+            former = LocalDatastore.get_image_uri(self, image_id)
+            if former and Path(former).is_file():
+                if same_image(Path(former), Path(image_filename)):
+                    return image_id
+                with self._changes:
+                    self._move_aside(image_id, Path(former))
+            with self._changes:
+                return super().add_image(image_id, image_filename, image_info)
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an image and its labels. Raises ImageNotFoundException."""
         with self._changes:
-            if image_id in self._datastore.objects:
-                existing = Path(super().get_image_uri(image_id))
-                if existing.is_file():
-                    if same_image(existing, Path(image_filename)):
-                        return image_id
-                    self._move_aside(image_id, existing)
-            return super().add_image(image_id, image_filename, image_info)
+            super().remove_image(image_id)
+            self.refresh()
 
     def save_label(
         self,
@@ -82,7 +125,9 @@ class AnomalyLocalDatastore(LocalDatastore):
         """Remove a label. Raises UnknownImage when there is none."""
         if not super().get_label_uri(label_id, label_tag):
             raise UnknownImage(f"no label {label_tag[:40]!r} of image {label_id[:80]!r}")
-        super().remove_label(label_id, label_tag)
+        with self._changes:
+            super().remove_label(label_id, label_tag)
+            self.refresh()
 
     def _drop_other_extension(self, image_id: str, label_filename: str, label_tag: str) -> None:
         """A label saved anew as another file type would leave the old file behind."""

@@ -92,6 +92,11 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
         self._listing = threading.RLock()
         self._fetching: dict[str, threading.RLock] = {}
         super().__init__(*args, **kwargs)
+        # The folder is a cache that only this object writes: removals are noticed here, not by watching it.
+        self._auto_reload = False
+
+    def _on_any_event(self, event: Any) -> None:
+        """Nothing: looking through the cache while a series is added to it would fail."""
 
     @classmethod
     def from_settings(cls, client: DICOMwebClient, settings: Settings) -> AnomalyDICOMWebDatastore:
@@ -118,9 +123,7 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
         """Series that a segmentation in the archive refers to. Raises ArchiveUnreachable."""
         return self._remembered("labelled", self._find_labelled)
 
-    def get_unlabeled_images(
-        self, label_tag: str | None = None, labels: list[str] | None = None
-    ) -> list[str]:
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """The other series. Raises ArchiveUnreachable."""
         labelled = set(self.get_labeled_images())
         return [image for image in self.list_images() if image not in labelled]
@@ -196,9 +199,7 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
         try:
             self._client.store_instances([pydicom.dcmread(path)])
         except (requests.RequestException, OSError) as error:
-            raise ArchiveUnreachable(
-                f"the archive did not take the segmentation: {_reason(error)}"
-            ) from error
+            raise ArchiveUnreachable(f"the archive did not take the segmentation: {_reason(error)}") from error
 
     def _find_images(self) -> list[str]:
         found = self._client.search_for_series(search_filters=self._search_filter)
@@ -212,9 +213,7 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
             uid = str(series.SeriesInstanceUID)
             if uid not in self._segmented:
                 headers = self._client.retrieve_series_metadata(str(series.StudyInstanceUID), uid)
-                referenced = (
-                    Dataset.from_json(headers[0]).get("ReferencedSeriesSequence") if headers else None
-                )
+                referenced = Dataset.from_json(headers[0]).get("ReferencedSeriesSequence") if headers else None
                 self._segmented[uid] = str(referenced[0].SeriesInstanceUID) if referenced else ""
             if self._segmented[uid] in images and self._segmented[uid] not in found:
                 found.append(self._segmented[uid])
@@ -261,10 +260,7 @@ def _algorithm(result: dict[str, Any], reviewed: bool) -> Algorithm:
 
 def _names(label_info: list[dict[str, Any]] | None) -> dict[int, str]:
     named = [item for item in label_info or [] if isinstance(item, dict) and item.get("name")]
-    return {
-        int(item.get("idx") or item.get("id") or number): str(item["name"])
-        for number, item in enumerate(named, 1)
-    }
+    return {int(item.get("idx") or item.get("id") or number): str(item["name"]) for number, item in enumerate(named, 1)}
 
 
 def _reference(path: str) -> dict[str, str]:

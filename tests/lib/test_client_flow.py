@@ -150,7 +150,7 @@ def test_the_same_scan_uploaded_again_keeps_its_label(client, lesion_scan, tmp_p
 
 def test_an_image_copied_into_the_folder_is_seen(client, server, healthy_scan):
     shutil.copy(healthy_scan, f"{server.studies}/dropped.nii.gz")
-    for _ in range(100):
+    for _ in range(600):
         if "dropped" in client.datastore()["objects"]:
             break
         time.sleep(0.1)
