@@ -71,9 +71,7 @@ def read_entry(folder: Path) -> ModelEntry | None:
     if not path.is_file():
         return None
     if not _NAME.fullmatch(folder.name):
-        logger.warning(
-            "model folder %r is left out: its name needs letters, digits, '.', '_' or '-'", folder.name
-        )
+        logger.warning("model folder %r is left out: its name needs letters, digits, '.', '_' or '-'", folder.name)
         return None
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))

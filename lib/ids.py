@@ -31,9 +31,7 @@ def check_image_id(image_id: str) -> str:
 def check_tag(tag: str) -> str:
     """``tag`` unchanged. Raises InvalidRequest when it is not a plain word."""
     if not _TAG.fullmatch(tag):
-        raise InvalidRequest(
-            f"expected a tag of 1 to 64 letters, digits, '_' or '-' (such as final), got {tag[:80]!r}"
-        )
+        raise InvalidRequest(f"expected a tag of 1 to 64 letters, digits, '_' or '-' (such as final), got {tag[:80]!r}")
     return tag
 
 

@@ -60,9 +60,7 @@ def pick_seed(name: str, value: Any, default: int = 0) -> int:
     except ValueError:
         seed = -1
     if not 0 <= seed < 2**31:
-        raise InvalidSettings(
-            f"expected {name} to be a whole number from 0 to 2147483647, got {_short(value)}"
-        )
+        raise InvalidSettings(f"expected {name} to be a whole number from 0 to 2147483647, got {_short(value)}")
     return seed
 
 

@@ -39,7 +39,7 @@ class ModelRunner:
         self._load = load or (lambda folder: pipeline.load_model(folder))
         self._max_loaded = max(1, max_loaded)
         self._max_waiting = max(0, max_waiting)
-        self._models: OrderedDict[Path, tuple[_Stamp, object]] = OrderedDict()
+        self._models: OrderedDict[tuple[Path, str], tuple[_Stamp, object]] = OrderedDict()
         self._table = threading.Lock()
         self._devices: dict[str, threading.Lock] = {}
         self._waiting = 0
@@ -65,18 +65,22 @@ class ModelRunner:
         finally:
             lock.release()
 
-    def model(self, folder: Path) -> object:
-        """The model in ``folder``, loaded anew when a file in it has changed. Call it holding a device."""
-        stamp = _stamp(folder)
+    def model(self, folder: Path, device: str) -> object:
+        """The model in ``folder`` for ``device``, loaded anew when a file in it has changed.
+
+        Call it holding the device. Each device has a copy of its own, because a network is moved between devices
+        in place.
+        """
+        key, stamp = (folder, device), _stamp(folder)
         with self._table:
-            held = self._models.get(folder)
+            held = self._models.get(key)
             if held is not None and held[0] == stamp:
-                self._models.move_to_end(folder)
+                self._models.move_to_end(key)
                 return held[1]
         model = self._load(folder)
         with self._table:
-            self._models[folder] = (stamp, model)
-            self._models.move_to_end(folder)
+            self._models[key] = (stamp, model)
+            self._models.move_to_end(key)
             while len(self._models) > self._max_loaded:
                 self._models.popitem(last=False)
         return model
@@ -101,9 +105,7 @@ def choose_device(wanted: object = None) -> str:
         # MONAI Label's own batch request says cuda on every machine.
         return devices[0]
     if name not in devices:
-        raise InvalidSettings(
-            f"expected device to be one of auto, {', '.join(devices)}; got {str(wanted)[:40]!r}"
-        )
+        raise InvalidSettings(f"expected device to be one of auto, {', '.join(devices)}; got {str(wanted)[:40]!r}")
     return name
 
 

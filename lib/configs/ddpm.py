@@ -5,5 +5,4 @@ from lib.configs.base import MethodConfig
 CONFIG = MethodConfig(
     method="ddpm",
     title="Brain regions that a diffusion model of healthy brains cannot explain (DDPM)",
-    scores=("ssim_ensemble", "l1"),
 )

@@ -65,9 +65,7 @@ def read_params(text: str | None) -> dict[str, Any]:
     try:
         params = json.loads(text) if text else {}
     except json.JSONDecodeError as error:
-        raise InvalidRequest(
-            f"expected params as a JSON object, got text that is not JSON ({error.msg})"
-        ) from error
+        raise InvalidRequest(f"expected params as a JSON object, got text that is not JSON ({error.msg})") from error
     if not isinstance(params, dict):
         raise InvalidRequest(f"expected params as a JSON object, got {type(params).__name__}")
     return params
@@ -77,9 +75,7 @@ def session_image(app, session_id: str) -> str:
     """File or folder of a session. Raises UnknownImage."""
     session = app.sessions().get_session(session_id) if app.sessions() is not None else None
     if session is None:
-        raise UnknownImage(
-            f"no session {session_id[:80]!r}: it may have expired, create one with PUT /session/"
-        )
+        raise UnknownImage(f"no session {session_id[:80]!r}: it may have expired, create one with PUT /session/")
     return session.image
 
 

@@ -46,9 +46,7 @@ class AnomalyInferTask(InferTask):
 
     def info(self) -> dict[str, Any]:
         """What ``/info/`` says about the model; plain JSON types."""
-        return to_json(
-            {**super().info(), "type": InferType.SEGMENTATION.value, "modality": self.entry.modality}
-        )
+        return to_json({**super().info(), "type": InferType.SEGMENTATION.value, "modality": self.entry.modality})
 
     def config(self) -> dict[str, Any]:
         """The drop-downs; the device is offered only where there is a choice."""
@@ -88,15 +86,13 @@ class AnomalyInferTask(InferTask):
         result["latencies"] = {"total": round(time.perf_counter() - started, 3)}
         return file, result
 
-    def _analyse(
-        self, path: str, values: dict[str, Any], device: str
-    ) -> tuple[Volume, Finding, dict[str, float]]:
+    def _analyse(self, path: str, values: dict[str, Any], device: str) -> tuple[Volume, Finding, dict[str, float]]:
         start = time.perf_counter()
         volume = images.read_volume(path)
         read = time.perf_counter()
         settings = pipeline.PredictSettings(**values, device=device)
         try:
-            model = self._runner.model(self.entry.folder)
+            model = self._runner.model(self.entry.folder, device)
             loaded = time.perf_counter()
             finding = pipeline.predict(volume, model, settings, cache=self._cache)
         except torch.cuda.OutOfMemoryError as error:

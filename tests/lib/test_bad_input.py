@@ -142,9 +142,7 @@ def test_an_unknown_model_is_named_with_the_known_ones(server, still_serving):
     ],
 )
 def test_an_unknown_option_value_is_refused_with_the_allowed_ones(server, option, value, allowed):
-    answer = server.infer(
-        "one", params={"image": "ixi_healthy"}, data={"params": json.dumps({option: value})}
-    )
+    answer = server.infer("one", params={"image": "ixi_healthy"}, data={"params": json.dumps({option: value})})
     assert answer.status_code == 400
     assert option in answer.json()["detail"]
     assert allowed in answer.json()["detail"]

@@ -2,7 +2,9 @@ import pytest
 
 from lib import catalogue
 from lib.configs import METHODS
+from monailabel_app import registry
 from monailabel_app.errors import UnknownModel
+from monailabel_app.registry import method_info
 
 
 def add(app, name, text, parent="model_weights"):
@@ -59,3 +61,15 @@ def test_every_method_describes_its_models(app):
         assert "T1" in text
         assert "Research use only" in text
         assert config.scores_of(entry) == ("a", "b")
+
+
+def test_the_scores_are_those_the_model_is_calibrated_for(app):
+    config = METHODS["ddpm"]
+    entry = catalogue.list_models(app)["mine"]
+    assert config.scores_of(entry) == method_info("ddpm").scores
+    (entry.folder / "calibration.json").write_text('{"scores": {"signed": {}, "l1": {}}}')
+    assert config.scores_of(entry) == ("signed", "l1")
+
+
+def test_every_registered_method_has_a_configuration():
+    assert set(METHODS) == set(registry.METHODS)

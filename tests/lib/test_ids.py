@@ -4,9 +4,7 @@ from lib import ids
 from lib.errors import InvalidRequest
 
 
-@pytest.mark.parametrize(
-    "image_id", ["T1", "6: t1_mprage sag", "sub-01_ses-2.run", "Müller (2)", "1.2.840.1"]
-)
+@pytest.mark.parametrize("image_id", ["T1", "6: t1_mprage sag", "sub-01_ses-2.run", "Müller (2)", "1.2.840.1"])
 def test_names_that_viewers_give_pass(image_id):
     assert ids.check_image_id(image_id) == image_id
 

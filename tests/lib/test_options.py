@@ -1,6 +1,8 @@
 import pytest
 
 from lib import options
+from monailabel_app.calibration.calibrated_map import SMOOTHING_MM
+from monailabel_app.calibration.operating_points import TARGET_FPR
 from monailabel_app.errors import InvalidSettings
 
 
@@ -43,6 +45,11 @@ def test_read_gives_the_settings_of_a_prediction():
         "min_volume_ml": 0.1,
         "seed": 7,
     }
+
+
+def test_the_choices_are_those_of_the_calibration():
+    assert set(options.OPERATING_POINTS) == set(TARGET_FPR)
+    assert set(options.SMOOTHING) == set(SMOOTHING_MM)
 
 
 def test_viewers_get_strings_with_the_default_first():

@@ -31,28 +31,32 @@ def runner(loads):
 
 
 def test_a_model_is_loaded_once(runner, loads, folders):
-    assert runner.model(folders[0]) is runner.model(folders[0])
+    assert runner.model(folders[0], "cpu") is runner.model(folders[0], "cpu")
     assert loads == ["a"]
 
 
 def test_the_least_recently_used_model_makes_room(runner, loads, folders):
     a, b, c = folders
     for folder in (a, b, a, c, a, b):
-        runner.model(folder)
+        runner.model(folder, "cpu")
     assert loads == ["a", "b", "c", "b"]
 
 
+def test_each_device_has_its_own_copy(runner, folders):
+    assert runner.model(folders[0], "cpu") is not runner.model(folders[0], "cuda:0")
+
+
 def test_a_changed_folder_is_loaded_again(runner, loads, folders):
-    first = runner.model(folders[0])
+    first = runner.model(folders[0], "cpu")
     (folders[0] / "model.safetensors").write_bytes(b"new weights")
-    assert runner.model(folders[0]) is not first
+    assert runner.model(folders[0], "cpu") is not first
     assert loads == ["a", "a"]
 
 
 def test_forgotten_models_are_loaded_again(runner, loads, folders):
-    runner.model(folders[0])
+    runner.model(folders[0], "cpu")
     runner.forget()
-    runner.model(folders[0])
+    runner.model(folders[0], "cpu")
     assert loads == ["a", "a"]
 
 

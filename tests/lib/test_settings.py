@@ -21,9 +21,7 @@ def restored():
 
 
 def test_mr_series_are_visible_unless_the_user_says_otherwise(restored):
-    platform.MONAI_LABEL_DICOMWEB_SEARCH_FILTER = Settings.model_fields[
-        "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
-    ].default
+    platform.MONAI_LABEL_DICOMWEB_SEARCH_FILTER = Settings.model_fields["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"].default
     settings.apply()
     assert platform.MONAI_LABEL_DICOMWEB_SEARCH_FILTER == {"Modality": "MR"}
     platform.MONAI_LABEL_DICOMWEB_SEARCH_FILTER = {"PatientID": "1"}

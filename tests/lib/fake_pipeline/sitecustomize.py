@@ -9,10 +9,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-_FILES = {
-    f"monailabel_app.pipelines.{name}": Path(__file__).with_name(f"{name}.py")
-    for name in ("predict", "cache")
-}
+_FILES = {f"monailabel_app.pipelines.{name}": Path(__file__).with_name(f"{name}.py") for name in ("predict", "cache")}
 
 
 class _Stand(importlib.abc.MetaPathFinder):
