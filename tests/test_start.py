@@ -101,7 +101,7 @@ def test_serve_prints_where_it_answers_and_stops_when_told(tmp_path, studies_dir
             time.sleep(0.5)
         assert f"answers at http://127.0.0.1:{port}/" in output.read_text()
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        assert process.wait(60) == 0
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
     finally:

@@ -143,13 +143,22 @@ def run(
     extra: Sequence[str] = (),
     patience_s: float = 300.0,
 ) -> int:
-    """Run the server until it ends or is interrupted, and return its exit code. Raises InvalidSettings."""
+    """Run the server until it ends and return its exit code; 0 when it was interrupted or told to stop.
+
+    Raises InvalidSettings for a studies folder, port or installation it cannot start with.
+    """
     studies = studies or str(root / SAMPLE_STUDIES)
     check(studies, host, port)
     server = subprocess.Popen(
         command(root, studies, host=host, port=port, models=models, extra=extra), env=environment(os.environ)
     )
-    previous = signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+    asked_to_stop = []
+
+    def stop(*_: object) -> None:
+        asked_to_stop.append(True)
+        server.terminate()
+
+    previous = signal.signal(signal.SIGTERM, stop)
     url = address(host, port)
     try:
         give_up = time.monotonic() + patience_s
@@ -160,7 +169,8 @@ def run(
                 Console(soft_wrap=True, highlight=False).print(f"\n[bold]{escape(text)}[/bold]\n")
                 break
             time.sleep(0.5)
-        return server.wait()
+        code = server.wait()
+        return 0 if asked_to_stop else code
     except KeyboardInterrupt:
         # The terminal has sent the interrupt to the server as well; it only needs time to finish.
         server.wait(timeout=30)
