@@ -29,8 +29,10 @@ class MethodConfig:
     def describe(self, entry: ModelEntry) -> str:
         """One line for the viewers: what it finds, on which scans, learnt from what, and for which use."""
         words = str(entry.config.get("description") or self.title).strip().rstrip(".")
-        learnt = f" Learnt from healthy scans only ({entry.training_data})." if entry.training_data else ""
-        return f"{words}. For {entry.modality.upper()} head scans.{learnt} {RESEARCH_ONLY}"
+        modality = entry.modality.upper()
+        scans = "" if modality in words else f" For {modality} head scans."
+        healthy = f" Healthy scans: {entry.training_data}." if entry.training_data else ""
+        return f"{words}.{scans}{healthy} {RESEARCH_ONLY}"
 
 
 def _calibrated_scores(entry: ModelEntry) -> list[str]:

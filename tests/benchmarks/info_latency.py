@@ -4,6 +4,7 @@ Starts the server with the stock command and this repository's models, asks ``/i
 analysis of the sample with the implanted lesion, and prints the times.
 """
 
+import os
 import sys
 import tempfile
 import threading
@@ -21,9 +22,10 @@ from tests.server_fixture import copy_studies, running_server  # noqa: E402
 
 def main(model: str) -> None:
     """Measure and print."""
+    threads = {"OMP_NUM_THREADS": str(os.cpu_count())}
     with tempfile.TemporaryDirectory() as folder:
         studies = copy_studies(ROOT / "tests" / "data" / "studies", Path(folder) / "studies")
-        with running_server(studies, conf={"models": model}) as server:
+        with running_server(studies, conf={"models": model}, env=threads) as server:
             for round_name in (
                 "first analysis (loads the model)",
                 "second analysis (map cached)",
