@@ -1,0 +1,37 @@
+"""Configurations as YAML values and back."""
+
+import pytest
+import yaml
+
+from monailabel_app.errors import CorruptModel
+from monailabel_app.methods import ddpm
+from monailabel_app.pipelines.config_io import config_from_plain, config_to_plain
+from monailabel_app.registry import METHODS, load_method
+from tests.monailabel_app.synthetic import TINY, tiny
+
+
+@pytest.mark.parametrize("method_id", METHODS)
+def test_every_preset_of_every_method_survives_yaml(method_id):
+    method = load_method(method_id)
+    for config in (*method.PRESETS.values(), TINY[method_id]):
+        text = yaml.safe_dump(config_to_plain(config))
+        assert config_from_plain(method.Config, yaml.safe_load(text)) == config
+
+
+def test_an_unknown_key_is_refused_at_any_depth():
+    values = config_to_plain(TINY["ddpm"])
+    with pytest.raises(CorruptModel, match="dropout"):
+        config_from_plain(ddpm.Config, {**values, "dropout": 0.1})
+    with pytest.raises(CorruptModel, match="turbo"):
+        config_from_plain(ddpm.Config, {**values, "denoiser": {**values["denoiser"], "turbo": 1}})
+
+
+@pytest.mark.parametrize("value", [None, [1, 2], "cosine"])
+def test_a_part_that_is_no_mapping_is_refused(value):
+    with pytest.raises(CorruptModel, match="DiffusionConfig"):
+        config_from_plain(ddpm.Config, {**config_to_plain(TINY["ddpm"]), "diffusion": value})
+
+
+def test_lists_become_tuples_so_that_configurations_can_be_compared():
+    assert config_from_plain(ddpm.Config, {"levels": [0.5, 0.7]}) == ddpm.Config(levels=(0.5, 0.7))
+    assert config_to_plain(tiny("ddpm", levels=(0.5,)))["levels"] == [0.5]
