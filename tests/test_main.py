@@ -33,9 +33,7 @@ def run(code: str, *arguments: str, cwd: Path) -> str:
 
 def test_the_command_line_works_where_monai_label_is_not_installed(tmp_path):
     # As a script, Python itself puts main.py's folder on the path; run_path does not.
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + WITHOUT_MONAI_LABEL.format(
-        main=str(ROOT / "main.py")
-    )
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + WITHOUT_MONAI_LABEL.format(main=str(ROOT / "main.py"))
     shown = run(code, "--help", cwd=tmp_path)
     assert "doctor" in shown
     assert "serve" in shown

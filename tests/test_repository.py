@@ -61,9 +61,7 @@ def unsafe_lines(source: str) -> list[tuple[int, str]]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             module = getattr(node, "module", None)
-            names = (
-                [module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            )
+            names = [module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             found += [(node.lineno, f"imports {n}") for n in names if n.split(".")[0] in FORBIDDEN_MODULES]
         elif isinstance(node, ast.Call):
             name, given = call_name(node), {k.arg: ast.unparse(k.value) for k in node.keywords}
@@ -144,11 +142,7 @@ def test_every_shipped_model_is_complete_and_matches_its_hashes():
         faults += [f"{folder.name}: {fault}" for fault in folder_faults(folder)]
         faults += [] if list(folder.glob("*.safetensors")) else [f"{folder.name}: no .safetensors file"]
         listed = (folder / "sha256sums.txt").read_text() if (folder / "sha256sums.txt").is_file() else ""
-        unlisted = [
-            f
-            for f in folder.iterdir()
-            if f.name not in listed and f.name not in ("sha256sums.txt", "card.md")
-        ]
+        unlisted = [f for f in folder.iterdir() if f.name not in listed and f.name not in ("sha256sums.txt", "card.md")]
         faults += [f"{folder.name}: {file.name} has no hash" for file in unlisted]
     assert not faults, "\n".join(faults)
 

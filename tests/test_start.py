@@ -50,9 +50,7 @@ def without_network(*words: str) -> list[str]:
     pytest.skip("needs unshare and permission to make a network namespace")
 
 
-def test_the_stock_command_starts_with_spaces_in_every_path_and_the_network_cut(
-    command, tmp_path, studies_dir, port
-):
+def test_the_stock_command_starts_with_spaces_in_every_path_and_the_network_cut(command, tmp_path, studies_dir, port):
     app = tmp_path / "my app"
     app.mkdir()
     make_app(app, {})
@@ -95,9 +93,7 @@ def test_serve_prints_where_it_answers_and_stops_when_told(tmp_path, studies_dir
         process = subprocess.Popen(words, stdout=out, stderr=out, cwd=tmp_path, start_new_session=True)
     try:
         deadline = time.monotonic() + 240
-        while (
-            "3D Slicer" not in output.read_text() and process.poll() is None and time.monotonic() < deadline
-        ):
+        while "3D Slicer" not in output.read_text() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.5)
         assert f"answers at http://127.0.0.1:{port}/" in output.read_text()
         process.send_signal(signal.SIGTERM)

@@ -258,9 +258,7 @@ def check_offline() -> Check:
         version = metadata.version("sam2")
     except metadata.PackageNotFoundError:
         return Check("works offline", "ok", f"dcmqi at {tool}; nothing else is fetched at start")
-    return Check(
-        "works offline", "warning", f"sam2 {version}, which this app does not use", "pip uninstall sam2"
-    )
+    return Check("works offline", "warning", f"sam2 {version}, which this app does not use", "pip uninstall sam2")
 
 
 def check_port(host: str, port: int) -> Check:

@@ -50,9 +50,7 @@ def environment(base: Mapping[str, str]) -> dict[str, str]:
     return {**SAFE_SETTINGS, **base, "PATH": f"{programs}{os.pathsep}{base.get('PATH', os.defpath)}"}
 
 
-def command(
-    root: Path, studies: str, *, host: str, port: int, models: str, extra: Sequence[str] = ()
-) -> list[str]:
+def command(root: Path, studies: str, *, host: str, port: int, models: str, extra: Sequence[str] = ()) -> list[str]:
     """The argument list of the stock server."""
     return [
         *(sys.executable, "-m", "monailabel.main", "start_server", "--app", str(root), "--studies", studies),
@@ -71,9 +69,7 @@ def check(studies: str, host: str, port: int) -> None:
         )
     fault = port_fault(host, port)
     if fault:
-        raise InvalidSettings(
-            f"cannot listen on {host}:{port} ({fault}): choose another --port (make: PORT=)"
-        )
+        raise InvalidSettings(f"cannot listen on {host}:{port} ({fault}): choose another --port (make: PORT=)")
 
 
 def port_fault(host: str, port: int) -> str | None:

@@ -119,9 +119,7 @@ def test_a_missing_file_is_found(tmp_path):
     assert doctor.folder_faults(folder) == ["model.safetensors is missing"]
 
 
-@pytest.mark.parametrize(
-    "line", ["", "not a hash  model.safetensors", f"{'0' * 64}  ../outside", f"{'0' * 64}"]
-)
+@pytest.mark.parametrize("line", ["", "not a hash  model.safetensors", f"{'0' * 64}  ../outside", f"{'0' * 64}"])
 def test_a_list_of_hashes_that_vouches_for_nothing_is_a_fault(tmp_path, line):
     folder = write_model(tmp_path / "ddpm")
     (folder / "sha256sums.txt").write_text(f"{line}\n")

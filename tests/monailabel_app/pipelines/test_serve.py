@@ -36,9 +36,7 @@ def port():
 
 
 def test_the_stock_command_is_run_with_whole_paths():
-    words = serve.command(
-        Path("/my app"), "/my scans", host="::1", port=8001, models="a,b", extra=["--dryrun"]
-    )
+    words = serve.command(Path("/my app"), "/my scans", host="::1", port=8001, models="a,b", extra=["--dryrun"])
     assert words == [
         *(
             sys.executable,
