@@ -1,6 +1,9 @@
 # make setup   the virtual environment with everything the app needs
 # make serve   setup, then MONAI Label with the sample scans (STUDIES=... HOST=... PORT=... MODELS=...)
 # make test    setup, then the quick tests;  make test-real: the slow ones and those with Orthanc and Chromium
+# make lint    ruff;  make format: ruff's layout of the source
+# make weights rebuilds model_weights/ from the data folder (DATA=...);  make benchmark: seconds of one scan (SCAN=...)
+# make doctor  examines the installation;  make clean: removes the environment
 # Every path is quoted and every tool is called through $(PY) -m, so that a folder with a space in its name works.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -12,16 +15,17 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 MODELS ?= all
 DATA ?= ../shared/data
+SCAN ?= tests/data/studies/ixi_lesion.nii.gz
 PYTEST_ARGS ?=
 
 REQUIREMENTS := requirements.txt requirements-nodeps.txt .ci/setup monailabel_app/pipelines/launcher.py
 SETUP := $(VENV)/.setup-done
 SETUP_DEV := $(VENV)/.setup-dev-done
 
-.PHONY: help setup setup-dev serve doctor test test-real test-all lint weights benchmark clean
+.PHONY: help setup setup-dev serve doctor test test-real test-all lint format weights benchmark clean
 
 help:
-	@sed -n '/^# make/s/^# //p' Makefile
+	@sed -n 's/^# make/make/p' Makefile
 
 setup: $(SETUP)
 setup-dev: $(SETUP_DEV)
@@ -50,13 +54,15 @@ test-all: test test-real
 
 lint: $(SETUP_DEV)
 	"$(PY)" -m ruff check .
-	"$(PY)" -m ruff format --check .
+
+format: $(SETUP_DEV)
+	"$(PY)" -m ruff format .
 
 weights: $(SETUP)
 	"$(PY)" main.py weights rebuild --data "$(DATA)"
 
 benchmark: $(SETUP)
-	"$(PY)" main.py benchmark
+	"$(PY)" tests/benchmarks/prediction_speed.py "$(SCAN)"
 
 clean:
 	rm -rf "$(VENV)" .pytest_cache .ruff_cache
