@@ -17,6 +17,7 @@ from monailabel_app.calibration.operating_points import TARGET_FPR
 from monailabel_app.errors import CorruptModel, InvalidSettings, UnknownModel
 from monailabel_app.metrics.imagewise import rank_p_value
 from monailabel_app.postprocessing.components import find_lesions
+from monailabel_app.postprocessing.illumination import match_illumination
 from monailabel_app.preprocessing.brain_mask import BrainExtractor
 from monailabel_app.preprocessing.pipeline import PrepareSettings, Preprocessor, to_native
 from monailabel_app.preprocessing.regions import REGION_NAMES
@@ -75,6 +76,7 @@ class AnomalyModel:
         self.template = Template.load(_companion(folder, _TEMPLATE))
         self.folder = Path(folder)
         self.bias_field = bool(opened.config.get("bias_field", False))
+        self.illumination_mm = float(opened.config.get("illumination_mm", 0.0))
         self.labels = {"anomaly": 1}
         self._extractors: dict[str, BrainExtractor] = {}
 
@@ -202,7 +204,12 @@ def reconstruct(
     generator = torch.Generator().manual_seed(settings.seed)
     tell = (lambda share: progress("reconstruction", share)) if progress is not None else None
     made = model.method.reconstruct(network, model.config, image, generator, progress=tell).float().cpu().numpy()
-    return np.where(prepared.brain_mask, made, 0.0).astype(np.float32)
+    return match_illumination(
+        prepared.image[0],
+        np.where(prepared.brain_mask, made, 0.0).astype(np.float32),
+        prepared.brain_mask,
+        sigma_mm=model.illumination_mm,
+    )
 
 
 def _check(settings: PredictSettings) -> None:
