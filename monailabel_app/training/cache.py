@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from monailabel_app.errors import TrainingFailed
@@ -46,17 +46,22 @@ class TrainingCache:
 
     @classmethod
     def load(cls, path: Path) -> TrainingCache:
-        """Read a cache. Raises TrainingFailed when the file is absent or of another version."""
+        """Read a cache. Raises TrainingFailed when the file is absent, damaged or of another version."""
         if not Path(path).is_file():
             raise TrainingFailed(f"expected a training cache at {path}, found none; run `python main.py prepare` first")
-        with safe_open(str(path), framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            if metadata.get("version") != str(VERSION):
-                raise TrainingFailed(
-                    f"expected a training cache of version {VERSION}, got {metadata.get('version')}; "
-                    "run `python main.py prepare` again"
-                )
-            images, packed = handle.get_tensor("images"), handle.get_tensor("brain_masks")
+        try:
+            with safe_open(str(path), framework="pt") as handle:
+                metadata = handle.metadata() or {}
+                if metadata.get("version") != str(VERSION):
+                    raise TrainingFailed(
+                        f"expected a training cache of version {VERSION}, got {metadata.get('version')}; "
+                        "run `python main.py prepare` again"
+                    )
+                images, packed = handle.get_tensor("images"), handle.get_tensor("brain_masks")
+        except SafetensorError as error:
+            raise TrainingFailed(
+                f"expected a readable training cache, got {error}; it is damaged, run `python main.py prepare` again"
+            ) from error
         bits = np.unpackbits(packed.numpy(), axis=1, count=int(np.prod(images.shape[1:])))
         masks = torch.from_numpy(bits).reshape(images.shape).bool()
         return cls(images, masks, tuple(json.loads(metadata["ids"])), metadata.get("modality", ""))
