@@ -26,7 +26,7 @@ def test_every_entry_is_a_whole_method(method_id):
 
 
 def test_an_unknown_method_is_refused_listing_the_known_ones():
-    with pytest.raises(UnknownModel, match="ddpm.*got 'dppm'") as caught:
+    with pytest.raises(UnknownModel, match=r"ddpm.*got 'dppm'") as caught:
         method_info("dppm")
     assert caught.value.status == 404
 
