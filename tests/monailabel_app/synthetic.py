@@ -30,7 +30,7 @@ RIGHT_FRONTAL, LEFT_FRONTAL = 81, 82  # as the template's table numbers frontal 
 # One tiny configuration per registered method; a method without one fails the test that runs them all.
 TINY = {
     "ddpm": ddpm.Config(
-        denoiser=DenoiserConfig(channels=(8, 16), attention_levels=(False, False), norm_groups=4),
+        denoiser=DenoiserConfig(channels=(8, 16), attention_levels=(False, False), head_channels=8, norm_groups=4),
         diffusion=DiffusionConfig(train_levels=(0.1, 0.97)),
         draws=2,
     )
