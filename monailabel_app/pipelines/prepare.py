@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from nibabel.filebasedimages import ImageFileError
 
 from monailabel_app.errors import AnomalyAppError, TrainingFailed
 from monailabel_app.io.images import read_volume
@@ -41,6 +42,8 @@ def prepare_ixi(
 
 def list_scans(folder: Path) -> list[Path]:
     """The NIfTI and NRRD files of a folder. Raises TrainingFailed when there are none."""
+    if not Path(folder).is_dir():
+        raise TrainingFailed(f"expected a folder of scans, found none at {folder}; check the path")
     paths = sorted(p for p in Path(folder).iterdir() if p.name.lower().endswith(_SUFFIXES))
     if not paths:
         raise TrainingFailed(f"expected NIfTI or NRRD scans in {folder}, found none; give the folder that holds them")
@@ -91,6 +94,8 @@ def _prepare_ixi_scan(scan: IxiScan, template_folder: Path, settings: PrepareSet
         return Preprocessor(Template.load(template_folder)).prepare(scan.volume(), settings, brain=brain)
     except AnomalyAppError as error:
         return str(error)
+    except (OSError, ImageFileError) as error:
+        return f"expected a readable scan with region labels, got {type(error).__name__}; restore its files"
 
 
 def _prepare_file(
