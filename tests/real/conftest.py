@@ -15,6 +15,7 @@ from tests.server_fixture import ROOT, make_app, running_server
 
 SCREENSHOTS = ROOT / "runs" / "screenshots"
 STAND_IN = "threshold"
+START_S = 400
 _CONFIG = "kind: anomaly\nmethod: ddpm\nmodality: t1\n"
 
 

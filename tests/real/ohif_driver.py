@@ -146,7 +146,7 @@ class PlaneView:
 class OhifDriver:
     """A Chromium window; a context manager. ``seconds`` bounds every wait."""
 
-    def __init__(self, seconds: float = 180.0):
+    def __init__(self, seconds: float = 300.0):
         self.seconds = seconds
         self._profile = tempfile.mkdtemp(prefix="ohif_chromium_")
         options = Options()

@@ -62,6 +62,11 @@ def same_points(a: np.ndarray, b: np.ndarray, tolerance_mm: float = 0.05) -> boo
     return len(a) == len(b) and len(a) > 0 and cKDTree(a).query(b)[0].max() < tolerance_mm
 
 
+def share_of(points: np.ndarray, found: np.ndarray, tolerance_mm: float = 0.05) -> float:
+    """Which part of ``points`` is among ``found``."""
+    return float((cKDTree(found).query(points)[0] < tolerance_mm).mean())
+
+
 def write_hook_series(folder: Path, head: Volume, kind: str, seed: int) -> Series:
     """``head`` with the hook as the DICOM series ``kind`` (one of :data:`SERIES`)."""
     volume, _ = with_hook(head)

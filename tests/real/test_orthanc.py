@@ -8,6 +8,7 @@ import zipfile
 import highdicom as hd
 import numpy as np
 import pydicom
+import pydicom.misc
 import pytest
 import requests
 import SimpleITK as sitk
@@ -119,11 +120,15 @@ def eventually(condition, seconds: float = 120.0) -> bool:
     return True
 
 
-def test_server_lists_the_mr_series_of_the_archive(server, patient, orthanc):
+def test_server_lists_the_mr_series_of_the_archive_and_picks_one(server, patient, orthanc):
     assert eventually(lambda: counts(server)["total"] == len(orthanc.find_series(Modality="MR")))
     sample = requests.post(f"{server.url}/activelearning/random", json={}, timeout=120).json()
-    stored = {item["MainDicomTags"]["SeriesInstanceUID"] for item in orthanc.find_series(Modality="MR")}
-    assert sample["id"] in stored
+    # What OHIF's "Next Sample" shows, and opens the study by.
+    (found,) = orthanc.find_series(SeriesInstanceUID=sample["id"])
+    assert found["MainDicomTags"]["Modality"] == sample["Modality"] == "MR"
+    study = orthanc.session.get(f"{orthanc.url}/studies/{found['ParentStudy']}", timeout=60).json()
+    assert sample["StudyInstanceUID"] == study["MainDicomTags"]["StudyInstanceUID"]
+    assert sample["PatientID"] == study["PatientMainDicomTags"]["PatientID"]
 
 
 @pytest.mark.parametrize("kind", SERIES)
@@ -213,31 +218,62 @@ def test_unknown_series_is_a_404_that_says_so(server):
 
 
 @pytest.mark.slow
-def test_a_strangers_series_comes_back_in_its_own_geometry(server, orthanc, shared_data, tmp_path):
-    with zipfile.ZipFile(shared_data / "dicom" / "studyforrest_t1.zip") as archive:
-        archive.extractall(tmp_path / "stranger")
-    files = [path for path in sorted((tmp_path / "stranger").rglob("*")) if path.is_file()]
-    headers = {}
-    for path in files:
-        try:
-            headers[path] = pydicom.dcmread(path, stop_before_pixels=True)
-        except pydicom.errors.InvalidDicomError:
-            continue
-    assert orthanc.upload(headers) == len(headers) == 384
-    first = next(iter(headers.values()))
-    query = {"image": str(first.SeriesInstanceUID), "output": "image"}
-    params = {"result_extension": ".nrrd", "operating_point": "sensitive"}
-    reply = server.infer(STAND_IN, params=query, data={"params": json.dumps(params)})
+def test_shipped_model_signs_its_segmentation(shipped_server, shipped_model, lesion_series):
+    series = lesion_series("sagittal")
+    reply = infer(shipped_server, series, output="dicom_seg", model=shipped_model)
     assert reply.status_code == 200, reply.text
-    answer = tmp_path / "label.nrrd"
+    seg = hd.seg.segread(io.BytesIO(reply.content))
+    algorithm = seg.get_segment_description(1).algorithm_identification[0]
+    assert shipped_model in algorithm.AlgorithmName
+    result = infer(shipped_server, series, output="json", model=shipped_model).json()
+    assert result["model"]["hash"][:16] in algorithm.AlgorithmVersion
+
+
+@pytest.fixture(scope="session")
+def stranger(orthanc, shared_data, tmp_path_factory) -> list[pydicom.Dataset]:
+    """The headers of another scanner's series in the archive: 384 sagittal slices of 0.67 mm."""
+    folder = tmp_path_factory.mktemp("stranger")
+    with zipfile.ZipFile(shared_data / "dicom" / "studyforrest_t1.zip") as archive:
+        archive.extractall(folder)
+    headers = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and pydicom.misc.is_dicom(path):
+            headers[path] = pydicom.dcmread(path, stop_before_pixels=True)
+    assert orthanc.upload(headers) == 384
+    return list(headers.values())
+
+
+def check_strangers_answer(reply, headers, answer):
+    """The label has one slice for each source slice, in its place, and marks something."""
+    assert reply.status_code == 200, reply.text
     answer.write_bytes(reply.content)
     image = sitk.ReadImage(str(answer))
-    assert image.GetSize() == (first.Columns, first.Rows, len(headers))
-    # Each source slice lies on the grid of the answer, and one slice on each place.
-    places = [
-        image.TransformPhysicalPointToContinuousIndex([float(v) for v in header.ImagePositionPatient])
-        for header in headers.values()
-    ]
-    np.testing.assert_allclose(np.asarray(places)[:, :2], 0, atol=0.05)
-    np.testing.assert_allclose(np.sort(np.asarray(places)[:, 2]), np.arange(len(headers)), atol=0.05)
+    assert image.GetSize() == (headers[0].Columns, headers[0].Rows, len(headers))
+    places = np.array(
+        [
+            image.TransformPhysicalPointToContinuousIndex([float(v) for v in header.ImagePositionPatient])
+            for header in headers
+        ]
+    )
+    np.testing.assert_allclose(places[:, :2], 0, atol=0.05)
+    np.testing.assert_allclose(np.sort(places[:, 2]), np.arange(len(headers)), atol=0.05)
     assert sitk.GetArrayViewFromImage(image).any()
+
+
+def ask_for_stranger(server, headers, model):
+    """POST /infer on the stranger's series."""
+    query = {"image": str(headers[0].SeriesInstanceUID), "output": "image"}
+    params = {"result_extension": ".nrrd", "operating_point": "sensitive"}
+    return server.infer(model, params=query, data={"params": json.dumps(params)}, timeout=900)
+
+
+@pytest.mark.slow
+def test_a_strangers_series_comes_back_in_its_own_geometry(server, stranger, tmp_path):
+    reply = ask_for_stranger(server, stranger, STAND_IN)
+    check_strangers_answer(reply, stranger, tmp_path / "label.nrrd")
+
+
+@pytest.mark.slow
+def test_shipped_model_takes_a_strangers_series(shipped_server, shipped_model, stranger, tmp_path):
+    reply = ask_for_stranger(shipped_server, stranger, shipped_model)
+    check_strangers_answer(reply, stranger, tmp_path / "label.nrrd")
