@@ -207,6 +207,7 @@ def evaluate(
     per_scan: Annotated[int, typer.Option(help="Implanted lesions per healthy scan.")] = 2,
     output: Annotated[Path, typer.Option(help="Folder for the tables (JSON).")] = ROOT / "runs" / "evaluation",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    write_card: Annotated[bool, typer.Option("--write-card", help="Write the model's card from the result.")] = False,
 ) -> None:
     """Detection of implanted lesions and of real ones (mslub) beside both baselines, as tables."""
     from monailabel_app.pipelines import predict as pipeline
@@ -215,7 +216,13 @@ def evaluate(
 
     with bars() as bar:
         text = evaluate_shipped(
-            pipeline.find_model(model, ROOT), data, output, per_scan=per_scan, device=device, stage=bar.stage
+            pipeline.find_model(model, ROOT),
+            data,
+            output,
+            per_scan=per_scan,
+            device=device,
+            write_card=write_card,
+            stage=bar.stage,
         )
     typer.echo(text)
 

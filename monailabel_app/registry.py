@@ -28,7 +28,7 @@ METHODS: Mapping[str, MethodInfo] = MappingProxyType(
             module="monailabel_app.methods.ddpm",
             title="Denoising diffusion reconstruction of axial slices",
             paper="Wyatt et al., AnoDDPM, CVPRW 2022; Behrendt et al., ISBI 2024 (scores)",
-            scores=("ssim_ensemble", "l1", "signed"),
+            scores=("signed", "l1", "ssim_ensemble"),
         ),
     }
 )

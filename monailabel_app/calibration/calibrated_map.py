@@ -21,7 +21,7 @@ from monailabel_app.postprocessing.smooth import gaussian_smooth
 from .operating_points import OperatingPoint
 from .voxel_statistics import VoxelStatistics
 
-SMOOTHING_MM: Mapping[str, float] = MappingProxyType({"standard": 3.0, "none": 0.0, "strong": 5.0})
+SMOOTHING_MM: Mapping[str, float] = MappingProxyType({"standard": 4.0, "none": 0.0, "strong": 6.0})
 # Scores that go both ways: a deviation below the healthy mean counts like one above it.
 TWO_SIDED = frozenset({"signed"})
 TOP_ML = 2.0

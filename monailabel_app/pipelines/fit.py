@@ -24,6 +24,7 @@ from .config_io import config_from_plain, config_to_plain
 
 _PACKAGES = ("torch", "monai", "numpy", "safetensors", "SimpleITK")
 EROSION_MM = 2.0
+ILLUMINATION_MM = 30.0
 
 
 def fit(
@@ -89,6 +90,7 @@ def export_model(
             "scores": list(scores or info.scores),
             "erosion_mm": EROSION_MM,
             "bias_field": bias_field,
+            "illumination_mm": ILLUMINATION_MM,
             "spacing_mm": 2.0,
             "config": config_to_plain(config),
             "training_data": dict(training_data),
