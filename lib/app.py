@@ -15,7 +15,6 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.utils.others.generic import strtobool
-from monailabel_app.pipelines.cache import MapCache
 
 from lib import catalogue, endpoints, settings
 from lib.batch import AnomalyBatchInfer
@@ -27,6 +26,7 @@ from lib.infers import AnomalyInferTask
 from lib.runner import MAX_LOADED, ModelRunner
 from lib.strategies import First, Random
 from monailabel_app.errors import UnknownModel
+from monailabel_app.pipelines.cache import MapCache
 
 logger = logging.getLogger(__name__)
 
