@@ -237,11 +237,6 @@ class OhifDriver:
         self.browser.find_element(By.XPATH, "//button[contains(., 'Confirm')]").click()
         self.wait(lambda: not self._displayed("select[name=selectName]"), "the end of the options")
 
-    def wait_for_message(self, text: str) -> None:
-        """Waits for one of OHIF's notifications."""
-        body = self.browser.find_element(By.TAG_NAME, "body")
-        self.wait(lambda: text in body.text, f"the message {text!r}")
-
     def open_segmentation(self) -> str:
         """Opens the study's first stored DICOM Segmentation, and returns the id the page gives it."""
         self.wait(lambda: self._displayed(_SEG_THUMBNAIL), "a stored segmentation in the list")
