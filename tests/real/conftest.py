@@ -15,7 +15,7 @@ from tests.server_fixture import ROOT, make_app, running_server
 
 SCREENSHOTS = ROOT / "runs" / "screenshots"
 STAND_IN = "threshold"
-START_S = 400
+START_S = 600  # on a machine that is busy otherwise, the imports alone take minutes
 _CONFIG = "kind: anomaly\nmethod: ddpm\nmodality: t1\n"
 
 
@@ -37,7 +37,9 @@ def server(orthanc, tmp_path_factory):
     """The stock server on that archive; its one model, a stand-in, marks the brightest voxels."""
     folder = tmp_path_factory.mktemp("server")
     app = make_app(tmp_path_factory.mktemp("app"), {STAND_IN: _CONFIG})
-    with running_server(orthanc.dicomweb_url, app=app, fake_pipeline=True, env=_environment(folder)) as running:
+    with running_server(
+        orthanc.dicomweb_url, app=app, fake_pipeline=True, env=_environment(folder), wait_s=START_S
+    ) as running:
         yield running
 
 
@@ -53,7 +55,9 @@ def shipped_model() -> str:
 @pytest.fixture(scope="session")
 def shipped_server(orthanc, shipped_model, tmp_path_factory):
     """The stock server on that archive with the shipped models."""
-    with running_server(orthanc.dicomweb_url, env=_environment(tmp_path_factory.mktemp("server"))) as running:
+    with running_server(
+        orthanc.dicomweb_url, env=_environment(tmp_path_factory.mktemp("server")), wait_s=START_S
+    ) as running:
         yield running
 
 

@@ -51,7 +51,7 @@ class OrthancServer:
     Raises RuntimeError (with the end of the log) if it does not answer in time.
     """
 
-    def __init__(self, folder: Path, start_seconds: float = 60.0):
+    def __init__(self, folder: Path, start_seconds: float = 300.0):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
