@@ -56,10 +56,10 @@ def test_a_perfect_map_has_average_precision_one():
 
 
 def test_a_lesion_mask_of_another_grid_is_refused(tmp_path):
-    volume, _, lesion = scan(person(1), lesion_mm=(-12, 12, 6))
-    other, _, _ = scan(person(1), shape=(30, 44, 36))
+    volume, _, _ = scan(person(1))
+    other, brain, _ = scan(person(1), shape=(30, 44, 36))
     write_map(tmp_path / "scan.nii.gz", volume.data[0], volume)
-    write_labelmap(tmp_path / "mask.nii.gz", np.zeros(other.shape, np.uint8) + (np.arange(30) > 15)[:, None, None], other)
+    write_labelmap(tmp_path / "mask.nii.gz", brain.mask.astype(np.uint8), other)
     with pytest.raises(EvaluationFailed, match="on the grid of its scan"):
         stored_case(tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz")
 
