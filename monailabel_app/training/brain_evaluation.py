@@ -27,6 +27,7 @@ from monailabel_app.io.geometry import axcodes, grid_around, reorient, resample
 from monailabel_app.io.images import read_volume
 from monailabel_app.preprocessing.brain_mask import BrainExtractor
 from monailabel_app.preprocessing.head_synthesis import filled_brain, head_from_arrays, paint
+from monailabel_app.training.brain_card import brain_card
 from monailabel_app.types import Volume
 
 logger = logging.getLogger(__name__)
@@ -40,14 +41,15 @@ def dice(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> float:
     return 2 * float((a & b).sum()) / total if total else 1.0
 
 
-def evaluate_brain_extraction(data: Path, folder: Path, *, picture: Path | None = None) -> dict[str, Any]:
+def evaluate_brain_extraction(data: Path, folder: Path, *, card: bool = False) -> dict[str, Any]:
     """Measures the extractor in ``folder`` on everything in ``data`` and writes JSON to standard output.
 
     Reference masks: IXI validation, the closed and filled DLMUSE regions; BraTS 2015, its brain mask; MSLUB,
     the filled non-zero voxels. LGG and the DICOM series have none: their mask volumes are listed.
+    card: also write card.md and worst_case.png into ``folder``.
     """
     extractor = BrainExtractor.load(folder)
-    data = Path(data)
+    data, folder = Path(data), Path(folder)
     result: dict[str, Any] = {}
     worst: tuple[float, str, Volume, np.ndarray] | None = None
     groups: dict[str, Callable[[], Iterator[Case]]] = {
@@ -66,13 +68,14 @@ def evaluate_brain_extraction(data: Path, folder: Path, *, picture: Path | None 
                 worst = (scores[name], name, volume, mask)
         result[group] = _summary(scores)
         logger.info("%s %s", group, result[group])
-    if picture is not None and worst is not None:
-        save_picture(picture, worst[2], worst[3])
-        result["picture"] = {"case": worst[1], "dice": round(worst[0], 4)}
+    if card and worst is not None:
+        save_picture(folder / "worst_case.png", worst[2], worst[3])
     logger.info("geometry, stripped and unlabelled scans")
     result["changed_geometry"] = geometry_changes(extractor, next(ixi_cases(data))[1])
     result["stripped"] = {name: _both_ways(extractor, *case) for name, *case in stripped_cases(data)}
     result["without_reference"] = {name: _describe(extractor, volume) for name, volume in unlabelled_cases(data)}
+    if card:
+        (folder / "card.md").write_text(brain_card(result, extractor.config))
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
     return result
 

@@ -305,14 +305,14 @@ def main(arguments: list[str] | None = None) -> None:
     evaluate = commands.add_parser("evaluate")
     evaluate.add_argument("--data", type=Path, required=True)
     evaluate.add_argument("--folder", type=Path, required=True)
-    evaluate.add_argument("--picture", type=Path, help="where to write a PNG of the worst validation scan")
+    evaluate.add_argument("--card", action="store_true", help="write card.md and worst_case.png into FOLDER")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.command == "export":
         export_brain_unet(options.run, options.folder)
         return
     if options.command == "evaluate":
-        evaluate_brain_extraction(options.data, options.folder, picture=options.picture)
+        evaluate_brain_extraction(options.data, options.folder, card=options.card)
         return
     options.run.mkdir(parents=True, exist_ok=True)
     fields = asdict(BrainTrainingSettings())
