@@ -1,0 +1,165 @@
+"""Every registered method: fit, save, load, reconstruct, calibrate and predict on small synthetic brains."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from monailabel_app.calibration.calibrated_map import SMOOTHING_MM, Calibration
+from monailabel_app.calibration.operating_points import TARGET_FPR
+from monailabel_app.errors import CorruptModel, TrainingFailed
+from monailabel_app.pipelines.calibrate import calibration_of
+from monailabel_app.pipelines.fit import describe, export_model, fit, rewrite_card
+from monailabel_app.pipelines.predict import PredictSettings, load_model, predict, reconstruct
+from monailabel_app.registry import METHODS, load_method, method_info
+from monailabel_app.training.checkpoint import load_state
+from monailabel_app.weights.model_folder import open_model_folder, verify
+from tests.monailabel_app.synthetic import TINY, TINY_TRAINING, person, random_cache, scan
+
+from .conftest import HEALTHY
+
+
+def test_every_method_has_a_tiny_configuration():
+    assert set(TINY) == set(METHODS)
+
+
+def test_the_saved_model_holds_the_averaged_weights_and_its_configuration(each_model):
+    opened = open_model_folder(each_model.folder)
+    state = load_state(each_model.run_folder)
+    for name, value in opened.weights().items():
+        torch.testing.assert_close(value, state.ema[name].bfloat16().float(), atol=0, rtol=0)
+    assert any(not torch.equal(state.ema[name], state.model[name]) for name in state.ema)
+    model = load_model(each_model.folder)
+    assert model.config == TINY[each_model.method_id]
+    assert model.scores == method_info(each_model.method_id).scores
+    assert not model.network.training
+    assert opened.config["training"]["steps"] == 20
+    assert opened.config["training_data"] == {"name": "synthetic"}
+
+
+def test_a_reconstruction_is_a_brain_and_repeats_from_its_seed(each_model):
+    model, prepared = load_model(each_model.folder), each_model.healthy[0].prepared
+    seen = []
+    first = reconstruct(prepared, model, PredictSettings(seed=3), progress=lambda stage, share: seen.append(share))
+    assert first.shape == prepared.brain_mask.shape
+    assert first.dtype == np.float32
+    assert np.isfinite(first).all()
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert (first[~prepared.brain_mask] == 0).all()
+    assert first[prepared.brain_mask].std() > 0
+    np.testing.assert_array_equal(reconstruct(prepared, model, PredictSettings(seed=3)), first)
+    assert not np.array_equal(reconstruct(prepared, model, PredictSettings(seed=4)), first)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+def test_slices_without_brain_cost_nothing_and_stay_zero(each_model):
+    model = load_model(each_model.folder)
+    image = torch.zeros(32, 40, 6)
+    image[8:24, 8:32, 2] = 0.5
+    batches = []
+
+    def network(noisy, timesteps):
+        batches.append(len(noisy))
+        return noisy
+
+    out = model.method.reconstruct(network, model.config, image, torch.Generator().manual_seed(0), batch_size=4)
+    assert set(batches) == {1}
+    assert (out[:, :, [0, 1, 3, 4, 5]] == 0).all()
+    assert (out[:, :, 2] != 0).any()
+
+
+def test_the_calibration_covers_every_score_smoothing_and_operating_point(each_model):
+    calibration = Calibration.load(each_model.folder)
+    assert tuple(calibration.scores) == method_info(each_model.method_id).scores
+    assert calibration.healthy["scans"] == HEALTHY
+    for entry in calibration.scores.values():
+        assert (entry.statistics.std > 0).all()
+        assert list(entry.points) == list(entry.scan_scores) == list(SMOOTHING_MM)
+        for smoothing, points in entry.points.items():
+            assert list(points) == list(TARGET_FPR)
+            thresholds = [point.threshold for point in points.values()]
+            assert thresholds == sorted(thresholds)
+            assert len(entry.scan_scores[smoothing]) == HEALTHY
+            for point in points.values():
+                assert point.measured_fpr == pytest.approx(point.target_fpr, abs=2e-3)
+
+
+@pytest.mark.parametrize("score", [None, "l1"])
+def test_a_prediction_is_complete_and_on_the_scans_own_grid(each_model, score):
+    volume, brain, _ = scan(person(7), shape=(33, 41, 37), lesion_mm=(-10, 14, 8), contrast=0.8)
+    model = load_model(each_model.folder)
+    finding = predict(volume, model, PredictSettings(score=score), brain=brain)
+    assert finding.mask.shape == finding.anomaly_map.shape == volume.shape
+    assert finding.mask.dtype == np.uint8
+    assert set(np.unique(finding.mask)) <= {0, 1}
+    assert (finding.anomaly_map[~brain.mask] == 0).all()
+    assert finding.anomaly_map.min() >= 0
+    np.testing.assert_array_equal(finding.affine, volume.affine)
+    assert finding.model_hash == verify(each_model.folder)
+    assert finding.settings["score"] == (score or model.scores[0])
+    assert 1 / (HEALTHY + 1) <= finding.p_value <= 1
+    told = finding.to_json()
+    json.dumps(told, allow_nan=False)
+    assert [step["step"] for step in told["preprocessing"]] == [
+        "read", "brain_mask", "bias_field", "align", "resample", "normalize",
+    ]  # fmt: skip
+    assert {"alignment", "reconstruction", "scoring", "postprocessing"} <= set(told["seconds"])
+
+
+def test_exporting_again_drops_the_calibration_of_the_replaced_weights(each_model, tmp_path):
+    folder = tmp_path / "tiny"
+    shutil.copytree(each_model.folder, folder)
+    rewrite_card(folder, "# measured\n")
+    export_model(each_model.run_folder, folder, modality="t1", training_data={}, overrides={"draws": 1})
+    assert not (folder / "calibration.json").exists()
+    assert open_model_folder(folder).config["config"]["draws"] == 1
+    with pytest.raises(CorruptModel, match="calibrate"):
+        load_model(folder)
+
+
+def test_an_override_the_method_does_not_know_is_refused(each_model, tmp_path):
+    with pytest.raises(CorruptModel, match="temperature"):
+        export_model(
+            each_model.run_folder, tmp_path / "m", modality="t1", training_data={}, overrides={"temperature": 1}
+        )
+
+
+def test_weights_of_another_network_are_refused(each_model, tmp_path):
+    folder = tmp_path / "tiny"
+    export_model(each_model.run_folder, folder, modality="t1", training_data={})
+    shutil.copytree(each_model.folder.parent / "template", tmp_path / "template")
+    config = (folder / "config.yaml").read_text().replace("num_res_blocks: 1", "num_res_blocks: 2")
+    (folder / "config.yaml").write_text(config)
+    rewrite_card(folder, "# sealed again\n")
+    with pytest.raises(CorruptModel, match="those of another one"):
+        load_model(folder)
+
+
+def test_a_listing_tells_id_hash_and_method(each_model):
+    told = describe(each_model.folder)
+    assert (told["id"], told["method"], told["kind"]) == ("tiny", each_model.method_id, "anomaly")
+    assert told["hash"] == verify(each_model.folder)
+
+
+def test_fewer_than_ten_healthy_scans_are_refused(each_model):
+    with pytest.raises(TrainingFailed, match="at least 10"):
+        calibration_of(each_model.healthy[:9], ["l1"], erosion_mm=2.0, healthy={})
+
+
+def test_an_unknown_preset_is_refused(tmp_path):
+    random_cache(1).save(tmp_path / "cache.safetensors")
+    with pytest.raises(TrainingFailed, match=r"compact.*got 'huge'"):
+        fit("ddpm", tmp_path / "cache.safetensors", tmp_path / "run", TINY_TRAINING, preset="huge")
+
+
+@pytest.mark.parametrize("method_id", METHODS)
+def test_every_preset_builds_and_takes_the_template_s_slices(method_id):
+    method = load_method(method_id)
+    for name, config in method.PRESETS.items():
+        multiple = config.denoiser.size_multiple
+        assert 72 % multiple == 0, name
+        assert 96 % multiple == 0, name
