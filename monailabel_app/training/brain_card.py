@@ -63,8 +63,9 @@ Without a reference, so only volumes ({described} scans; LGG has a placeholder v
 
 ## Limits
 
-Trained on healthy adults: children, large resections and hydrocephalus are untested. No real T2 or FLAIR whole head
-with a reference mask was at hand. A wrong voxel size in the header makes the brain implausibly small or large, and the
+At the base of the skull and the upper neck the mask tends to be too large. Contrasts unlike any MRI (the random grey
+values above) can fail; a result of implausible size is refused, not returned. Trained on healthy adults: children, large resections
+and hydrocephalus are untested. No real T2 or FLAIR whole head with a reference mask was at hand. A wrong voxel size in the header makes the brain implausibly small or large, and the
 scan is refused. The mask follows DLMUSE: cerebrum, cerebellum and upper medulla, with the CSF between the gyri.
 """
 
