@@ -12,8 +12,9 @@ LOW_PERCENTILE, HIGH_PERCENTILE, HIGH_LEVEL = 1.0, 98.0, 0.8
 def normalize_intensity(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
     """Map the brain's 1st percentile to 0 and its 98th to 0.8, clip to [0, 1], zero outside the brain.
 
-    The headroom above 0.8 keeps hyperintense lesions from being clipped away; percentiles, not extremes, keep a
-    lesion of a few per cent of the brain from moving the scale of the healthy tissue much.
+    The headroom above 0.8 keeps hyperintense lesions from being clipped away. Percentiles, not extremes, keep a
+    lesion from moving the scale of the healthy tissue much, as long as what is brighter than all healthy tissue is
+    less than 2 % of the brain and what is darker less than 1 %.
 
     image: (x, y, z) float. brain_mask: (x, y, z) bool. Returns the float32 image and the (low, high) input values.
     Raises InvalidVolume when the brain has no contrast.
