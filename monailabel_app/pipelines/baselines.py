@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from monailabel_app.calibration.calibrated_map import analysed_mask
 from monailabel_app.errors import CorruptModel
 from monailabel_app.postprocessing.smooth import gaussian_smooth
 from monailabel_app.training.cache import TrainingCache
@@ -65,7 +66,11 @@ def atlas_z(prepared: PreparedVolume, atlas: IntensityAtlas) -> np.ndarray:
     return np.where(prepared.brain_mask, z, 0.0).astype(np.float32)
 
 
-def smoothed_magnitude(z: np.ndarray, prepared: PreparedVolume, sigma_mm: float) -> np.ndarray:
-    """|smoothed z|: deviations of both signs count, as no detector is told the sign beforehand."""
+def smoothed_magnitude(z: np.ndarray, prepared: PreparedVolume, sigma_mm: float, erosion_mm: float) -> np.ndarray:
+    """|smoothed z|: deviations of both signs count, as no detector is told the sign beforehand.
+
+    The brain's rim is cut as it is for the model, or its misalignment would be held against the baseline alone.
+    """
     smooth = gaussian_smooth(z, prepared.brain_mask, sigma_mm=sigma_mm, spacing_mm=(2.0, 2.0, 2.0))
-    return np.abs(smooth).astype(np.float32)
+    inside = analysed_mask(prepared.brain_mask, erosion_mm)
+    return np.where(inside, np.abs(smooth), 0.0).astype(np.float32)

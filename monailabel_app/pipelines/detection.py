@@ -167,8 +167,8 @@ def _detectors(
             made = _map(raw, prepared, statistics, score, smoothing, model.calibration.erosion_mm)
             yield f"{model.id} {score} {smoothing}", made, calibration.points[smoothing]["balanced"].threshold
     for sigma in _BASELINE_SIGMAS_MM:
-        yield f"intensity z, {sigma:g} mm", smoothed_magnitude(intensity_z(prepared), prepared, sigma), None
-        yield f"atlas z, {sigma:g} mm", smoothed_magnitude(atlas_z(prepared, atlas), prepared, sigma), None
+        for name, z in (("intensity z", intensity_z(prepared)), ("atlas z", atlas_z(prepared, atlas))):
+            yield f"{name}, {sigma:g} mm", smoothed_magnitude(z, prepared, sigma, model.calibration.erosion_mm), None
 
 
 def _map(

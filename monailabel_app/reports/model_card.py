@@ -95,7 +95,7 @@ threshold.
 ## Measured
 
 AP: average precision over brain voxels of all cases together. "Best Dice" knows the labels and is an upper bound. Baselines at
-four smoothings each. "intensity z": z-score within the scan. "atlas z": voxel-wise z-score among the training brains.
+four smoothings each, with the same rim of the brain cut off. "intensity z": z-score within the scan. "atlas z": voxel-wise z-score among the training brains.
 
 {measured}
 
