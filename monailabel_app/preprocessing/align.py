@@ -40,9 +40,10 @@ def align_brain(
 ) -> Alignment:
     """Find the affine transform that lays ``moving`` over ``fixed``.
 
-    Both images are (x, y, z) brains, zero outside their masks, on grids whose axes are those of RAS. Mutual information
-    (Mattes et al. 2003), so that other sequences align to a T1 template too, if less precisely; moments first, then rigid, then
-    affine, each from coarse to fine. Deterministic: the sample points are seeded and one thread adds up the metric.
+    Both images are (x, y, z) brains, zero outside their masks, on grids whose axes are those of RAS. Mutual
+    information (Mattes et al. 2003), so that other sequences align to a T1 template too, if less precisely; moments
+    first, then rigid, then affine, each from coarse to fine. Deterministic: the sample points are seeded and one thread
+    adds up the metric.
 
     Raises AlignmentFailed when the aligned brain masks hardly overlap.
     """
