@@ -123,7 +123,7 @@ def test_stored_segmentation_is_read_by_ohif_and_does_not_disturb_the_panel(
 @pytest.mark.slow
 @pytest.mark.parametrize("plane", ["axial", "sagittal"])
 def test_shipped_model_marks_the_lesion_in_ohif(
-    ohif, shipped_server, shipped_model, lesion_series, lesion_mask, screenshots, tmp_path, plane
+    ohif, shipped_server, shipped_model, lesion_series, lesion_mask, screenshots, tmp_path, record_property, plane
 ):
     series = lesion_series(plane)
     truth = mask_points_lps(lesion_mask)
@@ -132,7 +132,7 @@ def test_shipped_model_marks_the_lesion_in_ohif(
     ohif.run(shipped_model)
     label = ohif.label()
     centre = truth.mean(axis=0)
-    _, before, after = see(ohif, centre, (0, 0.8 * float(series.volume.data.max())))
+    views, before, after = see(ohif, centre, (0, 0.8 * float(series.volume.data.max())))
     Image.fromarray(ohif.picture()).save(screenshots / f"lesion_{plane}.png")
 
     answer = tmp_path / "label.nrrd"
@@ -140,8 +140,12 @@ def test_shipped_model_marks_the_lesion_in_ohif(
     reply = shipped_server.infer(shipped_model, params=query, data={"params": '{"result_extension": ".nrrd"}'})
     answer.write_bytes(reply.content)
     assert same_points(label.points_lps(), mask_points_lps(answer))
-    covered = share_of(truth, label.points_lps())
-    assert covered > 0.3, f"only {covered:.0%} of the lesion is marked"
+    covered, right = share_of(truth, label.points_lps()), share_of(label.points_lps(), truth)
+    record_property("lesion_covered", covered)
+    record_property("mask_inside_lesion", right)
+    assert covered > 0.5, f"only {covered:.0%} of the lesion is marked"
+    assert right > 0.25, f"only {right:.0%} of the mask is lesion"
     for name in PLANES:
         drawn = overlay(before[name], after[name])
-        assert drawn.any(), f"{name}: nothing is drawn"
+        row, column = round(views[name].y), round(views[name].x)
+        assert drawn[row, column], f"{name}: the middle of the lesion is not covered"
