@@ -103,7 +103,8 @@ def build_model(
     )
     export_model(run_folder, folder, modality=modality, training_data=healthy.data, overrides=overrides)
     tell = partial(stage, "calibrating") if stage else None
-    calibrate_model(folder, healthy.held_out, healthy={"data": healthy.data.get("name", "")}, progress=tell)
+    record = {"data": healthy.data.get("name", "")}
+    calibrate_model(folder, healthy.held_out, healthy=record, device=settings.device, progress=tell)
     return folder
 
 

@@ -16,7 +16,7 @@ from monailabel_app.calibration.calibrated_map import Calibration
 from monailabel_app.errors import TrainingFailed
 from monailabel_app.registry import load_method, method_info
 from monailabel_app.training.cache import TrainingCache
-from monailabel_app.training.checkpoint import TrainingState, load_state
+from monailabel_app.training.checkpoint import LAST, TrainingState, load_state
 from monailabel_app.training.healthy_loop import TrainProgress, TrainSettings, train
 from monailabel_app.weights.model_folder import CARD, open_model_folder, seal, write_config, write_weights
 
@@ -38,8 +38,16 @@ def fit(
     resume: bool = False,
     progress: Callable[[TrainProgress], None] | None = None,
 ) -> TrainingState:
-    """Train a method's preset on a training cache. Raises TrainingFailed for an unknown preset or a bad cache."""
+    """Train a method's preset on a training cache.
+
+    Raises TrainingFailed for an unknown preset, a bad cache, and a run folder that holds a run already when it is not
+    to be resumed: hours of training are not overwritten by a forgotten option.
+    """
     method = load_method(method_id)
+    if not resume and (run_folder / LAST).is_file():
+        raise TrainingFailed(
+            f"expected a new run folder, got {run_folder.name}, which holds a run; go on with --resume, or remove it"
+        )
     if preset not in method.PRESETS:
         raise TrainingFailed(f"expected a preset out of {', '.join(method.PRESETS)}, got {preset!r}")
     validation = TrainingCache.load(validation_file) if validation_file is not None else None
@@ -104,8 +112,8 @@ def export_model(
             "commit": _commit(),
         },
     )
-    if not (folder / CARD).is_file():
-        (folder / CARD).write_text(f"# {folder.name}\n\nNot calibrated and not measured yet. Research use only.\n")
+    # Numbers measured with earlier weights must not stand beside new ones.
+    (folder / CARD).write_text(f"# {folder.name}\n\nNot calibrated and not measured yet. Research use only.\n")
     seal(folder)
     return folder
 

@@ -28,7 +28,7 @@ DDPM_T1_OVERRIDES = {"levels": [0.97, 0.93], "draws": 3}
 def rebuild_weights(
     root: Path, data: Path, *, minutes: float, device: str, only: str | None, bar: Bars
 ) -> Iterator[str]:
-    """Rebuild one target or all; yields a line for each that is done. The cards are kept, their numbers are not.
+    """Rebuild one target or all; yields a line for each that is done. Cards of re-trained models start anew.
 
     The training cache is made anew when the template is. Raises InvalidSettings for an unknown target.
     """
@@ -47,6 +47,7 @@ def rebuild_weights(
         yield f"brain extraction: {folder}"
     if "ddpm_t1" in wanted:
         healthy = prepare_set(data / "ixi_t1", "t1", cache, stage=bar.stage)
+        shutil.rmtree(runs / "ddpm_t1", ignore_errors=True)
         folder = build_model(
             "ddpm",
             healthy,

@@ -163,3 +163,11 @@ def test_every_preset_builds_and_takes_the_template_s_slices(method_id):
         multiple = config.denoiser.size_multiple
         assert 72 % multiple == 0, name
         assert 96 % multiple == 0, name
+
+
+def test_a_run_is_not_overwritten_unless_it_is_resumed(make_model):
+    made = make_model("ddpm")
+    before = (made.run_folder / "last.safetensors").read_bytes()
+    with pytest.raises(TrainingFailed, match="--resume"):
+        fit("ddpm", made.folder.parent / "cache.safetensors", made.run_folder, TINY_TRAINING)
+    assert (made.run_folder / "last.safetensors").read_bytes() == before
