@@ -123,7 +123,7 @@ def test_stored_segmentation_is_read_by_ohif_and_does_not_disturb_the_panel(
 @pytest.mark.slow
 @pytest.mark.parametrize("plane", ["axial", "sagittal"])
 def test_shipped_model_marks_the_lesion_in_ohif(
-    ohif, shipped_server, shipped_model, lesion_series, lesion_mask, screenshots, tmp_path, record_property, plane
+    ohif, shipped_server, shipped_model, lesion_series, lesion_mask, screenshots, tmp_path, plane
 ):
     series = lesion_series(plane)
     truth = mask_points_lps(lesion_mask)
@@ -141,8 +141,6 @@ def test_shipped_model_marks_the_lesion_in_ohif(
     answer.write_bytes(reply.content)
     assert same_points(label.points_lps(), mask_points_lps(answer))
     covered, right = share_of(truth, label.points_lps()), share_of(label.points_lps(), truth)
-    record_property("lesion_covered", covered)
-    record_property("mask_inside_lesion", right)
     assert covered > 0.5, f"only {covered:.0%} of the lesion is marked"
     assert right > 0.25, f"only {right:.0%} of the mask is lesion"
     for name in PLANES:
