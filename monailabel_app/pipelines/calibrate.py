@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,14 @@ from monailabel_app.calibration.calibrated_map import (
 )
 from monailabel_app.calibration.operating_points import choose_operating_points
 from monailabel_app.calibration.voxel_statistics import HealthyMoments, VoxelStatistics
-from monailabel_app.errors import TrainingFailed
+from monailabel_app.errors import AnomalyAppError, TrainingFailed
 from monailabel_app.scoring import SCORES
 from monailabel_app.types import BrainMask, PreparedVolume, Volume
 from monailabel_app.weights.model_folder import seal
 
 from .predict import AnomalyModel, PredictSettings, prepare, reconstruct
 
+_LOG = logging.getLogger(__name__)
 MIN_HEALTHY_SCANS = 10
 
 
@@ -53,14 +55,17 @@ def reconstruct_healthy(
     """Bring healthy scans through the same path as patients' scans, one at a time.
 
     volumes: loaders, so that only one scan is in memory on its native grid. brains: masks to use instead of the
-    app's own brain extraction.
+    app's own brain extraction. A scan that cannot be read or prepared is logged and left out.
     """
     settings = PredictSettings(device=device, seed=seed)
     scans = []
     for index, load in enumerate(volumes):
-        brain = brains[index]() if brains is not None else None
-        prepared = prepare(load(), model, device, brain=brain)
-        scans.append(HealthyScan(prepared, reconstruct(prepared, model, settings)))
+        try:
+            brain = brains[index]() if brains is not None else None
+            prepared = prepare(load(), model, device, brain=brain)
+            scans.append(HealthyScan(prepared, reconstruct(prepared, model, settings)))
+        except AnomalyAppError as error:
+            _LOG.warning("healthy scan %d of %d left out: %s", index + 1, len(volumes), error)
         if progress is not None:
             progress(index + 1, len(volumes))
     return scans

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from monailabel_app.errors import EvaluationFailed
 from monailabel_app.reports.model_card import detection_table, model_card
 from monailabel_app.types import to_json
 
@@ -43,6 +44,10 @@ def evaluate_shipped(
     healthy = reconstruct_healthy(
         [scan.volume for scan in scans], model, device=device, progress=tell("healthy scans", len(scans))
     )
+    if len(healthy) != len(scans):
+        raise EvaluationFailed(
+            f"expected all {len(scans)} validation scans to be usable, got {len(healthy)}; see the warnings above"
+        )
     implanted = implanted_cases(
         scans,
         healthy,

@@ -9,8 +9,8 @@ import torch
 
 from monailabel_app.calibration.calibrated_map import SMOOTHING_MM, Calibration
 from monailabel_app.calibration.operating_points import TARGET_FPR
-from monailabel_app.errors import CorruptModel, TrainingFailed
-from monailabel_app.pipelines.calibrate import calibration_of
+from monailabel_app.errors import CorruptModel, TrainingFailed, UnreadableVolume
+from monailabel_app.pipelines.calibrate import calibration_of, reconstruct_healthy
 from monailabel_app.pipelines.fit import describe, export_model, fit, rewrite_card
 from monailabel_app.pipelines.predict import PredictSettings, load_model, predict, reconstruct
 from monailabel_app.registry import METHODS, load_method, method_info
@@ -18,7 +18,7 @@ from monailabel_app.training.checkpoint import load_state
 from monailabel_app.weights.model_folder import open_model_folder, verify
 from tests.monailabel_app.synthetic import TINY, TINY_TRAINING, person, random_cache, scan
 
-from .conftest import HEALTHY
+from .conftest import HEALTHY, healthy_loaders
 
 
 def test_every_method_has_a_tiny_configuration():
@@ -171,3 +171,15 @@ def test_a_run_is_not_overwritten_unless_it_is_resumed(make_model):
     with pytest.raises(TrainingFailed, match="--resume"):
         fit("ddpm", made.folder.parent / "cache.safetensors", made.run_folder, TINY_TRAINING)
     assert (made.run_folder / "last.safetensors").read_bytes() == before
+
+
+def test_a_broken_healthy_scan_is_left_out_of_the_calibration(make_model, caplog):
+    made = make_model("ddpm")
+    volumes, brains = healthy_loaders(2)
+
+    def broken():
+        raise UnreadableVolume("expected a NIfTI image, got something else")
+
+    scans = reconstruct_healthy([volumes[0], broken, volumes[1]], load_model(made.folder), brains=[brains[0], *brains])
+    assert len(scans) == 2
+    assert "healthy scan 2 of 3 left out" in caplog.text
