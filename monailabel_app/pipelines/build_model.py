@@ -71,6 +71,11 @@ def prepare_set(
                 workers=workers,
                 progress=tell,
             )
+            if len(made) < MIN_HEALTHY_SCANS:
+                raise TrainingFailed(
+                    f"expected at least {MIN_HEALTHY_SCANS} usable {name} scans, got {len(made)} of {len(chosen)}; "
+                    "see the warnings above and add scans"
+                )
             made.save(files[name])
     data = {"name": folder.name, "scans": len(training), "licence": "not stated"}
     return HealthySet(files["train"], files["validation"], tuple(partial(read_volume, p) for p in held_out), data)
