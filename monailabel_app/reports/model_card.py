@@ -53,6 +53,12 @@ def beats_baselines(rows: Sequence[Mapping[str, Any]], model_id: str) -> str:
     return f"Best average precision of this model {own:.3f}: {', '.join(parts)}."
 
 
+def _continued(training: Mapping[str, Any]) -> str:
+    """Where the weights started, when that was an earlier run and not a random draw."""
+    first = training.get("continued_from")
+    return f", continuing the averaged weights of {first['steps']} steps in {first['minutes']} minutes" if first else ""
+
+
 def model_card(
     model_id: str, config: Mapping[str, Any], calibration: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping]]
 ) -> str:
@@ -81,7 +87,7 @@ Axial 2 mm slices in template space; {diffusion["noise"]} noise, {diffusion["pre
 {diffusion["schedule"]} schedule. Reconstruction in {method["chain_steps"]} step from sqrt(alpha-bar) {method["levels"]},
 {method["draws"]} noise draws per level, averaged; the residual's variation over more than about
 {config["illumination_mm"]:g} mm (coil and gain) is taken out. Trained for {training["steps"]} steps of
-{training["batch_size"]} slices in {training["minutes"]} minutes. Differences from the papers: a compact network on 2 x 2 pixel
+{training["batch_size"]} slices in {training["minutes"]} minutes{_continued(training)}. Differences from the papers: a compact network on 2 x 2 pixel
 blocks, noise levels drawn from {diffusion["train_levels"]} only, several draws averaged, signed residuals, voxel-wise
 calibration.
 

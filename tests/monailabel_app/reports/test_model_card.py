@@ -61,3 +61,10 @@ def test_the_card_states_licence_data_limits_and_use():
     card = model_card("tiny", CONFIG, CALIBRATION, {"implanted": FULL})
     for words in ("CC BY-SA 3.0", "134 healthy scans", "Not a medical device", "## Limits", "atlas z, 5 mm"):
         assert words in card
+
+
+def test_weights_that_continue_an_earlier_run_say_so():
+    training = {**CONFIG["training"], "continued_from": {"steps": 7804, "minutes": 72.0}}
+    card = model_card("tiny", {**CONFIG, "training": training}, CALIBRATION, {"implanted": FULL})
+    assert "continuing the averaged weights of 7804 steps" in card
+    assert "continuing" not in model_card("tiny", CONFIG, CALIBRATION, {"implanted": FULL})
