@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .progress_bar import Bars
 
 TARGETS = ("template", "brain_extraction", "ddpm_t1")
+_BRAIN_STEPS = 12000
 # Chosen on lesions implanted into ten of the validation scans (other shapes and places than those of `evaluate`).
 DDPM_T1_OVERRIDES = {"levels": [0.97, 0.93], "draws": 3}
 
@@ -41,7 +42,9 @@ def rebuild_weights(
         yield _rebuild_template(weights / "template", data, cache, bar)
     if "brain_extraction" in wanted:
         run, folder = runs / "brain_extraction", weights / "brain_extraction"
-        brain_training.main(["train", "--data", str(data), "--run", str(run), "--minutes", str(minutes)])
+        shutil.rmtree(run, ignore_errors=True)
+        budget = ["--steps", str(_BRAIN_STEPS), "--minutes", str(minutes)]
+        brain_training.main(["train", "--data", str(data), "--run", str(run), *budget])
         brain_training.export_brain_unet(run, folder)
         seal(folder)
         yield f"brain extraction: {folder}"
