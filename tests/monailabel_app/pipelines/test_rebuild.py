@@ -20,6 +20,7 @@ def test_the_brain_extraction_is_trained_anew_within_the_budget(tmp_path, monkey
     def export(run, folder):
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text("kind: brain_extraction\n")
+        (folder / "model.safetensors").write_bytes(b"weights")
 
     monkeypatch.setattr(rebuild.brain_training, "main", called.append)
     monkeypatch.setattr(rebuild.brain_training, "export_brain_unet", export)
