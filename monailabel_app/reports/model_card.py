@@ -16,10 +16,12 @@ def detection_table(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     for row in sorted(rows, key=lambda r: -r["average_precision"]):
         low, high = row["mean_case_ap_interval"]
+        # Resampling one case returns that case: an interval of no width would pass for certainty.
+        interval = f" [{low:.3f}, {high:.3f}]" if row["cases"] > 1 else " (one case)"
         at_point = f"{row['dice_at_balanced']:.3f}" if row["dice_at_balanced"] is not None else "-"
         lines.append(
             f"| {row['name']} | {row['average_precision']:.3f} | {row['auroc']:.3f} | {row['best_dice_oracle']:.3f} | "
-            f"{row['mean_case_ap']:.3f} [{low:.3f}, {high:.3f}] | {at_point} |"
+            f"{row['mean_case_ap']:.3f}{interval} | {at_point} |"
         )
     return "\n".join(lines)
 

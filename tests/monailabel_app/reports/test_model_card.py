@@ -9,7 +9,7 @@ ROWS = [
     {"name": "tiny signed standard", "average_precision": 0.20},
     {"name": "tiny l1 strong", "average_precision": 0.18},
 ]
-REST = {"auroc": 0.9, "best_dice_oracle": 0.3, "mean_case_ap": 0.2, "mean_case_ap_interval": [0.1, 0.3]}
+REST = {"auroc": 0.9, "best_dice_oracle": 0.3, "mean_case_ap": 0.2, "mean_case_ap_interval": [0.1, 0.3], "cases": 9}
 FULL = [{**row, **REST, "dice_at_balanced": None} for row in ROWS]
 POINT = {"target_fpr": 0.01, "threshold": 1.5, "measured_fpr": 0.0101, "interval": [0.005, 0.02], "worst_fpr": 0.03}
 CALIBRATION = {
@@ -51,6 +51,13 @@ def test_rows_are_sorted_by_average_precision():
     lines = detection_table(FULL).splitlines()[2:]
     assert lines[0].startswith("| atlas z, 5 mm")
     assert lines[-1].startswith("| intensity z, 3 mm")
+
+
+def test_one_case_has_no_interval():
+    table = detection_table([{**row, "cases": 1} for row in FULL])
+    assert "0.200 (one case)" in table
+    assert "[0.100, 0.300]" not in table
+    assert "[0.100, 0.300]" in detection_table(FULL)
 
 
 def test_thresholds_come_with_their_measured_rate_and_interval():
