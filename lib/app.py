@@ -42,7 +42,7 @@ class AnomalyApp(MONAILabelApp):
     """Anomaly segmentation for Slicer, OHIF and the Python client.
 
     ``--conf`` understands: ``models`` (names separated by commas, or all), ``keep_map`` (true: keep the
-    anomaly map of images in the datastore), ``max_loaded_models``, ``cache_mb`` (for calibrated maps),
+    anomaly map of images in the datastore), ``max_loaded_models``, ``cache_mb`` (for reconstructions),
     ``auto_update_scoring``.
 
     Building one is cheap and touches no GPU: MONAI Label builds another in each of its sub-processes.

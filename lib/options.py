@@ -12,12 +12,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from monailabel_app.calibration.calibrated_map import SMOOTHING_MM
+from monailabel_app.calibration.operating_points import TARGET_FPR
 from monailabel_app.errors import InvalidSettings
+from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML
 
-OPERATING_POINTS = ("balanced", "sensitive", "specific")
-SMOOTHING = ("standard", "none", "strong")
+# The default is offered first.
+OPERATING_POINTS = ("balanced", *(name for name in TARGET_FPR if name != "balanced"))
+SMOOTHING = tuple(SMOOTHING_MM)
 MIN_LESION_VOLUMES = ("0.1 ml", "0 ml", "0.03 ml", "0.5 ml", "1 ml")
-_LARGEST_ML = 1000.0
 
 
 def pick(name: str, value: Any, allowed: Sequence[str]) -> str:
@@ -46,8 +49,8 @@ def pick_volume_ml(name: str, value: Any, allowed: Sequence[str] = MIN_LESION_VO
         else None
     )
     millilitres = float(number[1]) if number else float(pick(name, value, allowed).split()[0])
-    if not math.isfinite(millilitres) or millilitres > _LARGEST_ML:
-        raise InvalidSettings(f"expected {name} between 0 and {_LARGEST_ML:g} ml, got {_short(value)}")
+    if not math.isfinite(millilitres) or millilitres > LARGEST_VOLUME_LIMIT_ML:
+        raise InvalidSettings(f"expected {name} between 0 and {LARGEST_VOLUME_LIMIT_ML:g} ml, got {_short(value)}")
     return millilitres
 
 

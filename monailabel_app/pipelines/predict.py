@@ -16,7 +16,7 @@ from monailabel_app.calibration.calibrated_map import SMOOTHING_MM, Calibration,
 from monailabel_app.calibration.operating_points import TARGET_FPR
 from monailabel_app.errors import CorruptModel, InvalidSettings, UnknownModel
 from monailabel_app.metrics.imagewise import rank_p_value
-from monailabel_app.postprocessing.components import find_lesions
+from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML, find_lesions
 from monailabel_app.postprocessing.illumination import match_illumination
 from monailabel_app.preprocessing.brain_mask import BrainExtractor
 from monailabel_app.preprocessing.pipeline import PrepareSettings, Preprocessor, to_native
@@ -32,7 +32,6 @@ from .config_io import config_from_plain
 
 SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "model_weights"
 _TEMPLATE, _EXTRACTOR = "template", "brain_extraction"
-_MAX_VOLUME_ML = 1000.0
 Progress = Callable[[str, float], None]
 
 
@@ -217,8 +216,10 @@ def _check(settings: PredictSettings) -> None:
     for name, values in allowed.items():
         if getattr(settings, name) not in values:
             raise InvalidSettings(f"expected {name} out of {', '.join(values)}, got {getattr(settings, name)!r}")
-    if not 0 <= settings.min_volume_ml <= _MAX_VOLUME_ML:
-        raise InvalidSettings(f"expected min_volume_ml between 0 and {_MAX_VOLUME_ML:g}, got {settings.min_volume_ml}")
+    if not 0 <= settings.min_volume_ml <= LARGEST_VOLUME_LIMIT_ML:
+        raise InvalidSettings(
+            f"expected min_volume_ml between 0 and {LARGEST_VOLUME_LIMIT_ML:g}, got {settings.min_volume_ml}"
+        )
 
 
 def _companion(folder: Path, name: str) -> Path:

@@ -13,6 +13,9 @@ from monailabel_app.types import Lesion
 
 _CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
 
+# Lesions under a larger limit than this would not fit into a brain.
+LARGEST_VOLUME_LIMIT_ML = 1000.0
+
 
 def find_lesions(
     anomaly_map: np.ndarray,
