@@ -239,3 +239,10 @@ def test_every_refusal_is_json_that_says_why(server, method, path, status, still
     answer = requests.request(method, server.url + path, timeout=30)
     assert answer.status_code == status
     assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/train/nobody", "/scoring/nothing", "/batch/infer/nobody"])
+def test_work_under_an_unknown_name_is_refused_before_it_starts(server, path):
+    answer = requests.post(server.url + path, json={}, timeout=30)
+    assert answer.status_code == 404
+    assert "available" in answer.json()["detail"]
