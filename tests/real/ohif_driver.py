@@ -17,13 +17,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+    NoSuchElementException,
+    StaleElementReferenceException,
+    TimeoutException,
+)
 from selenium.webdriver import ActionChains
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 CHROMIUM = "/usr/bin/chromium"
 CHROMEDRIVER = "/usr/bin/chromedriver"
@@ -45,7 +51,15 @@ FLAGS = (
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
+# The panel draws itself anew at every answer of the server; what was found a moment ago may be gone or covered.
+REDRAWN = (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+    NoSuchElementException,
+    StaleElementReferenceException,
+)
 PANEL = "1"  # the id that MONAI Label's panel gives its segmentation
+_MODELS = ".modelSelector select.selectBox"
 PLANES = ("mpr-axial", "mpr-sagittal", "mpr-coronal")
 
 _LOADED = """
@@ -177,13 +191,16 @@ class OhifDriver:
 
     def wait(self, condition, what: str):
         """The first true value of ``condition()``. Raises TimeoutError naming ``what``."""
-        stale = [StaleElementReferenceException]
         try:
-            waiting = WebDriverWait(self.browser, self.seconds, 0.25, ignored_exceptions=stale)
+            waiting = WebDriverWait(self.browser, self.seconds, 0.25, ignored_exceptions=REDRAWN)
             return waiting.until(lambda _: condition())
         except TimeoutException as error:
             text = f"{what} did not appear within {self.seconds:g} s; the page says {self.errors()}"
             raise TimeoutError(text) from error
+
+    def click(self, by: str, what: str) -> None:
+        """Finds and clicks, again when the page was drawn anew in between."""
+        self.wait(lambda: self.browser.find_element(by, what).click() or True, f"{what} to click")
 
     def errors(self) -> list[str]:
         """What the page complained about since the last call, without the addresses outside this machine."""
@@ -211,11 +228,10 @@ class OhifDriver:
             box = self.browser.find_element(By.ID, "monailabelServerURL")
             box.send_keys(Keys.CONTROL, "a")
             box.send_keys(server)
-        self.browser.find_element(By.CSS_SELECTOR, ".settingsTable .actionButton").click()
-        self.wait(lambda: self._displayed(".modelSelector select.selectBox"), "the list of models")
+        self.click(By.CSS_SELECTOR, ".settingsTable .actionButton")
+        self.wait(lambda: self._displayed(_MODELS), "the list of models")
         self.wait(lambda: self.browser.execute_script(_HAS_LABELMAP, PANEL), "the page's label volume")
-        options = self._displayed(".modelSelector select.selectBox")[0].find_elements(By.TAG_NAME, "option")
-        return [option.get_attribute("value") for option in options]
+        return self.wait(lambda: [o.get_attribute("value") for o in Select(self._first(_MODELS)).options], "models")
 
     def run(self, model: str) -> None:
         """Chooses a model under Auto-Segmentation, presses Run, and waits for its label."""
@@ -224,26 +240,24 @@ class OhifDriver:
 
     def start(self, model: str) -> None:
         """Chooses a model under Auto-Segmentation and presses Run."""
-        selector = self._displayed(".modelSelector")[0]
-        self._pick(selector, model)
-        selector.find_element(By.CSS_SELECTOR, "button.actionButton").click()
+        self._pick(lambda: self._first(_MODELS), model)
+        self.wait(lambda: self._first(".modelSelector button.actionButton").click() or True, "the button Run")
 
     def choose_option(self, model: str, key: str, value: str) -> None:
         """Picks a value of a model's drop-down under "Options / Configurations" and confirms."""
-        self.browser.find_element(By.LINK_TEXT, "Options / Configurations").click()
-        list_of_names = self.wait(lambda: self._displayed("select[name=selectName]"), "the options")[0]
-        self._pick(list_of_names, model)
-        self._pick(self.browser.find_element(By.ID, f"infer{model}{key}"), value)
-        self.browser.find_element(By.XPATH, "//button[contains(., 'Confirm')]").click()
+        self.click(By.LINK_TEXT, "Options / Configurations")
+        self._pick(lambda: self._first("select[name=selectName]"), model)
+        self._pick(lambda: self.browser.find_element(By.ID, f"infer{model}{key}"), value)
+        self.click(By.XPATH, "//button[contains(., 'Confirm')]")
         self.wait(lambda: not self._displayed("select[name=selectName]"), "the end of the options")
 
     def open_segmentation(self) -> str:
         """Opens the study's first stored DICOM Segmentation, and returns the id the page gives it."""
         self.wait(lambda: self._displayed(_SEG_THUMBNAIL), "a stored segmentation in the list")
-        ActionChains(self.browser).double_click(self._displayed(_SEG_THUMBNAIL)[0]).perform()
+        self.wait(lambda: self._double_click(_SEG_THUMBNAIL), "the stored segmentation to open")
         self.wait(lambda: self._displayed(_OPEN_IT), "the question whether to open it")
         # Clicked by script: another view's copy of the question may lie over the button.
-        self.browser.execute_script("arguments[0].click()", self._displayed(_OPEN_IT)[0])
+        self.wait(lambda: self._script_click(_OPEN_IT), "the button that opens it")
         name = self.wait(lambda: self.browser.execute_script(_FIRST_SEGMENTATION), "the segmentation")
         self.wait(lambda: self.browser.execute_script(_HAS_LABELMAP, name), "the segmentation's volume")
         return name
@@ -287,22 +301,42 @@ class OhifDriver:
         """The patient directions that OHIF writes at the ``left`` and the ``top`` border of each view."""
         return self.browser.execute_script(_MARKERS)
 
-    @staticmethod
-    def _pick(within, value: str) -> None:
-        for option in within.find_elements(By.TAG_NAME, "option"):
-            if option.get_attribute("value") == value:
-                option.click()
-                return
-        raise LookupError(f"the page does not offer {value!r}")
+    def _pick(self, find, value: str) -> None:
+        """Picks ``value`` in the drop-down that ``find()`` gives, until the page shows it as picked."""
+
+        def picked() -> bool:
+            Select(find()).select_by_value(value)
+            return find().get_attribute("value") == value
+
+        self.wait(picked, f"the choice {value!r}")
+
+    def _double_click(self, selector: str) -> bool:
+        ActionChains(self.browser).double_click(self._first(selector)).perform()
+        return True
+
+    def _script_click(self, selector: str) -> bool:
+        self.browser.execute_script("arguments[0].click()", self._first(selector))
+        return True
+
+    def _first(self, selector: str):
+        """The first element of a kind that is on display."""
+        found = self._displayed(selector)
+        if not found:
+            raise NoSuchElementException(selector)
+        return found[0]
 
     def _displayed(self, selector: str) -> list:
         return [e for e in self.browser.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()]
 
     def _hide_notice(self) -> None:
         button = "//button[contains(., 'Confirm and Hide')]"
-        for found in self.browser.find_elements(By.XPATH, button):
-            found.click()
-        self.wait(lambda: not self.browser.find_elements(By.XPATH, button), "the end of the notice")
+
+        def hidden() -> bool:
+            for found in self.browser.find_elements(By.XPATH, button):
+                found.click()
+            return not self.browser.find_elements(By.XPATH, button)
+
+        self.wait(hidden, "the end of the notice")
 
 
 def browser_missing() -> str | None:
