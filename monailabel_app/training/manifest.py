@@ -73,7 +73,7 @@ class Manifest:
     config_digest: of the method's configuration (``config_digest``). settings: the training settings.
     start_from: the model whose weights training began with, None from scratch; ancestors: what that one had started
     from in turn, nearest first. train, held_out: the scans learnt from and calibrated on. inherited: hashes of the
-    patients that ancestors had seen, so that they are found even when the ancestors are gone.
+    patients that ancestors were trained on, so that they are found even when the ancestors are gone.
     contaminated, left_out: scans not used because of a non-empty label, and for other reasons (reason -> count).
     privacy: epsilon, delta, mu, sigma, q, steps of a private training, else None. quality: held-out figures.
     date: UTC, ISO 8601. seconds: duration. run: name of the folder under runs/<name>/. site: ``fingerprint`` of the
@@ -112,15 +112,20 @@ class Manifest:
         return tuple(role for role, present in found.items() if present)
 
     def patients(self) -> set[str]:
-        """Keyed hashes of everyone this version depends on."""
-        return {scan.patient for scan in (*self.train, *self.held_out)} | set(self.inherited)
+        """Keyed hashes of everyone this version depends on, by its weights or by its thresholds."""
+        return self.trained_patients() | {scan.patient for scan in self.held_out}
+
+    def trained_patients(self) -> set[str]:
+        """Keyed hashes of everyone the weights depend on: thresholds are not handed down, weights are."""
+        return {scan.patient for scan in self.train} | set(self.inherited)
 
     def started_from(self, parent: Ancestor, manifest: Manifest | None) -> Manifest:
         """This manifest with its lineage: ``parent`` and, where it has one, the parent's manifest."""
         if manifest is None:
             return replace(self, start_from=parent, ancestors=(), inherited=())
         earlier = (manifest.start_from, *manifest.ancestors) if manifest.start_from is not None else ()
-        return replace(self, start_from=parent, ancestors=earlier, inherited=tuple(sorted(manifest.patients())))
+        inherited = tuple(sorted(manifest.trained_patients()))
+        return replace(self, start_from=parent, ancestors=earlier, inherited=inherited)
 
     def write(self, folder: Path) -> Path:
         """``folder``/training.json, by rename; text that looks like a path is left out."""

@@ -102,6 +102,12 @@ def test_lineage_and_earlier_patients_are_handed_down():
     assert third.roles(keyed_hash(KEY, "patient", "PATIENT-1")) == ("inherited",)
 
 
+def test_thresholds_are_not_handed_down_but_weights_are():
+    child = manifest(train=(), held_out=()).started_from(Ancestor("m", "0001", "b"), manifest())
+    assert child.roles(keyed_hash(KEY, "patient", "PATIENT-0")) == ("inherited",)
+    assert child.roles(keyed_hash(KEY, "patient", "PATIENT-5")) == ()
+
+
 def test_counts_are_of_scans_and_of_patients(tmp_path):
     scans = [("P1", "s1", "00"), ("P1", "s2", "01"), ("P2", "s3", "02")]
     manifest(train=record_scans(KEY, scans)).write(tmp_path)
