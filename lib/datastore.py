@@ -17,6 +17,7 @@ from monailabel.datastore.local import LocalDatastore
 
 from lib.errors import InvalidRequest, UnknownImage
 from lib.ids import check_image_id, check_tag
+from lib.reviewed import ReviewedLabels, count_voxels, is_final, with_flag
 from monailabel_app.errors import AnomalyAppError
 from monailabel_app.io import images
 
@@ -39,8 +40,8 @@ def _locked(name: str) -> Callable:
     return locked
 
 
-class AnomalyLocalDatastore(LocalDatastore):
-    """MONAI Label's folder of images with four faults mended.
+class AnomalyLocalDatastore(ReviewedLabels):
+    """MONAI Label's folder of images with four faults mended, and final labels counted (``lib.reviewed``).
 
     * ids, tags and extensions are checked before they become a path;
     * an unknown id is an error that says so, instead of an empty path;
@@ -63,8 +64,7 @@ class AnomalyLocalDatastore(LocalDatastore):
     datalist = _locked("datalist")
     status = _locked("status")
     json = _locked("json")
-    update_image_info = _locked("update_image_info")
-    update_label_info = _locked("update_label_info")
+    get_image_info = _locked("get_image_info")
     _reconcile_datastore = _locked("_reconcile_datastore")
     _init_from_datastore_file = _locked("_init_from_datastore_file")
 
@@ -85,13 +85,19 @@ class AnomalyLocalDatastore(LocalDatastore):
         return path
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Take a copy of an image file in under ``image_id`` and return the id. Raises InvalidRequest."""
+        """Take a copy of an image file in under ``image_id`` and return the id. Raises InvalidRequest.
+
+        ``healthy`` in ``image_info`` marks the scan, also one that is here already.
+        """
+        image_info = with_flag(image_info or {})
         extension = known_extension(image_filename, IMAGE_EXTENSIONS, "an image")
         image_id = check_image_id(image_id or Path(image_filename).name[: -len(extension)])
         with self._uploads:
             former = LocalDatastore.get_image_uri(self, image_id)
             if former and Path(former).is_file():
                 if same_image(Path(former), Path(image_filename)):
+                    if "healthy" in image_info:
+                        self.update_image_info(image_id, {"healthy": image_info["healthy"]})
                     return image_id
                 with self._changes:
                     self._move_aside(image_id, Path(former))
@@ -112,14 +118,21 @@ class AnomalyLocalDatastore(LocalDatastore):
         label_info: dict[str, Any],
         label_id: str = "",
     ) -> str:
-        """Take a copy of a label in under ``label_tag``. Raises InvalidRequest or UnknownImage."""
+        """Take a copy of a label in under ``label_tag``; a final one must lie on the scan's grid and is counted.
+
+        Raises InvalidRequest, UnknownImage, UnreadableVolume or InvalidVolume.
+        """
         check_tag(label_tag)
         known_extension(label_filename, LABEL_EXTENSIONS, "a label")
+        image = LocalDatastore.get_image_uri(self, image_id)
+        if not image:
+            raise UnknownImage(f"no image {image_id[:80]!r} to attach the label to: upload the image first")
+        voxels = count_voxels(label_filename, image) if is_final(label_tag) else None
         with self._changes:
-            if image_id not in self._datastore.objects:
-                raise UnknownImage(f"no image {image_id[:80]!r} to attach the label to: upload the image first")
+            if LocalDatastore.get_image_uri(self, image_id) != image:
+                raise UnknownImage(f"image {image_id[:80]!r} was replaced meanwhile: submit the label again")
             self._drop_other_extension(image_id, label_filename, label_tag)
-            return super().save_label(image_id, label_filename, label_tag, label_info)
+            return self._keep_label(image_id, label_filename, label_tag, label_info, voxels)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label. Raises UnknownImage when there is none."""
@@ -128,6 +141,7 @@ class AnomalyLocalDatastore(LocalDatastore):
         with self._changes:
             super().remove_label(label_id, label_tag)
             self.refresh()
+            self._settle(label_id)
 
     def _drop_other_extension(self, image_id: str, label_filename: str, label_tag: str) -> None:
         """A label saved anew as another file type would leave the old file behind."""
@@ -146,7 +160,7 @@ class AnomalyLocalDatastore(LocalDatastore):
         for tag, label in list(entry.labels.items()):
             path = super().get_label_uri(image_id, tag)
             if path and Path(path).is_file():
-                super().save_label(kept, path, tag, dict(label.info))
+                self._keep_label(kept, path, tag, dict(label.info), label.info.get("voxels"))
                 Path(path).unlink()
         image.unlink()
         logger.warning("an image was uploaded under an id in use: the former image and its labels moved to a new id")

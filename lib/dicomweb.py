@@ -23,13 +23,14 @@ from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_creden
 from monailabel.config import Settings
 from monailabel.config import settings as platform
 from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
-from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.local import ImageLabelModel, LocalDatastore
 from monailabel.datastore.utils.convert import binary_to_image
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import Dataset
 
 from lib.errors import ArchiveUnreachable, UnknownImage
 from lib.ids import check_tag, check_uid
+from lib.reviewed import FINAL, ReviewedLabels, count_voxels, is_final
 from monailabel_app import __version__
 from monailabel_app.errors import AnomalyAppError
 from monailabel_app.io.dicom_seg import Algorithm, read_labelmap, write_dicom_seg
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 LISTING_SECONDS = 30.0
 TIMEOUT_SECONDS = (10.0, 300.0)
 _ALGORITHM = "monailabel-anomaly"
+_PATIENT_TAGS = ("00100020", "00100021")  # PatientID, IssuerOfPatientID
 
 
 class _ImpatientSession(requests.Session):
@@ -79,16 +81,30 @@ class _Listing:
         return list(self.items)
 
 
-class AnomalyDICOMWebDatastore(DICOMWebDatastore):
+@dataclass
+class _Segmentation:
+    """A segmentation series in the archive. image: the series it refers to; voxels: None until it is looked into."""
+
+    study: str
+    image: str
+    voxels: int | None = None
+
+
+class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore):
     """MONAI Label's archive datastore; an image id is a SeriesInstanceUID.
 
     The lists of series are asked for at most every ``LISTING_SECONDS`` (MONAI Label keeps them for two
     hours, so that neither a new scan nor a submitted label shows up), and a segmentation's header only once.
+
+    A final label that is not empty goes to the archive; an empty one ("reviewed, nothing abnormal") stays in the
+    cache folder, as do the flags of images, and both are there again after a restart.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._lists: dict[str, _Listing] = {}
-        self._segmented: dict[str, str] = {}
+        self._segmented: dict[str, _Segmentation] = {}
+        self._patients: dict[str, str] = {}
+        self._changes = threading.RLock()
         self._listing = threading.RLock()
         self._fetching: dict[str, threading.RLock] = {}
         super().__init__(*args, **kwargs)
@@ -120,8 +136,12 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
         return self._remembered("images", self._find_images)
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Series that a segmentation in the archive refers to. Raises ArchiveUnreachable."""
-        return self._remembered("labelled", self._find_labelled)
+        """Series with a segmentation in the archive or an empty final label here. Raises ArchiveUnreachable."""
+        archived = self._remembered("labelled", self._find_labelled)
+        images = set(self.list_images()) - set(archived)
+        with self._changes:
+            kept = [image for image, entry in self._datastore.objects.items() if image in images and _only_here(entry)]
+        return archived + kept
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """The other series. Raises ArchiveUnreachable."""
@@ -155,7 +175,10 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
         label_info: dict[str, Any],
         label_id: str = "",
     ) -> str:
-        """Keep a label here and, when it is final, send it to the archive as a DICOM Segmentation."""
+        """Keep a label here and, when it is final and not empty, send it to the archive as a DICOM Segmentation.
+
+        Raises UnknownImage, ArchiveUnreachable, UnreadableVolume, InvalidVolume (not on the scan's grid).
+        """
         check_tag(label_tag)
         image = self.get_image_uri(image_id)
         converted = ""
@@ -163,7 +186,8 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
             # OHIF sends the bare voxels.
             label_filename = converted = binary_to_image(image, label_filename)
         try:
-            if label_tag == DefaultLabelTag.FINAL:
+            voxels = count_voxels(label_filename, image) if is_final(label_tag) else None
+            if label_tag == DefaultLabelTag.FINAL and voxels:
                 segmentation = self.to_dicom_seg(
                     image_id, label_filename, label_info.get("label_info"), label_info, True
                 )
@@ -173,10 +197,50 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
                 finally:
                     os.unlink(segmentation)
                 self._lists.pop("labelled", None)
-            return LocalDatastore.save_label(self, image_id, label_filename, label_tag, label_info)
+            return self._keep_label(image_id, label_filename, label_tag, label_info, voxels)
         finally:
             if converted:
                 os.unlink(converted)
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label kept here; a segmentation in the archive is removed there. Raises UnknownImage."""
+        path = LocalDatastore.get_label_uri(self, label_id, label_tag)
+        if not path:
+            raise UnknownImage(f"no label {label_tag[:40]!r} of image {label_id[:80]!r} is kept here")
+        with self._changes:
+            Path(path).unlink(missing_ok=True)
+            self.refresh()
+            self._settle(label_id)
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Change an image's information, fetching the image first: only then there is a place to keep it."""
+        self.get_image_uri(image_id)
+        super().update_image_info(image_id, info)
+
+    def final_labels(self, image_id: str, inspect: bool = True) -> dict[str, int]:
+        """Voxels of the final labels kept here and of the segmentations in the archive that refer to the image.
+
+        inspect: False takes a segmentation that was not looked into yet as not empty. Raises ArchiveUnreachable.
+        """
+        counts = super().final_labels(image_id, inspect)
+        self._remembered("labelled", self._find_labelled)
+        with self._changes:
+            entry = self._datastore.objects.get(image_id)
+            sent = {label.info.get("SeriesInstanceUID") for label in entry.labels.values()} if entry else set()
+        for uid, segmentation in list(self._segmented.items()):
+            if segmentation.image == image_id and uid not in sent:
+                if segmentation.voxels is None and inspect:
+                    segmentation.voxels = self._ask(lambda uid=uid, s=segmentation: self._count(s.study, uid), image_id)
+                counts[f"archive {uid}"] = 1 if segmentation.voxels is None else segmentation.voxels
+        return counts
+
+    def patient_of(self, image_id: str) -> str | None:
+        """PatientID, and where it is stated ``PatientID^^^IssuerOfPatientID``; None where the archive names none."""
+        return self._patients.get(image_id) or None
+
+    def _count(self, study: str, series: str) -> int:
+        instances = self._client.retrieve_series(study, series)
+        return sum(int((instance.pixel_array != 0).sum()) for instance in instances if "PixelData" in instance)
 
     def to_dicom_seg(
         self,
@@ -202,21 +266,31 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
             raise ArchiveUnreachable(f"the archive did not take the segmentation: {_reason(error)}") from error
 
     def _find_images(self) -> list[str]:
-        found = self._client.search_for_series(search_filters=self._search_filter)
-        return [str(Dataset.from_json(series)["SeriesInstanceUID"].value) for series in found]
+        found = self._client.search_for_series(search_filters=self._search_filter, fields=_PATIENT_TAGS)
+        uids = []
+        for item in found:
+            series = Dataset.from_json(item)
+            uids.append(str(series["SeriesInstanceUID"].value))
+            patient, issuer = (str(series.get(name) or "").strip() for name in ("PatientID", "IssuerOfPatientID"))
+            self._patients[uids[-1]] = f"{patient}^^^{issuer}" if patient and issuer else patient
+        return uids
 
     def _find_labelled(self) -> list[str]:
         images = set(self.list_images())
-        found = []
+        found, there = [], set()
         for item in self._client.search_for_series(search_filters={"Modality": "SEG"}):
             series = Dataset.from_json(item)
             uid = str(series.SeriesInstanceUID)
+            there.add(uid)
             if uid not in self._segmented:
-                headers = self._client.retrieve_series_metadata(str(series.StudyInstanceUID), uid)
+                study = str(series.StudyInstanceUID)
+                headers = self._client.retrieve_series_metadata(study, uid)
                 referenced = Dataset.from_json(headers[0]).get("ReferencedSeriesSequence") if headers else None
-                self._segmented[uid] = str(referenced[0].SeriesInstanceUID) if referenced else ""
-            if self._segmented[uid] in images and self._segmented[uid] not in found:
-                found.append(self._segmented[uid])
+                self._segmented[uid] = _Segmentation(study, str(referenced[0].SeriesInstanceUID) if referenced else "")
+            if self._segmented[uid].image in images and self._segmented[uid].image not in found:
+                found.append(self._segmented[uid].image)
+        for uid in set(self._segmented) - there:
+            del self._segmented[uid]
         return found
 
     def _remembered(self, name: str, find: Callable[[], list[str]]) -> list[str]:
@@ -249,6 +323,10 @@ class AnomalyDICOMWebDatastore(DICOMWebDatastore):
             raise ArchiveUnreachable(f"the DICOMweb archive did not answer: {_reason(error)}") from error
         except (IndexError, KeyError) as error:
             raise UnknownImage(f"the archive has no series {image_id!r}") from error
+
+
+def _only_here(entry: ImageLabelModel) -> bool:
+    return any(is_final(tag) and (tag != FINAL or label.info.get("empty")) for tag, label in entry.labels.items())
 
 
 def _algorithm(result: dict[str, Any], reviewed: bool) -> Algorithm:

@@ -1,5 +1,6 @@
 """The studies folder without a server: what is hard to provoke over HTTP."""
 
+import gzip
 import shutil
 import threading
 from pathlib import Path
@@ -23,18 +24,18 @@ def store_path(store):
     return Path(store._datastore_path)
 
 
-def test_a_label_saved_as_another_type_replaces_the_former(store, healthy_scan, lesion_mask, tmp_path):
-    store.add_image("a", str(healthy_scan), {})
+def test_a_label_saved_as_another_type_replaces_the_former(store, lesion_scan, lesion_mask, tmp_path):
+    store.add_image("a", str(lesion_scan), {})
     store.save_label("a", str(lesion_mask), "final", {})
     other = tmp_path / "mask.nii"
-    other.write_bytes(lesion_mask.read_bytes())
+    other.write_bytes(gzip.decompress(lesion_mask.read_bytes()))
     store.save_label("a", str(other), "final", {})
     assert store.get_label_uri("a", "final").endswith("final/a.nii")
     assert [path.name for path in (store_path(store) / "labels" / "final").iterdir()] == ["a.nii"]
 
 
-def test_removing_an_image_removes_its_labels_at_once(store, healthy_scan, lesion_mask):
-    store.add_image("a", str(healthy_scan), {})
+def test_removing_an_image_removes_its_labels_at_once(store, lesion_scan, lesion_mask):
+    store.add_image("a", str(lesion_scan), {})
     store.save_label("a", str(lesion_mask), "final", {})
     store.remove_image("a")
     assert store.list_images() == []

@@ -30,7 +30,7 @@ class Archive:
     def image_id(self):
         return str(self.instances[0].SeriesInstanceUID)
 
-    def search_for_series(self, search_filters):
+    def search_for_series(self, search_filters, fields=()):
         self.asked += 1
         if self.down:
             raise requests.ConnectionError("down")
@@ -41,6 +41,9 @@ class Archive:
                 header.SeriesInstanceUID = instance.SeriesInstanceUID
                 header.StudyInstanceUID = instance.StudyInstanceUID
                 header.Modality = instance.Modality
+                for name in fields:
+                    if name in instance:
+                        header[name] = instance[name]
                 found[str(instance.SeriesInstanceUID)] = header.to_json_dict()
         return list(found.values())
 
@@ -81,9 +84,8 @@ def test_a_series_is_an_image(store, archive):
     assert store.status() == {"total": 1, "completed": 0, "label_tags": {}}
 
 
-@pytest.mark.parametrize("marked", [(3, 2, 1), (0, 0, 0)], ids=["lesion", "nothing"])
-def test_a_submitted_label_becomes_a_segmentation_in_the_archive(store, archive, tmp_path, marked):
-    label = write_label(tmp_path / "label.nrrd", store.get_image_uri(archive.image_id), marked)
+def test_a_submitted_label_becomes_a_segmentation_in_the_archive(store, archive, tmp_path):
+    label = write_label(tmp_path / "label.nrrd", store.get_image_uri(archive.image_id), (3, 2, 1))
     info = {"label_info": [{"name": "anomaly", "idx": 1}], "model": "ddpm_t1"}
     store.save_label(archive.image_id, str(tmp_path / "label.nrrd"), "final", info)
 
