@@ -108,8 +108,8 @@ def export_model(
                 "minutes": round(state.seconds / 60, 1),
                 "history": state.history[-1:],
             },
-            "versions": {"app": __version__, **_versions()},
-            "commit": _commit(),
+            "versions": {"app": __version__, **library_versions()},
+            "commit": source_commit(),
         },
     )
     # Numbers measured with earlier weights must not stand beside new ones.
@@ -138,7 +138,8 @@ def training_settings(**values: Any) -> TrainSettings:
     return TrainSettings(**{key: value for key, value in values.items() if key in known and value is not None})
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Versions of the packages that decide what a training gives."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -148,7 +149,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> str:
+def source_commit() -> str:
+    """Commit of this source tree; `unknown` outside of one."""
     root = Path(__file__).resolve().parents[2]
     try:
         result = subprocess.run(
