@@ -43,5 +43,11 @@ class TrainingFailed(AnomalyAppError):
     """Training cannot start or had to stop (too few scans, NaN loss, no space)."""
 
 
+class PublishFailed(AnomalyAppError):
+    """A model version cannot be published, promoted, rolled back or removed."""
+
+    status = 409
+
+
 class EvaluationFailed(AnomalyAppError):
     """An evaluation has no usable case, or its files do not belong together."""

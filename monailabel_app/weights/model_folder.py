@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from monailabel_app.errors import CorruptModel
 
 CONFIG, WEIGHTS, CARD, SUMS = "config.yaml", "model.safetensors", "card.md", "sha256sums.txt"
+VERSIONS = "versions"
+_VERSION = re.compile(r"[0-9]{4,8}")
 _SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
@@ -30,8 +32,8 @@ class ModelFolder:
 
     @property
     def id(self) -> str:
-        """The folder's name."""
-        return self.path.name
+        """``ddpm_t1@0002`` for a published version (``ddpm_t1/versions/0002``), else the folder's name."""
+        return model_id(self.path)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The network's tensors in float32. Raises CorruptModel when the file cannot be read."""
@@ -41,6 +43,18 @@ class ModelFolder:
             raise CorruptModel(
                 f"expected readable weights in {self.id}/{WEIGHTS}, got {error}; restore the file"
             ) from error
+
+
+def is_version(text: str) -> bool:
+    """Whether a folder name is a version number, such as ``0002``."""
+    return bool(_VERSION.fullmatch(text))
+
+
+def model_id(path: Path) -> str:
+    """The id of the model in a folder: ``name@version`` of a published version, else the folder's name."""
+    if path.parent.name == VERSIONS and is_version(path.name):
+        return f"{path.parent.parent.name}@{path.name}"
+    return path.name
 
 
 def open_model_folder(path: Path) -> ModelFolder:
