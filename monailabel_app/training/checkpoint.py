@@ -1,10 +1,17 @@
-"""Training checkpoints without pickle: tensors in safetensors, everything else as JSON in its header."""
+"""Training checkpoints without pickle: tensors in safetensors, everything else as JSON in its header.
+
+Two are kept, ``last.safetensors`` and the one before it, ``previous.safetensors``. A checkpoint is written beside them,
+brought to the disk (file and folder) and renamed, so that at every moment, a power cut included, at least one is whole.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +22,21 @@ from safetensors.torch import save_file
 from monailabel_app.errors import TrainingFailed
 
 LAST = "last.safetensors"
+PREVIOUS = "previous.safetensors"
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
 class TrainingState:
-    """All that a run needs to go on as if it had never stopped."""
+    """All that a run needs to go on as if it had never stopped.
+
+    model, ema: state dicts of the network and of its averaged weights (what is kept). generator: (lanes, bytes) or
+    (bytes,) uint8, states of the random number streams. history: one entry per validation: step, epoch, loss, where
+    measured validation_loss and figures, all finite, and a text ``note`` where something happened. settings: method,
+    config and settings of the run. recent: losses since the last entry. averaged: updates of the average so far (None:
+    one per step). notes: everything that happened on the way.
+    """
 
     model: dict[str, torch.Tensor]
     ema: dict[str, torch.Tensor]
@@ -27,37 +44,49 @@ class TrainingState:
     generator: torch.Tensor
     step: int
     seconds: float
-    history: list[dict[str, float]]
+    history: list[dict[str, Any]]
     settings: dict[str, Any]
+    recent: list[float] = field(default_factory=list)
+    averaged: int | None = None
+    notes: list[str] = field(default_factory=list)
 
 
-def save_state(folder: Path, state: TrainingState) -> Path:
-    """Write ``last.safetensors`` by rename, so that a kill or a full disk leaves the previous one.
+def save_state(folder: Path, state: TrainingState, *, keep_previous: bool = True) -> Path:
+    """Write ``last.safetensors``; what was there becomes ``previous.safetensors``, or is dropped.
 
-    Raises TrainingFailed when it cannot be written.
+    Raises TrainingFailed when it cannot be written (full disk, no permission); both earlier ones stay then.
     """
     tensors: dict[str, torch.Tensor] = {"generator": state.generator}
     tensors |= {f"model/{name}": value for name, value in state.model.items()}
     tensors |= {f"ema/{name}": value for name, value in state.ema.items()}
     for index, slots in state.optimizer["state"].items():
         tensors |= {f"optimizer/{index}/{slot}": torch.as_tensor(value) for slot, value in slots.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     header = {
         "step": state.step,
         "seconds": state.seconds,
         "history": state.history,
         "settings": state.settings,
         "param_groups": state.optimizer["param_groups"],
+        "recent": state.recent,
+        "averaged": state.averaged,
+        "notes": state.notes,
+        "checksum": _checksum(contiguous),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     target, partial = folder / LAST, folder / (LAST + ".partial")
-    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         save_file(contiguous, str(partial), {"state": json.dumps(header)})
         with partial.open("rb") as handle:
             os.fsync(handle.fileno())
+        if keep_previous:
+            _keep(target)
+        else:
+            (folder / PREVIOUS).unlink(missing_ok=True)
         partial.replace(target)
+        _sync_folder(folder)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
         raise TrainingFailed(
             f"expected to write the checkpoint of step {state.step}, got {error}; the previous checkpoint is kept, "
             "make space or choose another run folder and resume"
@@ -66,16 +95,33 @@ def save_state(folder: Path, state: TrainingState) -> Path:
 
 
 def load_state(folder: Path) -> TrainingState:
-    """Read the last checkpoint of a run. Raises TrainingFailed when there is none or it is damaged."""
-    path = folder / LAST
-    if not path.is_file():
+    """Read the last checkpoint of a run, or with a warning the one before it when the last is damaged.
+
+    Raises TrainingFailed when there is none or both are damaged.
+    """
+    if not has_state(folder):
         raise TrainingFailed(f"expected a checkpoint {LAST} in the run folder, found none; start without --resume")
-    try:
-        return _read(path)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise TrainingFailed(
-            f"expected a readable checkpoint {LAST}, got {type(error).__name__}; it is damaged, start a new run folder"
-        ) from error
+    damage = []
+    for name in (LAST, PREVIOUS):
+        try:
+            state = _read(folder / name)
+        except FileNotFoundError:
+            continue
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            damage.append(f"{name} ({type(error).__name__})")
+            _LOG.warning("the checkpoint %s is damaged (%s)", name, type(error).__name__)
+            continue
+        if name == PREVIOUS:
+            _LOG.warning("going on from %s, the checkpoint before the last, of step %d", PREVIOUS, state.step)
+        return state
+    raise TrainingFailed(
+        f"expected a readable checkpoint, got a damaged {' and '.join(damage)}; start a new run folder"
+    )
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint, whole or not."""
+    return (folder / LAST).is_file() or (folder / PREVIOUS).is_file()
 
 
 def _read(path: Path) -> TrainingState:
@@ -84,17 +130,70 @@ def _read(path: Path) -> TrainingState:
     slots: dict[int, dict[str, torch.Tensor]] = {}
     with safe_open(str(path), framework="pt") as handle:
         header = json.loads((handle.metadata() or {})["state"])
-        generator = handle.get_tensor("generator")
-        for name in handle.keys():  # noqa: SIM118 - not a mapping
-            part, _, rest = name.partition("/")
-            if part == "model":
-                model[rest] = handle.get_tensor(name)
-            elif part == "ema":
-                ema[rest] = handle.get_tensor(name)
-            elif part == "optimizer":
-                index, _, slot = rest.partition("/")
-                slots.setdefault(int(index), {})[slot] = handle.get_tensor(name)
-    optimizer = {"state": slots, "param_groups": header["param_groups"]}
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+    if header.get("checksum") not in (None, _checksum(tensors)):
+        raise ValueError("the checksum does not match")
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition("/")
+        if part == "model":
+            model[rest] = tensor
+        elif part == "ema":
+            ema[rest] = tensor
+        elif part == "optimizer":
+            index, _, slot = rest.partition("/")
+            slots.setdefault(int(index), {})[slot] = tensor
     return TrainingState(
-        model, ema, optimizer, generator, header["step"], header["seconds"], header["history"], header["settings"]
+        model,
+        ema,
+        {"state": slots, "param_groups": header["param_groups"]},
+        tensors["generator"],
+        header["step"],
+        header["seconds"],
+        header["history"],
+        header["settings"],
+        header.get("recent", []),
+        header.get("averaged"),
+        header.get("notes", []),
     )
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor]) -> int:
+    """CRC-32 of all tensors in the order of their names; a power cut can leave blocks of zeros in a file."""
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), value)
+    return value
+
+
+def _keep(last: Path) -> None:
+    """Make ``last`` the previous one too, without a moment in which there is none."""
+    if not last.is_file():
+        return
+    previous = last.with_name(PREVIOUS)
+    link = previous.with_suffix(".link")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(last, link)
+    except OSError:
+        # A disk without hard links: for a moment there is only the previous one, which loads as well.
+        last.replace(previous)
+    else:
+        link.replace(previous)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the renaming to the disk as well, where folders can be opened."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _LOG.warning("a partial checkpoint could not be removed: %s", error.strerror)
