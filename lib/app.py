@@ -19,9 +19,11 @@ from monailabel.utils.others.generic import strtobool
 from lib import catalogue, endpoints, settings
 from lib.batch import AnomalyBatchInfer
 from lib.configs import METHODS
+from lib.contamination import Contamination
 from lib.datastore import ANOMALY_MAP_TAG, AnomalyLocalDatastore
 from lib.dicomweb import AnomalyDICOMWebDatastore, connect
 from lib.errors import InvalidRequest, UnknownImage
+from lib.healthy import abnormal_scans, check_conf, contradiction, info_counts
 from lib.infers import AnomalyInferTask
 from lib.runner import MAX_LOADED, ModelRunner
 from lib.strategies import First, Random
@@ -51,6 +53,8 @@ class AnomalyApp(MONAILabelApp):
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]):
         conf = dict(conf or {})
         settings.apply()
+        check_conf(conf)
+        self._contamination = Contamination(app_dir)
         self._models = self._choose_models(app_dir, conf.get("models"))
         self._runner = ModelRunner(max_loaded=_whole_number(conf, "max_loaded_models", MAX_LOADED))
         self._cache = MapCache(_whole_number(conf, "cache_mb", CACHE_BYTES // 2**20) * 2**20)
@@ -121,6 +125,32 @@ class AnomalyApp(MONAILabelApp):
 
     def _init_dicomweb_datastore(self) -> Datastore:
         return AnomalyDICOMWebDatastore.from_settings(connect(self.studies), platform)
+
+    def info(self) -> dict[str, Any]:
+        """MONAI Label's own, with the counts of healthy scans, and models that have learnt from abnormal ones."""
+        meta = super().info()
+        meta["datastore"] = info_counts(self._datastore, self.conf, meta["datastore"], bool(self._trainers))
+        abnormal = abnormal_scans(self._datastore)
+        for name, model in meta["models"].items():
+            entry = self._models.get(name)
+            seen = self._contamination.of_folder(entry.folder, abnormal) if entry is not None else None
+            if seen:
+                model["description"] = f"{model['description']} Caution: {seen}; train it anew."
+        return meta
+
+    def on_save_label(self, image_id: str, label_id: str) -> None:
+        """Nothing: MONAI Label's own writes the id into the log."""
+
+    def final_label_changed(self, image_id: str) -> list[str]:
+        """What a submitted or removed final label means for healthy scans and models, in sentences for the client."""
+        abnormal = image_id in abnormal_scans(self._datastore)
+        warnings = [contradiction(self._datastore, self.conf, image_id)]
+        for model, seen in self._contamination.note(image_id, abnormal).items():
+            part = "trained" if seen.trained else "calibrated"
+            warnings.append(f"the model {model} was {part} on this scan as a healthy one: train it anew")
+        if len(warnings) > 1:
+            logger.warning("%d models have seen a scan as healthy that is not", len(warnings) - 1)
+        return [warning for warning in warnings if warning]
 
     def infer(
         self,

@@ -234,6 +234,10 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore):
                 counts[f"archive {uid}"] = 1 if segmentation.voxels is None else segmentation.voxels
         return counts
 
+    def reviewed_images(self) -> list[str]:
+        """Series with a final label here or a segmentation in the archive. Raises ArchiveUnreachable."""
+        return list({*super().reviewed_images(), *self.get_labeled_images()})
+
     def patient_of(self, image_id: str) -> str | None:
         """PatientID, and where it is stated ``PatientID^^^IssuerOfPatientID``; None where the archive names none."""
         return self._patients.get(image_id) or None

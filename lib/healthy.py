@@ -37,6 +37,12 @@ SAID_NOT_HEALTHY = "image information says that it is not healthy"
 LISTED_NOT_HEALTHY = "the list says that it is not healthy"
 LABELLED = "carries a final label that is not empty"
 
+CONTAMINATED = {
+    "reviewed": "another final label of this scan is empty, and this one is not",
+    "marked": "this scan is marked as healthy and carries a final label that is not empty",
+    "listed": "the list calls this scan healthy, and it carries a final label that is not empty",
+    "all": "--conf healthy all calls this scan healthy, and it carries a final label that is not empty",
+}
 HOW_TO_MARK = (
     "mark scans by submitting an empty final label, by the image information healthy: true, by "
     "--conf healthy_list FILE, or --conf healthy all when the whole datastore is healthy"
@@ -192,6 +198,24 @@ def info_counts(datastore: Datastore, conf: Mapping[str, str], status: dict[str,
         done = labelled | {scan.id for scan in selection.scans}
         status |= {"labeled": status.get("completed", 0), "completed": max(len(done), status.get("completed", 0))}
     return status
+
+
+def abnormal_scans(datastore: Datastore) -> set[str]:
+    """Ids of the scans with a final label that is not empty, as far as it is known without fetching anything."""
+    try:
+        labelled = getattr(datastore, "reviewed_images", datastore.get_labeled_images)()
+        return {image for image in labelled if any(_final_labels(datastore, image, False).values())}
+    except AnomalyAppError:
+        return set()
+
+
+def contradiction(datastore: Datastore, conf: Mapping[str, str], image: str) -> str | None:
+    """A sentence when ``image`` is called healthy and carries a final label that is not empty, else None."""
+    try:
+        found = next((scan for scan in healthy_scans(datastore, conf).contaminated if scan.id == image), None)
+    except AnomalyAppError:
+        return None
+    return None if found is None else f"{CONTAMINATED[found.reason]}; it is left out of training"
 
 
 def _claims_all(conf: Mapping[str, str]) -> bool:

@@ -118,6 +118,11 @@ class ReviewedLabels(LocalDatastore):
                 counts[tag] = recorded if fresh else _counted(path, *stamp)
         return counts
 
+    def reviewed_images(self) -> list[str]:
+        """Images with a final label, a reader's own included."""
+        with self._changes:
+            return [image for image, entry in self._datastore.objects.items() if any(map(is_final, entry.labels))]
+
     def patient_of(self, image_id: str) -> str | None:
         """The patient an archive names for an image; None where nothing is known."""
         return None

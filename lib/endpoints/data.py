@@ -15,9 +15,12 @@ from monailabel.endpoints import activelearning, info, session
 from monailabel.endpoints import datastore as stock
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.utils.app import app_instance
 
 from lib.endpoints.infer import read_params
 from lib.errors import NotAllowed
+from lib.healthy import contradiction, healthy_scans
+from lib.reviewed import is_final
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Data"])
 
@@ -61,9 +64,45 @@ def save_label(
     label: UploadFile = File(...),
     user: User = _ANNOTATOR,
 ):
-    """Store a label for a scan, or send it to the archive."""
+    """Store a label for a scan, or send it to the archive; an empty final one says that nothing is abnormal.
+
+    ``warnings`` in the answer: what a final label contradicts, and the models that have seen the scan as healthy.
+    """
     read_params(params)
-    return stock.save_label(background_tasks, image, params, tag, label, user.username)
+    answer = stock.save_label(background_tasks, image, params, tag, label, user.username)
+    if is_final(tag or DefaultLabelTag.FINAL.value):
+        warnings = app_instance().final_label_changed(image)
+        answer |= {"warnings": warnings} if warnings else {}
+    return answer
+
+
+@router.delete("/datastore/label", summary="Remove a label")
+def remove_label(id: str, tag: str, user: User = _ADMIN):
+    """Remove a label; without its empty final label a scan is not taken as reviewed any more."""
+    app = app_instance()
+    app.datastore().remove_label(id, tag)
+    if is_final(tag):
+        app.final_label_changed(id)
+    return {}
+
+
+@router.put("/datastore/image/info", summary="Change a scan's information, or mark it as healthy")
+def update_image_info(image: str, info: str = Form("{}"), user: User = _ANNOTATOR):
+    """``{"healthy": true}`` offers the scan for training, false keeps it out, null takes either back."""
+    app = app_instance()
+    changes = read_params(info)
+    if user.username:
+        changes["user"] = user.username
+    app.datastore().update_image_info(image, changes)
+    warning = contradiction(app.datastore(), app.conf, image)
+    return {"warnings": [warning]} if warning else None
+
+
+@router.get("/anomaly/healthy", summary="Which scans are taken as healthy, and why")
+def healthy(user: User = _ANNOTATOR) -> dict[str, Any]:
+    """Counts per reason, what is left out, whether there are enough to train, and the image ids."""
+    app = app_instance()
+    return healthy_scans(app.datastore(), app.conf).listing()
 
 
 @router.get("/datastore/image", summary="Download a scan")
