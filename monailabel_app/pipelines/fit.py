@@ -16,8 +16,8 @@ from monailabel_app.calibration.calibrated_map import Calibration
 from monailabel_app.errors import TrainingFailed
 from monailabel_app.registry import load_method, method_info
 from monailabel_app.training.cache import TrainingCache
-from monailabel_app.training.checkpoint import LAST, TrainingState, load_state
-from monailabel_app.training.healthy_loop import TrainProgress, TrainSettings, train
+from monailabel_app.training.checkpoint import TrainingState, has_state, load_state
+from monailabel_app.training.healthy_loop import Evaluate, TrainProgress, TrainSettings, train
 from monailabel_app.weights.model_folder import CARD, open_model_folder, seal, write_config, write_weights
 
 from .config_io import config_from_plain, config_to_plain
@@ -36,15 +36,18 @@ def fit(
     preset: str = "compact",
     validation_file: Path | None = None,
     resume: bool = False,
+    start_from: Mapping[str, torch.Tensor] | None = None,
     progress: Callable[[TrainProgress], None] | None = None,
+    evaluate: Evaluate | None = None,
 ) -> TrainingState:
     """Train a method's preset on a training cache.
 
+    start_from: weights of the same preset to begin with. evaluate: measures the averaged network at every validation.
     Raises TrainingFailed for an unknown preset, a bad cache, and a run folder that holds a run already when it is not
     to be resumed: hours of training are not overwritten by a forgotten option.
     """
     method = load_method(method_id)
-    if not resume and (run_folder / LAST).is_file():
+    if not resume and has_state(run_folder):
         raise TrainingFailed(
             f"expected a new run folder, got {run_folder.name}, which holds a run; go on with --resume, or remove it"
         )
@@ -59,7 +62,9 @@ def fit(
         settings,
         run_folder,
         resume=resume,
+        start_from=start_from,
         progress=progress,
+        evaluate=evaluate,
     )
 
 
@@ -72,14 +77,20 @@ def export_model(
     overrides: Mapping[str, Any] | None = None,
     bias_field: bool = False,
     scores: tuple[str, ...] | None = None,
+    training: Mapping[str, Any] | None = None,
+    state: TrainingState | None = None,
 ) -> Path:
     """Write the averaged weights of a run's last checkpoint as a model folder (not calibrated yet).
+
+    Of the state only the weights, the method and its configuration are needed, so that every kind of training can end
+    here; how they came about is recorded as far as it is known. training: more about that, such as what the run
+    started from. state: the checkpoint, where the caller has it already (run_folder is not read then).
 
     A calibration that lies in the folder is removed: it belongs to the weights that are replaced.
 
     overrides: test-time settings of the method (noise levels, draws) that differ from those it was trained with.
     """
-    state = load_state(run_folder)
+    state = load_state(run_folder) if state is None else state
     method_id = state.settings["method"]
     method, info = load_method(method_id), method_info(method_id)
     values = {**state.settings["config"], **(overrides or {})}
@@ -103,10 +114,12 @@ def export_model(
             "config": config_to_plain(config),
             "training_data": dict(training_data),
             "training": {
-                **state.settings["settings"],
+                **state.settings.get("settings", {}),
                 "steps": state.step,
                 "minutes": round(state.seconds / 60, 1),
                 "history": state.history[-1:],
+                "notes": list(state.notes),
+                **(training or {}),
             },
             "versions": {"app": __version__, **library_versions()},
             "commit": source_commit(),
