@@ -1,5 +1,6 @@
 """How the next scan to look at is chosen."""
 
 from lib.strategies.order import First, Random
+from lib.strategies.prototypical import Prototypical
 
-__all__ = ["First", "Random"]
+__all__ = ["First", "Prototypical", "Random"]
