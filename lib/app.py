@@ -26,7 +26,7 @@ from lib.errors import InvalidRequest, UnknownImage
 from lib.healthy import abnormal_scans, check_conf, contradiction, info_counts
 from lib.infers import AnomalyInferTask
 from lib.runner import MAX_LOADED, ModelRunner
-from lib.strategies import First, Random
+from lib.strategies import First, Prototypical, Random
 from monailabel_app.errors import UnknownModel
 from monailabel_app.pipelines.cache import MapCache
 
@@ -106,7 +106,7 @@ class AnomalyApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next scan is chosen."""
-        return {"random": Random(), "first": First()}
+        return {"random": Random(), "first": First(), "prototypical": Prototypical(self.app_dir, self.conf)}
 
     def init_batch_infer(self) -> AnomalyBatchInfer:
         """Batch inference that also runs without a GPU."""

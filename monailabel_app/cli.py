@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from monailabel_app import cli_prototypes
 from monailabel_app.errors import AnomalyAppError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -226,6 +227,8 @@ def evaluate(
         )
     typer.echo(text)
 
+
+cli_prototypes.register(app)
 
 models_app = typer.Typer(help="The model folders of this app.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
