@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.utils.others.generic import strtobool
 
-from lib import catalogue, endpoints, settings
+from lib import endpoints, settings
 from lib.batch import AnomalyBatchInfer
+from lib.catalogue import ModelEntry
 from lib.configs import METHODS
 from lib.contamination import Contamination
 from lib.datastore import ANOMALY_MAP_TAG, AnomalyLocalDatastore
@@ -25,6 +27,7 @@ from lib.dicomweb import AnomalyDICOMWebDatastore, connect
 from lib.errors import InvalidRequest, UnknownImage
 from lib.healthy import abnormal_scans, check_conf, contradiction, info_counts
 from lib.infers import AnomalyInferTask
+from lib.model_table import ModelTable
 from lib.runner import MAX_LOADED, ModelRunner
 from lib.strategies import First, Prototypical, Random
 from monailabel_app.errors import UnknownModel
@@ -55,10 +58,10 @@ class AnomalyApp(MONAILabelApp):
         settings.apply()
         check_conf(conf)
         self._contamination = Contamination(app_dir)
-        self._models = self._choose_models(app_dir, conf.get("models"))
         self._runner = ModelRunner(max_loaded=_whole_number(conf, "max_loaded_models", MAX_LOADED))
         self._cache = MapCache(_whole_number(conf, "cache_mb", CACHE_BYTES // 2**20) * 2**20)
         self._keep_map = strtobool(conf.get("keep_map", "true"))
+        self._table = ModelTable(app_dir, conf.get("models"), self._task_for)
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -71,38 +74,25 @@ class AnomalyApp(MONAILabelApp):
         self._auto_update_scoring = strtobool(conf.get("auto_update_scoring", "false"))
         endpoints.install()
 
-    @staticmethod
-    def _choose_models(app_dir: str, wanted: str | None) -> dict[str, catalogue.ModelEntry]:
-        available = {}
-        for name, entry in catalogue.list_models(app_dir).items():
-            if entry.method in METHODS:
-                available[name] = entry
-            else:
-                logger.warning(
-                    "model %s is left out: unknown method %r (known: %s)",
-                    name,
-                    entry.method,
-                    ", ".join(METHODS),
-                )
-        try:
-            chosen = catalogue.choose(available, wanted)
-        except UnknownModel as error:
-            logger.error("%s", error)
-            raise
-        if not chosen:
-            logger.warning(
-                "no anomaly model in %s/ or %s/ of the app: nothing can be analysed",
-                catalogue.SHIPPED,
-                catalogue.TRAINED,
-            )
-        return chosen
+    def _task_for(self, entry: ModelEntry) -> AnomalyInferTask:
+        return AnomalyInferTask(entry, METHODS[entry.method], self._runner, self._cache)
 
     def init_infers(self) -> dict[str, InferTask]:
-        """One task per chosen model."""
-        return {
-            name: AnomalyInferTask(entry, METHODS[entry.method], self._runner, self._cache)
-            for name, entry in self._models.items()
-        }
+        """One task per model that serves."""
+        return dict(self._table.tasks())
+
+    @property
+    def _infers(self) -> Mapping[str, AnomalyInferTask]:
+        """The tasks as the model folders are now: MONAI Label reads them here at every request."""
+        return self._table.tasks()
+
+    @_infers.setter
+    def _infers(self, tasks: Mapping[str, InferTask]) -> None:
+        """MONAI Label's constructor keeps a copy here, which would never change; the table stays the only one."""
+
+    @property
+    def _models(self) -> dict[str, ModelEntry]:
+        return {name: task.entry for name, task in self._infers.items()}
 
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next scan is chosen."""
@@ -159,17 +149,15 @@ class AnomalyApp(MONAILabelApp):
         *,
         image_file: str | None = None,
         as_dicom_seg: bool = False,
+        task: AnomalyInferTask | None = None,
     ) -> dict[str, Any]:
         """Run a model on an image of the datastore (``request["image"]`` is its id) or on ``image_file``.
 
         Paths in the request are never opened. Returns label, tag, file and params as MONAI Label's own does,
-        and ``dicom_seg`` (a path) when asked for. Raises AnomalyAppError.
+        and ``dicom_seg`` (a path) when asked for. task: instead of the one that serves now. Raises AnomalyAppError.
         """
         request = dict(request)
-        task = self._infers.get(request.get("model") or "")
-        if task is None:
-            there_is = ", ".join(self._infers) or "none"
-            raise UnknownModel(f"no model {str(request.get('model'))[:80]!r} on this server; available: {there_is}")
+        task = task or self._task(request.get("model"))
         datastore = datastore or self.datastore()
         image_id = None if image_file else str(request.get("image") or "")
         if image_id is not None:
@@ -200,6 +188,11 @@ class AnomalyApp(MONAILabelApp):
                 raise
         return answer
 
+    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Every scan with the version that serves when the batch begins, so that its scores can be compared."""
+        infer = partial(self.infer, task=self._task(request.get("model")))
+        return self._batch_infer(request, datastore or self.datastore(), infer)
+
     def infer_wsi(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Refused: there are no whole-slide images here."""
         raise InvalidRequest("this app analyses 3-D head scans, not whole-slide images: use POST /infer/{model}")
@@ -213,6 +206,13 @@ class AnomalyApp(MONAILabelApp):
             super().cleanup_sessions()
         except (OSError, AttributeError, ValueError) as error:
             logger.warning("old sessions could not be cleaned up: %s", type(error).__name__)
+
+    def _task(self, model: Any) -> AnomalyInferTask:
+        """The task that serves now. Raises UnknownModel naming what there is."""
+        tasks = self._infers
+        if str(model) not in tasks:
+            raise UnknownModel(f"no model {str(model)[:80]!r} on this server; available: {', '.join(tasks) or 'none'}")
+        return tasks[str(model)]
 
     @staticmethod
     def _stored_image(datastore: Datastore, image_id: str) -> str:

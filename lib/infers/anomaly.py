@@ -17,7 +17,7 @@ from lib.catalogue import ModelEntry
 from lib.configs.base import MethodConfig
 from lib.errors import ServerBusy
 from lib.runner import ModelRunner, choose_device, list_devices
-from monailabel_app.errors import InvalidSettings
+from monailabel_app.errors import InvalidSettings, UnknownModel
 from monailabel_app.io import images
 from monailabel_app.pipelines import predict as pipeline
 from monailabel_app.types import Finding, Volume, to_json
@@ -29,7 +29,10 @@ EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
 
 
 class AnomalyInferTask(InferTask):
-    """Anomaly segmentation with one model folder, whatever its method."""
+    """Anomaly segmentation with one model folder, whatever its method.
+
+    The folder is that of one version: when another is published, the server makes another task (``lib.model_table``).
+    """
 
     def __init__(self, entry: ModelEntry, method: MethodConfig, runner: ModelRunner, cache: Any):
         super().__init__(
@@ -91,6 +94,9 @@ class AnomalyInferTask(InferTask):
         volume = images.read_volume(path)
         read = time.perf_counter()
         settings = pipeline.PredictSettings(**values, device=device)
+        if not self.is_valid():
+            # Removed while this request stood in line; the version that serves now may give another result.
+            raise UnknownModel(f"the version {self.entry.id} was removed meanwhile: send the request again")
         try:
             model = self._runner.model(self.entry.folder, device)
             loaded = time.perf_counter()

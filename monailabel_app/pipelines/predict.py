@@ -25,7 +25,9 @@ from monailabel_app.preprocessing.template import Template
 from monailabel_app.registry import load_method
 from monailabel_app.scoring import SCORES
 from monailabel_app.types import BrainMask, Finding, PreparedVolume, Volume
-from monailabel_app.weights.model_folder import open_model_folder
+from monailabel_app.weights.listing import list_models
+from monailabel_app.weights.model_folder import VERSIONS, open_model_folder
+from monailabel_app.weights.versions import locate, split_id
 
 from .cache import CachedReconstruction, MapCache, reconstruction_key
 from .config_io import config_from_plain
@@ -224,31 +226,29 @@ def _check(settings: PredictSettings) -> None:
 
 def _companion(folder: Path, name: str) -> Path:
     """The template or brain extraction that belongs to a model: beside it, or among the shipped ones."""
-    for parent in (folder.parent, folder.parent.parent / "model_weights", SHIPPED_MODELS):
+    model = folder.parent.parent if folder.parent.name == VERSIONS else folder
+    for parent in (model.parent, model.parent.parent / "model_weights", SHIPPED_MODELS):
         if (parent / name).is_dir():
             return parent / name
     raise CorruptModel(f"expected the folder model_weights/{name}, which every model needs, found none; restore it")
 
 
 def list_model_folders(root: Path) -> list[Path]:
-    """The anomaly model folders of an app: shipped ones, then trained ones."""
-    return [
-        folder
-        for parent in (root / "model_weights", root / "model")
-        if parent.is_dir()
-        for folder in sorted(parent.iterdir())
-        if (folder / "config.yaml").is_file() and (folder / "calibration.json").is_file()
-    ]
+    """The calibrated anomaly models of an app, by the folder that serves under each name."""
+    return [entry.folder for entry in list_models(root).values() if entry.calibrated]
 
 
 def find_model(name: str, root: Path) -> Path:
-    """A model folder by its path or its name; a trained model goes before a shipped namesake.
+    """A model folder by its path, by its name (what serves), or by name and version, such as ``ddpm_t1@0002``.
 
     Raises UnknownModel that lists what there is.
     """
     if (Path(name) / "config.yaml").is_file():
         return Path(name)
-    found = {folder.name: folder for folder in list_model_folders(root)}
+    model, version = split_id(name)
+    if version is not None:
+        return locate(root, model, version)
+    found = {name: entry.folder for name, entry in list_models(root).items() if entry.calibrated}
     if name not in found:
         known = ", ".join(found) or "none yet (train one, or restore model_weights/)"
         raise UnknownModel(f"expected a model out of {known}, or a model folder; got {name!r}")

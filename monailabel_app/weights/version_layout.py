@@ -93,8 +93,11 @@ def current(root: Path, name: str) -> Path | None:
 def serving_version(root: Path, name: str) -> str | None:
     """``0002``, ``shipped``, ``""`` for a flat folder, None when nothing serves. Raises CorruptModel as ``current``."""
     folder = current(root, name)
-    if folder is None:
-        return None
+    return None if folder is None else version_of(root, name, folder)
+
+
+def version_of(root: Path, name: str, folder: Path) -> str:
+    """What a folder given by ``current`` is: ``0002``, ``shipped``, or ``""`` for a flat folder."""
     base = home(root, name)
     return "" if folder == base else folder.name if folder.parent == base / VERSIONS else SHIPPED_VERSION
 

@@ -1,0 +1,85 @@
+"""The inference tasks of a running server, which follow what is published, rolled back and removed.
+
+``tasks`` is asked at every ``/infer`` and ``/info/``. It looks at a few file dates, and only when one has changed reads
+the list of models again. The table is replaced as a whole, never changed, so a request goes on with the table and the
+task it has taken; and a task keeps the folder of its version, which is never changed after publishing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from lib import catalogue
+from lib.catalogue import ModelEntry
+from lib.configs import METHODS
+from lib.infers import AnomalyInferTask
+from monailabel_app.errors import UnknownModel
+from monailabel_app.weights.listing import fingerprint, trained_names
+
+logger = logging.getLogger(__name__)
+
+
+class ModelTable:
+    """wanted: of ``--conf models``. make: the task for an entry. Raises UnknownModel for a name that is not there."""
+
+    def __init__(self, app_dir: str | Path, wanted: str | None, make: Callable[[ModelEntry], AnomalyInferTask]):
+        self._root = Path(app_dir)
+        self._wanted = wanted
+        self._make = make
+        self._changes = threading.Lock()
+        # Taken before the list: a change in between is then seen at the next call.
+        self._seen = fingerprint(self._root)
+        try:
+            chosen = catalogue.choose(self._usable(), wanted)
+        except UnknownModel as error:
+            logger.error("%s", error)
+            raise
+        if not chosen:
+            logger.warning(
+                "no anomaly model in %s/ or %s/ of the app: nothing can be analysed",
+                catalogue.SHIPPED,
+                catalogue.TRAINED,
+            )
+        extra = catalogue.still_chosen(self._usable(), wanted, trained_names(self._root))
+        self._tasks: Mapping[str, AnomalyInferTask] = {n: make(entry) for n, entry in {**chosen, **extra}.items()}
+
+    def tasks(self) -> Mapping[str, AnomalyInferTask]:
+        """The tasks by name, as the folders are now; not to be changed."""
+        now = fingerprint(self._root)
+        if now == self._seen:
+            return self._tasks
+        with self._changes:
+            now = fingerprint(self._root)
+            if now != self._seen:
+                self._tasks = self._renewed()
+                self._seen = now
+            return self._tasks
+
+    def _renewed(self) -> dict[str, AnomalyInferTask]:
+        """Tasks of what there is now."""
+        held = self._tasks
+        entries = catalogue.still_chosen(self._usable(), self._wanted, trained_names(self._root))
+        tasks = {}
+        for name, entry in entries.items():
+            tasks[name] = self._make(entry)
+            if name not in held:
+                logger.info("model %s is new, version %s", name, entry.version or "unnumbered")
+            elif held[name].entry.folder != entry.folder:
+                logger.info("model %s: version %s serves now", name, entry.version or "unnumbered")
+        for name in held.keys() - tasks.keys():
+            logger.info("model %s is gone", name)
+        return tasks
+
+    def _usable(self) -> dict[str, ModelEntry]:
+        """The models whose method this app knows."""
+        usable = {}
+        for name, entry in catalogue.list_models(self._root).items():
+            if entry.method in METHODS:
+                usable[name] = entry
+            else:
+                known = ", ".join(METHODS)
+                logger.warning("model %s is left out: unknown method %r (known: %s)", name, entry.method, known)
+        return usable
