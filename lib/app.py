@@ -15,6 +15,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import strtobool
 
 from lib import endpoints, settings
@@ -25,11 +26,12 @@ from lib.contamination import Contamination
 from lib.datastore import ANOMALY_MAP_TAG, AnomalyLocalDatastore
 from lib.dicomweb import AnomalyDICOMWebDatastore, connect
 from lib.errors import InvalidRequest, UnknownImage
-from lib.healthy import abnormal_scans, check_conf, contradiction, info_counts
+from lib.healthy import HealthySelection, abnormal_scans, check_conf, contradiction, healthy_scans, info_counts
 from lib.infers import AnomalyInferTask
 from lib.model_table import ModelTable
 from lib.runner import MAX_LOADED, ModelRunner
 from lib.strategies import First, Prototypical, Random
+from lib.trainers import HealthyTrainTask
 from monailabel_app.errors import UnknownModel
 from monailabel_app.pipelines.cache import MapCache
 
@@ -46,9 +48,10 @@ CACHE_BYTES = 512 * 2**20
 class AnomalyApp(MONAILabelApp):
     """Anomaly segmentation for Slicer, OHIF and the Python client.
 
-    ``--conf`` understands: ``models`` (names separated by commas, or all), ``keep_map`` (true: keep the
-    anomaly map of images in the datastore), ``max_loaded_models``, ``cache_mb`` (for reconstructions),
-    ``auto_update_scoring``.
+    ``--conf`` understands: ``models`` (names separated by commas, or all), ``trainers`` (methods, or all; none by
+    default), ``healthy`` (all: every scan of the datastore is healthy), ``healthy_list`` (CSV or TSV file that says
+    which are), ``keep_map`` (true: keep the anomaly map of images in the datastore), ``max_loaded_models``,
+    ``cache_mb`` (for reconstructions), ``auto_update_scoring``.
 
     Building one is cheap and touches no GPU: MONAI Label builds another in each of its sub-processes.
     """
@@ -93,6 +96,35 @@ class AnomalyApp(MONAILabelApp):
     @property
     def _models(self) -> dict[str, ModelEntry]:
         return {name: task.entry for name, task in self._infers.items()}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """One trainer per method of ``--conf trainers``; none unless asked for, as OHIF's button starts every one.
+
+        Raises UnknownModel naming the methods there are.
+        """
+        names = [name.strip() for name in str(self.conf.get("trainers") or "").split(",") if name.strip()]
+        if "all" in names:
+            names = list(METHODS)
+        unknown = [name for name in names if name not in METHODS]
+        if unknown:
+            there_is = ", ".join(METHODS)
+            raise UnknownModel(f"--conf trainers asks for {', '.join(map(repr, unknown))}; available: {there_is}, all")
+        root = Path(self.app_dir)
+        return {
+            name: HealthyTrainTask(name, root, self._healthy, lambda name=name: self._start_points(name))
+            for name in names
+        }
+
+    def trainers(self) -> dict[str, TrainTask]:
+        """The trainers of this server, by name."""
+        return self._trainers
+
+    def _healthy(self, datastore: Datastore) -> HealthySelection:
+        return healthy_scans(datastore, self.conf)
+
+    def _start_points(self, method: str) -> tuple[str, ...]:
+        """Names of the models of a method, whose weights a training can start from."""
+        return tuple(name for name, entry in self._models.items() if entry.method == method)
 
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next scan is chosen."""

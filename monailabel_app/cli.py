@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from monailabel_app import cli_prototypes
+from monailabel_app import cli_prototypes, cli_train
 from monailabel_app.errors import AnomalyAppError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,56 +98,6 @@ def prepare(
 
 
 @app.command()
-def train(
-    method: Annotated[str, typer.Argument(help="Method, such as ddpm.")],
-    data: Annotated[Path, typer.Option(help="Folder of healthy scans (NIfTI, NRRD), or the IXI folder.")],
-    modality: Annotated[str, typer.Option(help="Sequence of the scans, such as t1 or flair.")] = "t1",
-    name: Annotated[str | None, typer.Option(help="Name of the model (default: method_modality).")] = None,
-    output: Annotated[Path, typer.Option(help="Folder that gets the model folder.")] = ROOT / "model",
-    cache: Annotated[Path, typer.Option(help="Where the training cache is kept.")] = ROOT / "cache",
-    runs: Annotated[Path, typer.Option(help="Where checkpoints are kept.")] = ROOT / "runs",
-    preset: Annotated[str, typer.Option(help="Configuration of the method: compact or behrendt.")] = "compact",
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps at most.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Minutes at most.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Slices per step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, batches and noise.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Processes that prepare scans.")] = 2,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
-) -> None:
-    """Train a method on healthy scans and calibrate it on scans held out; a killed run goes on with --resume."""
-    from monailabel_app.pipelines.build_model import build_model, prepare_set
-    from monailabel_app.pipelines.fit import training_settings
-    from monailabel_app.pipelines.progress_bar import bars
-
-    name = name or f"{method}_{modality}"
-    settings = training_settings(
-        steps=steps,
-        minutes=minutes,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        device=device,
-    )
-    with bars() as bar:
-        healthy = prepare_set(data, modality, cache, workers=workers, stage=bar.stage)
-        folder = build_model(
-            method,
-            healthy,
-            output / name,
-            runs / name,
-            settings,
-            modality=modality,
-            preset=preset,
-            resume=resume,
-            progress=bar.training,
-            stage=bar.stage,
-        )
-    typer.echo(f"model folder: {folder}")
-
-
-@app.command()
 def predict(
     scan: Annotated[Path, typer.Argument(help="NIfTI or NRRD file, or a folder with a DICOM series.")],
     model: Annotated[str, typer.Option(help="Name of a shipped or trained model, or its folder.")] = "ddpm_t1",
@@ -228,6 +178,7 @@ def evaluate(
     typer.echo(text)
 
 
+cli_train.register(app)
 cli_prototypes.register(app)
 
 models_app = typer.Typer(help="The model folders of this app.", no_args_is_help=True)

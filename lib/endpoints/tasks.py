@@ -1,7 +1,8 @@
-"""Training, scoring and batch inference by name: an unknown name is refused at once.
+"""Training, scoring and batch inference: what cannot work is refused at once, and progress can be seen.
 
 MONAI Label accepts any name with 200 and starts a sub-process, which then fails where nobody looks. Here the name is
-checked against the app first; the work itself stays MONAI Label's.
+checked against the app first, and a training also its options and its healthy scans; the work itself stays MONAI
+Label's. What it answers about a running training is its last log lines; the progress figures are added to them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,33 @@ from monailabel_app.errors import UnknownModel
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Tasks"])
 
 _ADMIN = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
+_USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 _ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
+
+
+@router.get("/train/", summary="Progress of the training")
+def training_status(all: bool = False, check_if_running: bool = False, user: User = _USER) -> Any:
+    """MONAI Label's answer; the newest task also has ``progress``: epoch, loss, images per second, time left."""
+    answer = train.status(all, check_if_running)
+    tasks = answer if isinstance(answer, list) else [answer]
+    if not tasks:
+        return answer
+    newest = dict(tasks[-1])
+    trainer = app_instance().trainers().get(str((newest.get("request") or {}).get("model")))
+    if trainer is not None:
+        newest["progress"] = trainer.stats()
+    return [*tasks[:-1], newest] if isinstance(answer, list) else newest
+
+
+@router.post("/train/", include_in_schema=False)
+def run_all_trainings(params: dict | None = None, run_sync: bool = False, user: User = _ADMIN) -> Any:
+    """What OHIF's Update Model sends: every trainer the server was started with, one after the other."""
+    trainers = app_instance().trainers()
+    if not trainers:
+        raise UnknownModel("this server was started without trainers; start it with --conf trainers ddpm, or all")
+    for name in trainers:
+        check_training(name, {**(params or {}), **((params or {}).get(name) or {})})
+    return train.run(params, run_sync)
 
 
 @router.post("/train/{model}", summary="Train one model")
@@ -29,7 +56,7 @@ def run_training(
     model: str, params: dict | None = None, run_sync: bool = False, enqueue: bool = False, user: User = _ADMIN
 ) -> Any:
     """Start a training in a process of its own."""
-    check_name("trainer", model, app_instance().info()["trainers"])
+    check_training(model, params or {})
     return train.run_model(model, params, run_sync, enqueue)
 
 
@@ -51,6 +78,13 @@ def run_batch(
     """Start a batch analysis in a process of its own."""
     check_name("model", model, app_instance().info()["models"])
     return batch_infer.run(model, images, params or {}, run_sync)
+
+
+def check_training(name: str, params: dict[str, Any]) -> None:
+    """Raises UnknownModel, InvalidSettings or TrainingFailed for a training that could not begin."""
+    app = app_instance()
+    check_name("trainer", name, app.trainers())
+    app.trainers()[name].check(params, app.datastore())
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

@@ -1,0 +1,5 @@
+"""Training tasks for MONAI Label."""
+
+from lib.trainers.healthy import HealthyTrainTask
+
+__all__ = ["HealthyTrainTask"]

@@ -1,0 +1,56 @@
+"""A differentially private training at a site: what is shown before it, and what is recorded after it.
+
+Two records come out. One may leave the site with the model: the budget spent. The other may not, because it is computed
+from the private scans themselves: the check by membership inference, which stays in the run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from monailabel_app.registry import load_method
+from monailabel_app.training.accounting import feasibility_table, feasibility_text
+from monailabel_app.training.checkpoint import TrainingState
+from monailabel_app.training.membership import membership_inference
+from monailabel_app.training.privacy import privacy_report
+from monailabel_app.training.privacy_settings import PrivacySettings
+
+from .config_io import config_from_plain
+from .training_run import Plan, device_of
+
+_LOG = logging.getLogger(__name__)
+CHECK = "membership.json"
+
+
+def feasibility_lines(patients: int, privacy: PrivacySettings) -> list[str]:
+    """What a budget costs with so many patients, to be read before the training starts."""
+    rows = feasibility_table(patients, patients_per_step=privacy.patients_per_step, delta=privacy.delta)
+    head = f"what a privacy budget costs with {patients} patients, delta {privacy.delta:g}:"
+    return [head, *feasibility_text(rows).splitlines()]
+
+
+def private_record(state: TrainingState) -> dict[str, Any]:
+    """The budget spent, for the manifest and the card."""
+    return privacy_report(state)
+
+
+def check_membership(root: Path, run_folder: Path, plan: Plan, state: TrainingState) -> dict[str, Any]:
+    """Can one tell from the loss who was trained on? Written to the run folder only."""
+    method = load_method(plan.options.method)
+    config = config_from_plain(method.Config, dict(plan.config))
+    network = method.build(config)
+    network.load_state_dict(state.ema)
+    figures = membership_inference(
+        plan.options.method,
+        config,
+        network,
+        plan.cache(root, plan.train),
+        plan.cache(root, plan.held_out),
+        device=device_of(plan.options),
+    ).to_json()
+    (run_folder / CHECK).write_text(json.dumps(figures, indent=1))
+    _LOG.info("membership inference by loss: AUROC %.3f, advantage %.3f", figures["auroc"], figures["advantage"])
+    return figures
