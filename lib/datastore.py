@@ -17,7 +17,7 @@ from monailabel.datastore.local import LocalDatastore
 
 from lib.errors import InvalidRequest, UnknownImage
 from lib.ids import check_image_id, check_tag
-from lib.reviewed import ReviewedLabels, count_voxels, is_final, with_flag
+from lib.reviewed import ReviewedLabels, count_voxels, file_stamp, is_final, with_flag
 from monailabel_app.errors import AnomalyAppError
 from monailabel_app.io import images
 
@@ -127,9 +127,11 @@ class AnomalyLocalDatastore(ReviewedLabels):
         image = LocalDatastore.get_image_uri(self, image_id)
         if not image:
             raise UnknownImage(f"no image {image_id[:80]!r} to attach the label to: upload the image first")
+        scan = (image, file_stamp(image))
         voxels = count_voxels(label_filename, image) if is_final(label_tag) else None
         with self._changes:
-            if LocalDatastore.get_image_uri(self, image_id) != image:
+            now = LocalDatastore.get_image_uri(self, image_id)
+            if (now, file_stamp(now)) != scan:
                 raise UnknownImage(f"image {image_id[:80]!r} was replaced meanwhile: submit the label again")
             self._drop_other_extension(image_id, label_filename, label_tag)
             return self._keep_label(image_id, label_filename, label_tag, label_info, voxels)

@@ -19,6 +19,7 @@ from lib.errors import InvalidRequest, UnknownImage
 from monailabel_app.errors import AnomalyAppError, InvalidVolume
 from monailabel_app.io import images
 from monailabel_app.io.dicom_seg import read_labelmap
+from monailabel_app.io.nifti import read_nifti
 
 FINAL = "final"
 REVIEWED = "reviewed: nothing abnormal"
@@ -65,7 +66,12 @@ def count_voxels(label: str | Path, image: str | Path | None = None) -> int:
 
     Raises UnreadableVolume, InvalidVolume.
     """
-    array, affine = read_labelmap(label)
+    if str(label).lower().endswith(images.NIFTI_SUFFIXES):
+        # By the reader of the scans, which also reads what ITK does not (a sheared grid).
+        array, geometry, _ = read_nifti(Path(label))
+        affine = geometry.affine
+    else:
+        array, affine = read_labelmap(label)
     if image is not None:
         _check_grid(array.shape, affine, images.read_geometry(image))
     return int(np.count_nonzero(array))
@@ -110,7 +116,7 @@ class ReviewedLabels(LocalDatastore):
         for tag, label in labels.items():
             if is_final(tag):
                 path = LocalDatastore.get_label_uri(self, image_id, tag)
-                stamp = _stamp(path)
+                stamp = file_stamp(path)
                 if stamp is None:
                     continue
                 recorded = label.info.get("voxels")
@@ -159,7 +165,7 @@ class ReviewedLabels(LocalDatastore):
             label_id = LocalDatastore.save_label(self, image_id, file, tag, info)
             if voxels is not None:
                 stored = self._datastore.objects[image_id].labels[tag]
-                stored.info["counted"] = list(_stamp(LocalDatastore.get_label_uri(self, image_id, tag)) or ())
+                stored.info["counted"] = list(file_stamp(LocalDatastore.get_label_uri(self, image_id, tag)) or ())
                 self._settle(image_id, write=True)
         return label_id
 
@@ -183,7 +189,8 @@ class ReviewedLabels(LocalDatastore):
             self._update_datastore_file()
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
+def file_stamp(path: str) -> tuple[int, int] | None:
+    """Time of change (ns) and size, which tell whether a file is still the same; None where there is none."""
     try:
         status = Path(path).stat() if path else None
     except OSError:
