@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from monailabel_app import cli_prototypes, cli_train
+from monailabel_app import cli_models, cli_prototypes, cli_train
 from monailabel_app.errors import AnomalyAppError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,31 +181,9 @@ def evaluate(
 cli_train.register(app)
 cli_prototypes.register(app)
 
-models_app = typer.Typer(help="The model folders of this app.", no_args_is_help=True)
-app.add_typer(models_app, name="models")
+cli_models.register(app)
 weights_app = typer.Typer(help="The shipped weights.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
-
-
-@models_app.command("list")
-def list_models() -> None:
-    """Names, methods and modalities of all models."""
-    from monailabel_app.pipelines.fit import describe
-    from monailabel_app.pipelines.predict import list_model_folders
-
-    for folder in list_model_folders(ROOT):
-        entry = describe(folder)
-        typer.echo(f"{entry['id']:24} {entry['method']:12} {entry['modality']:6} {entry['hash'][:12]}")
-
-
-@models_app.command()
-def verify(name: Annotated[str, typer.Argument(help="Name of a model, or its folder.")]) -> None:
-    """Check a model folder against its checksums."""
-    from monailabel_app.pipelines.predict import find_model
-    from monailabel_app.weights.model_folder import open_model_folder
-
-    opened = open_model_folder(find_model(name, ROOT))
-    typer.echo(f"{opened.id}: every file matches, {opened.hash}")
 
 
 @weights_app.command()

@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 __all__ = [
     "SHIPPED_VERSION",
     "Version",
+    "check_name",
     "current",
     "history",
     "locate",
