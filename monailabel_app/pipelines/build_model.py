@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from monailabel_app.errors import TrainingFailed
-from monailabel_app.io.images import read_volume
+from monailabel_app.training.cache import TrainingCache
 from monailabel_app.training.healthy_loop import TrainProgress, TrainSettings
+from monailabel_app.training.split import split_by_patient
 from monailabel_app.types import Volume
 
-from .calibrate import MIN_HEALTHY_SCANS, calibrate_model
+from .calibrate import calibrate_model, calibrate_prepared
 from .fit import export_model, fit
 from .ixi import list_ixi
 from .predict import SHIPPED_MODELS
-from .prepare import list_scans, prepare_files, prepare_ixi
+from .prepare import list_sources, prepare_ixi
+from .prepared_cache import prepare_sources
 
+HELD_OUT_SHARE = 0.15
 Stage = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class HealthySet:
-    """Where the healthy scans are. held_out: loaders of the scans kept for calibration only."""
+    """Where the prepared healthy scans are. validation_cache: those held out of training, for calibration.
+
+    held_out: loaders of the same scans as they were scanned, where calibration takes them through the whole way,
+    brain extraction included, because the prepared ones got their brain masks from elsewhere.
+    """
 
     train_cache: Path
-    validation_cache: Path | None
-    held_out: tuple[Callable[[], Volume], ...]
+    validation_cache: Path
     data: Mapping[str, Any]
+    held_out: tuple[Callable[[], Volume], ...] = ()
 
 
 def is_ixi(folder: Path) -> bool:
@@ -42,43 +46,27 @@ def is_ixi(folder: Path) -> bool:
 def prepare_set(
     folder: Path, modality: str, cache_folder: Path, *, workers: int = 2, seed: int = 0, stage: Stage | None = None
 ) -> HealthySet:
-    """Prepare a folder of healthy scans once; what is in ``cache_folder`` already is not made again.
+    """Prepare a folder of healthy scans once; what ``cache_folder`` holds already is not prepared again.
 
-    The IXI folder comes with its splits. Of any other folder 15 % (at least 10 scans, drawn with ``seed``) are held
-    out for calibration. Raises TrainingFailed with fewer than 20 scans.
+    The IXI folder comes with its splits. Of any other folder about 15 % of the patients (at least 5, drawn with
+    ``seed``) are held out for calibration. Raises TrainingFailed with fewer than 10 patients with usable scans.
     """
     if is_ixi(folder):
         return _prepare_ixi(folder, cache_folder, workers, stage)
-    paths = list_scans(folder)
-    if len(paths) < 2 * MIN_HEALTHY_SCANS:
-        raise TrainingFailed(
-            f"expected at least {2 * MIN_HEALTHY_SCANS} healthy scans (half of them to calibrate on), "
-            f"got {len(paths)}; add scans or use a shipped model"
-        )
-    order = np.random.default_rng(seed).permutation(len(paths))
-    count = max(MIN_HEALTHY_SCANS, round(0.15 * len(paths)))
-    held_out, training = [paths[i] for i in sorted(order[:count])], [paths[i] for i in sorted(order[count:])]
+    sources = list_sources(folder)
+    tell = partial(stage, "preparing scans") if stage else None
+    # Too few of them are noticed before an hour of preparing, too few usable ones after it.
+    split_by_patient([source.patient for source in sources], HELD_OUT_SHARE, key=_key(seed))
+    cache = prepare_sources(sources, modality, cache_folder, workers=workers, progress=tell).cache
+    split = split_by_patient(cache.patients, HELD_OUT_SHARE, key=_key(seed))
+    numbers = {patient: f"patient{i:05d}" for i, patient in enumerate(sorted(set(cache.patients)))}
+    unnamed = replace(cache, patients=tuple(numbers[patient] for patient in cache.patients))
     files = {}
-    for name, chosen in (("train", training), ("validation", held_out)):
+    for name, indices in (("train", split.training), ("validation", split.held_out)):
         files[name] = cache_folder / f"{modality}_{name}.safetensors"
-        if not files[name].is_file():
-            tell = partial(stage, f"preparing {name} scans") if stage else None
-            made = prepare_files(
-                chosen,
-                modality,
-                SHIPPED_MODELS / "template",
-                SHIPPED_MODELS / "brain_extraction",
-                workers=workers,
-                progress=tell,
-            )
-            if len(made) < MIN_HEALTHY_SCANS:
-                raise TrainingFailed(
-                    f"expected at least {MIN_HEALTHY_SCANS} usable {name} scans, got {len(made)} of {len(chosen)}; "
-                    "see the warnings above and add scans"
-                )
-            made.save(files[name])
-    data = {"name": folder.name, "scans": len(training), "licence": "not stated"}
-    return HealthySet(files["train"], files["validation"], tuple(partial(read_volume, p) for p in held_out), data)
+        unnamed.select(indices).save(files[name])
+    data = {"name": folder.name, "scans": len(split.training), "licence": "not stated"}
+    return HealthySet(files["train"], files["validation"], data)
 
 
 def build_model(
@@ -109,8 +97,16 @@ def build_model(
     export_model(run_folder, folder, modality=modality, training_data=healthy.data, overrides=overrides)
     tell = partial(stage, "calibrating") if stage else None
     record = {"data": healthy.data.get("name", "")}
-    calibrate_model(folder, healthy.held_out, healthy=record, device=settings.device, progress=tell)
+    if healthy.held_out:
+        calibrate_model(folder, healthy.held_out, healthy=record, device=settings.device, progress=tell)
+    else:
+        held_out = TrainingCache.load(healthy.validation_cache)
+        calibrate_prepared(folder, held_out, healthy=record, device=settings.device, progress=tell)
     return folder
+
+
+def _key(seed: int) -> bytes:
+    return f"seed {seed}".encode()
 
 
 def _prepare_ixi(folder: Path, cache_folder: Path, workers: int, stage: Stage | None) -> HealthySet:
@@ -119,11 +115,19 @@ def _prepare_ixi(folder: Path, cache_folder: Path, workers: int, stage: Stage | 
         files[split] = cache_folder / f"ixi_t1_{split}.safetensors"
         if not files[split].is_file():
             tell = partial(stage, f"preparing {split} scans") if stage else None
-            made = prepare_ixi(folder, split, SHIPPED_MODELS / "template", workers=workers, progress=tell)
+            made = prepare_ixi(
+                folder,
+                split,
+                SHIPPED_MODELS / "template",
+                cache_folder=cache_folder,
+                workers=workers,
+                progress=tell,
+            )
             made.save(files[split])
     data = {
         "name": "IXI T1 (brain-development.org), 134 healthy adults, Philips 3T, resampled to 2 mm",
         "scans": len(list_ixi(folder, "train")),
         "licence": "CC BY-SA 3.0",
     }
-    return HealthySet(files["train"], files["val"], tuple(scan.volume for scan in list_ixi(folder, "val")), data)
+    held_out = tuple(scan.volume for scan in list_ixi(folder, "val"))
+    return HealthySet(files["train"], files["val"], data, held_out)
