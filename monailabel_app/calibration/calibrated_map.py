@@ -45,6 +45,11 @@ class Calibration:
     erosion_mm: float
     healthy: Mapping[str, Any]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What every result of this calibration has to say about it, in plain sentences."""
+        return tuple(self.healthy.get("warnings", ()))
+
     def score(self, name: str) -> ScoreCalibration:
         """Raises InvalidSettings that lists the calibrated scores."""
         if name not in self.scores:

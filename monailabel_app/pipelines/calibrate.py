@@ -22,13 +22,15 @@ from monailabel_app.calibration.operating_points import choose_operating_points
 from monailabel_app.calibration.voxel_statistics import HealthyMoments, VoxelStatistics
 from monailabel_app.errors import AnomalyAppError, TrainingFailed
 from monailabel_app.scoring import SCORES
+from monailabel_app.training.cache import TrainingCache
 from monailabel_app.types import BrainMask, PreparedVolume, Volume
 from monailabel_app.weights.model_folder import seal
 
 from .predict import AnomalyModel, PredictSettings, prepare, reconstruct
 
 _LOG = logging.getLogger(__name__)
-MIN_HEALTHY_SCANS = 10
+MIN_HEALTHY_SCANS = 5
+TRUSTWORTHY_SCANS = 20
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,48 @@ def reconstruct_healthy(
     return scans
 
 
+def reconstruct_prepared(
+    cache: TrainingCache,
+    model: AnomalyModel,
+    indices: Sequence[int] | None = None,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[HealthyScan]:
+    """The same for scans that were prepared before (all, or those of ``indices``): nothing but the reconstruction.
+
+    Raises TrainingFailed when the cache was made for another template than the model's.
+    """
+    settings = PredictSettings(device=device, seed=seed)
+    chosen = range(len(cache)) if indices is None else indices
+    if tuple(cache.images.shape[1:]) != model.template.shape:
+        raise TrainingFailed(
+            f"expected scans prepared on the model's grid {model.template.shape}, got {tuple(cache.images.shape[1:])}; "
+            "prepare them again"
+        )
+    scans = []
+    for done, index in enumerate(chosen):
+        prepared = cache.prepared(index, model.template.affine)
+        scans.append(HealthyScan(prepared, reconstruct(prepared, model, settings)))
+        if progress is not None:
+            progress(done + 1, len(chosen))
+    return scans
+
+
 def calibration_of(
     scans: Sequence[HealthyScan], scores: Sequence[str], *, erosion_mm: float, healthy: Mapping[str, Any]
 ) -> Calibration:
     """Voxel statistics over all scans; thresholds and scan scores from each scan standardised without itself.
 
-    The thresholds thereby hold for a scan that the statistics have not seen. Raises TrainingFailed with fewer than
-    10 scans: the rates of a rarer operating point would rest on nothing.
+    The thresholds thereby hold for a scan that the statistics have not seen. ``healthy``, the record of what was
+    calibrated on, gets the number of scans, and below 20 the warning that every result carries. Raises TrainingFailed
+    with fewer than 5 scans: the rates would rest on nothing.
     """
     if len(scans) < MIN_HEALTHY_SCANS:
         raise TrainingFailed(
-            f"expected at least {MIN_HEALTHY_SCANS} held-out healthy scans to calibrate on, got {len(scans)}; add scans"
+            f"expected at least {MIN_HEALTHY_SCANS} held-out healthy scans to calibrate on ({TRUSTWORTHY_SCANS} or "
+            f"more make the thresholds trustworthy), got {len(scans)}; add scans"
         )
     masks = [scan.prepared.brain_mask for scan in scans]
     calibrated = {}
@@ -99,7 +132,17 @@ def calibration_of(
             points[smoothing] = choose_operating_points(values)
             scan_scores[smoothing] = tuple(round(scan_score(m), 5) for m in maps)
         calibrated[score] = ScoreCalibration(_as_stored(moments.statistics()), points, scan_scores)
-    return Calibration(calibrated, erosion_mm, dict(healthy))
+    record = {**healthy, "scans": len(scans), "warnings": _warnings(len(scans))}
+    return Calibration(calibrated, erosion_mm, record)
+
+
+def _warnings(count: int) -> list[str]:
+    if count >= TRUSTWORTHY_SCANS:
+        return []
+    return [
+        f"the model is calibrated on {count} healthy scans only: thresholds are rough, the specific one most of all, "
+        f"and no p-value is below 1/{count + 1}; calibrate it on {TRUSTWORTHY_SCANS} or more"
+    ]
 
 
 def calibrate_model(
@@ -114,13 +157,34 @@ def calibrate_model(
     """Calibrate the model in ``folder`` on held-out healthy scans and seal the folder with the result."""
     model = AnomalyModel(folder, calibrated=False)
     scans = reconstruct_healthy(volumes, model, brains=brains, device=device, progress=progress)
-    record = {"scans": len(scans), **healthy}
+    return _keep(model, scans, healthy), scans
+
+
+def calibrate_prepared(
+    folder: Path,
+    cache: TrainingCache,
+    indices: Sequence[int] | None = None,
+    *,
+    healthy: Mapping[str, Any],
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Calibration, list[HealthyScan]]:
+    """``calibrate_model`` for scans prepared before (all of ``cache``, or those of ``indices``).
+
+    The result is that of ``calibrate_model`` up to the cache's 8 bits. The scans must not have trained the model.
+    """
+    model = AnomalyModel(folder, calibrated=False)
+    scans = reconstruct_prepared(cache, model, indices, device=device, progress=progress)
+    return _keep(model, scans, healthy), scans
+
+
+def _keep(model: AnomalyModel, scans: Sequence[HealthyScan], healthy: Mapping[str, Any]) -> Calibration:
     calibration = calibration_of(
-        scans, list(model.meta["scores"]), erosion_mm=float(model.meta["erosion_mm"]), healthy=record
+        scans, list(model.meta["scores"]), erosion_mm=float(model.meta["erosion_mm"]), healthy=healthy
     )
-    calibration.save(folder)
-    seal(folder)
-    return calibration, scans
+    calibration.save(model.folder)
+    seal(model.folder)
+    return calibration
 
 
 def _as_stored(statistics: VoxelStatistics) -> VoxelStatistics:

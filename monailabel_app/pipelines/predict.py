@@ -176,7 +176,7 @@ def predict(
         settings={**asdict(settings), "score": score},
         seconds={name: round(value, 4) for name, value in seconds.items()},
         steps=prepared.steps,
-        warnings=(*volume.warnings, *prepared.warnings),
+        warnings=(*volume.warnings, *prepared.warnings, *model.calibration.warnings),
         reconstruction=held.reconstruction,
     )
 

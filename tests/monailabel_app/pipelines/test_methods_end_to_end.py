@@ -145,9 +145,9 @@ def test_a_listing_tells_id_hash_and_method(each_model):
     assert told["hash"] == verify(each_model.folder)
 
 
-def test_fewer_than_ten_healthy_scans_are_refused(each_model):
-    with pytest.raises(TrainingFailed, match="at least 10"):
-        calibration_of(each_model.healthy[:9], ["l1"], erosion_mm=2.0, healthy={})
+def test_fewer_than_five_healthy_scans_are_refused(each_model):
+    with pytest.raises(TrainingFailed, match=r"at least 5 .*20 or more .* got 4"):
+        calibration_of(each_model.healthy[:4], ["l1"], erosion_mm=2.0, healthy={})
 
 
 def test_an_unknown_preset_is_refused(tmp_path):
