@@ -1,0 +1,111 @@
+"""A model's held-out figures, their comparison with another model's, and the file they are kept in."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from monailabel_app.errors import EvaluationFailed
+from monailabel_app.metrics.intervals import bootstrap_interval
+from monailabel_app.types import to_json
+
+_LOG = logging.getLogger(__name__)
+Verdict = Literal["better", "worse", "not distinguishable"]
+
+
+@dataclass(frozen=True)
+class QualityFigures:
+    """One model on one held-out set; average precisions and rates lie between 0 and 1.
+
+    held_out: digest of scans, lesions and protocol; only figures of one digest can be compared. prevalence: the share
+    of lesion voxels, which is the average precision of a map that knows nothing. sensitivity: share of lesion voxels
+    above the threshold that 1 % of the healthy voxels exceed.
+    """
+
+    model_id: str
+    model_hash: str
+    held_out: str
+    score: str
+    mean_ap: float
+    mean_ap_interval: tuple[float, float]
+    pooled_ap: float
+    per_scan_ap: tuple[float, ...]
+    sensitivity: float
+    prevalence: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return to_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> QualityFigures:
+        """The inverse of ``to_json``."""
+        lists = {name: tuple(value[name]) for name in ("mean_ap_interval", "per_scan_ap")}
+        return cls(**{**value, **lists})
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Difference of mean average precision, first minus second, with its 95 % bootstrap interval over scans."""
+
+    difference: float
+    interval: tuple[float, float]
+    verdict: Verdict
+    scans: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return to_json(asdict(self))
+
+
+def compare(first: QualityFigures, second: QualityFigures) -> Comparison:
+    """Paired over the held-out scans. Raises EvaluationFailed for figures from different held-out sets."""
+    if first.held_out != second.held_out:
+        raise EvaluationFailed(
+            "expected models measured on the same held-out scans and lesions, got different ones; measure both again"
+        )
+    differences = np.subtract(first.per_scan_ap, second.per_scan_ap)
+    interval = bootstrap_interval(_mean, differences, generator=np.random.default_rng(0))
+    verdict: Verdict = "better" if interval.low > 0 else "worse" if interval.high < 0 else "not distinguishable"
+    return Comparison(interval.estimate, (interval.low, interval.high), verdict, len(differences))
+
+
+def may_replace(candidate: QualityFigures, incumbent: QualityFigures | None) -> bool:
+    """Whether the candidate's mean average precision is not lower; without an incumbent always."""
+    return incumbent is None or compare(candidate, incumbent).difference >= 0
+
+
+def read_kept(file: Path | None) -> dict[str, QualityFigures]:
+    """Figures measured before; a file that cannot be read only costs measuring again."""
+    if file is None or not Path(file).is_file():
+        return {}
+    try:
+        return {key: QualityFigures.from_json(value) for key, value in json.loads(Path(file).read_text()).items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        _LOG.warning("the file of measured figures cannot be read; models are measured again")
+        return {}
+
+
+def keep(file: Path | None, figures: Mapping[str, QualityFigures]) -> None:
+    """Write figures by rename; what cannot be written is only logged."""
+    if file is None:
+        return
+    partial = Path(f"{file}.{os.getpid()}.partial")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps({key: value.to_json() for key, value in figures.items()}, indent=1) + "\n")
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        _LOG.warning("the measured figures could not be kept for later: %s", error.strerror)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values))
