@@ -24,7 +24,8 @@ class Ranking:
     """order: (n,) indices, best first. spread: (n,) mean distance to the nearest scans, by index.
 
     gap: (n,) distance to the nearest scan chosen before, NaN for the first and the outliers. outlier: (n,) bool, beyond
-    the 95th percentile of ``spread`` and ranked last. suspicious: (n,) bool, so far off that somebody should look.
+    the 95th percentile of ``spread`` or suspicious, and ranked last. suspicious: (n,) bool, so far off that somebody
+    should look.
     """
 
     order: np.ndarray
@@ -132,7 +133,7 @@ def suspicious(spread: np.ndarray) -> np.ndarray:
 
 
 def _outliers(spread: np.ndarray) -> np.ndarray:
-    """(n,) bool; nobody among as few scans as have no neighbourhood."""
+    """(n,) bool; nobody among as few scans as have no neighbourhood. More than 5 % where more look wrong."""
     if len(spread) <= NEIGHBOURS:
         return np.zeros(len(spread), dtype=bool)
-    return spread > np.quantile(spread, DROP_QUANTILE)
+    return (spread > np.quantile(spread, DROP_QUANTILE)) | suspicious(spread)

@@ -19,6 +19,7 @@ import json
 import pickle
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,7 @@ import torch  # noqa: E402
 
 from monailabel_app.calibration.calibrated_map import calibrated_map  # noqa: E402
 from monailabel_app.calibration.voxel_statistics import HealthyMoments  # noqa: E402
+from monailabel_app.metrics.intervals import bootstrap_interval  # noqa: E402
 from monailabel_app.pipelines.baselines import IntensityAtlas, atlas_z, smoothed_magnitude  # noqa: E402
 from monailabel_app.pipelines.calibrate import HealthyScan, calibration_of  # noqa: E402
 from monailabel_app.pipelines.detection import Row, implanted_cases  # noqa: E402
@@ -49,24 +51,25 @@ from monailabel_app.training.healthy_loop import TrainSettings, train  # noqa: E
 from monailabel_app.weights.model_folder import seal  # noqa: E402
 
 SIZES = (5, 10, 25, 50)
-RANDOM_SEEDS = (1, 2)
+RANDOM = ((25, 1), (5, 1))  # size, seed
 # The average of the weights must forget the random start within the run: 0.999 would keep 40 % of it after 900 steps.
 SETTINGS = TrainSettings(steps=900, warmup=100, ema=0.99, batch_size=16, seed=0, checkpoint_every=150)
+SHOWN = ("steps", "batch_size", "learning_rate", "warmup", "ema", "seed", "amp")
 SCORES = ("signed", "l1")
 SMOOTHING = ("standard", "strong")
 IMPLANT_SEED = 7
 
 
 def select(work: Path, cache_file: Path) -> None:
-    """Subsets by name: k5, k10, ... are heads of the ranking; all; random25_1 is a draw of 25 out of all."""
+    """Subsets by name: k5, k10, ... are heads of the ranking; all; random25_1 is 25 out of all, drawn with seed 1."""
     from monailabel_app.pipelines.prototypes import rank_cache
 
     cache = TrainingCache.load(cache_file)
     order = [row.id for row in rank_cache(cache).rows]
     subsets = {f"k{k}": order[:k] for k in SIZES} | {"all": list(cache.ids)}
-    for seed in RANDOM_SEEDS:
-        chosen = np.random.default_rng(seed).choice(len(cache), 25, replace=False)
-        subsets[f"random25_{seed}"] = [cache.ids[i] for i in sorted(chosen)]
+    for size, seed in RANDOM:
+        chosen = np.random.default_rng(seed).choice(len(cache), size, replace=False)
+        subsets[f"random{size}_{seed}"] = [cache.ids[i] for i in sorted(chosen)]
     (work / "subsets.json").write_text(json.dumps(subsets, indent=1))
 
 
@@ -170,26 +173,42 @@ def _write(work: Path, subset: str, rows) -> None:
 
 
 def table(work: Path) -> None:
-    """prototype_study.json and the rows of prototype_study.md from whatever has been evaluated."""
-    record = {"date": datetime.date.today().isoformat(), "settings": {"steps": SETTINGS.steps, "ema": SETTINGS.ema,
-              "warmup": SETTINGS.warmup, "batch_size": SETTINGS.batch_size, "learning_rate": SETTINGS.learning_rate,
-              "seed": SETTINGS.seed}, "results": {}}  # fmt: skip
+    """prototype_study.json in ``work`` and the table's rows on standard output, from what has been evaluated.
+
+    Differences are between the case-wise AP of a subset and of all scans, on the same cases, with a bootstrap interval
+    over cases; the chance of the training itself (one seed) is in none of the intervals.
+    """
+    settings = {key: value for key, value in asdict(SETTINGS).items() if key in SHOWN}
+    results: dict[str, dict] = {}
     for file in sorted(work.glob("result_*.json")):
         name = file.stem.removeprefix("result_")
         trained = work / f"train_{name}.json"
-        record["results"][name] = {
-            "training": json.loads(trained.read_text()) if trained.is_file() else None,
-            "detection": json.loads(file.read_text()),
-        }
+        training = json.loads(trained.read_text()) if trained.is_file() else None
+        results[name] = {"training": training, "detection": json.loads(file.read_text())}
+    for name, result in results.items():
+        for score, row in result["detection"].items():
+            whole = results.get("all", {}).get("detection", {}).get(score)
+            if whole is not None and name != "all":
+                gaps = np.array(row["per_case_ap"]) - np.array(whole["per_case_ap"])
+                interval = bootstrap_interval(
+                    lambda values: float(np.mean(values)), gaps, generator=np.random.default_rng(0)
+                )
+                row["difference_to_all"] = [float(gaps.mean()), interval.low, interval.high]
+            print(_table_row(name, row))
+    record = {"date": datetime.date.today().isoformat(), "settings": settings, "results": results}
     (work / "prototype_study.json").write_text(json.dumps(record, indent=1) + "\n")
-    for name, result in record["results"].items():
-        for row in result["detection"].values():
-            low, high = row["mean_case_ap_interval"]
-            balanced = "-" if row["dice_at_balanced"] is None else f"{row['dice_at_balanced']:.3f}"
-            print(
-                f"| {name} | {row['name']} | {row['average_precision']:.3f} | {row['best_dice_oracle']:.3f} | "
-                f"{row['mean_case_ap']:.3f} [{low:.3f}, {high:.3f}] | {balanced} |"
-            )
+
+
+def _table_row(name: str, row: dict) -> str:
+    low, high = row["mean_case_ap_interval"]
+    balanced = "-" if row["dice_at_balanced"] is None else f"{row['dice_at_balanced']:.3f}"
+    difference = "-"
+    if "difference_to_all" in row:
+        difference = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row["difference_to_all"])
+    return (
+        f"| {name} | {row['name']} | {row['average_precision']:.3f} | {row['best_dice_oracle']:.3f} | "
+        f"{row['mean_case_ap']:.3f} [{low:.3f}, {high:.3f}] | {difference} | {balanced} |"
+    )
 
 
 def main() -> None:

@@ -27,6 +27,15 @@ def test_a_scan_far_from_all_others_is_flagged_and_last():
     assert np.flatnonzero(ranking.suspicious).tolist() == [17]
 
 
+def test_more_wrong_scans_than_a_twentieth_are_all_set_aside():
+    points = pool(count=20)
+    for index in (3, 8, 15):
+        points[index] += 15 * np.eye(8)[index % 8]
+    ranking = rank(points)
+    assert set(ranking.order[-3:]) == {3, 8, 15}
+    assert np.flatnonzero(ranking.suspicious).tolist() == [3, 8, 15]
+
+
 def test_nobody_in_a_clean_pool_is_flagged():
     for seed in range(5):
         assert not rank(pool(seed=seed)).suspicious.any()
