@@ -20,7 +20,7 @@ from monailabel_app.errors import AnomalyAppError
 logger = logging.getLogger(__name__)
 
 MAX_NEW = 4
-SECONDS = 10.0
+SECONDS = 6.0
 _Stamp = tuple[str, int, int]
 _UNREACHABLE: _Stamp = ("", 0, 0)
 
@@ -86,7 +86,7 @@ class Prototypical(Strategy):
         if outlier:
             reason = "unlike the other healthy scans: look at it before marking it as healthy"
         elif centres:
-            reason = f"least like the {len(centres)} healthy scans compared"
+            reason = f"least like the healthy scans known so far ({len(centres)})"
         else:
             reason = "most like the other scans"
         return {"id": ids[index], "reason": reason, "distance": round(distance, 4) if len(ids) > 1 else None}

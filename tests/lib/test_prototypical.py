@@ -69,7 +69,7 @@ def test_goes_on_with_the_scan_farthest_from_the_healthy_ones(tmp_path, store):
     store.info["b"]["healthy"] = True
     answer = strategy(tmp_path, Embedding(LINE))({}, store)
     assert answer["id"] == "e"
-    assert "1 healthy scan" in answer["reason"]
+    assert answer["reason"] == "least like the healthy scans known so far (1)"
     assert answer["distance"] > 0
 
 
