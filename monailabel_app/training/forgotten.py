@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -31,7 +31,8 @@ class Removal:
 
     patient: keyed hash. state: ``started`` or ``complete``. affected: the versions that depended on the patient
     (name, version, hash, roles, run). contents: keyed hashes of the patient's prepared scans, so that they are found
-    once the manifests are gone. runs: run folders, relative to runs/. replaced, withdrawn: model name -> version.
+    once the manifests are gone. runs: run folders, relative to runs/. serving: model name -> hash of the affected version
+    that served. replaced, withdrawn: model name -> the version that serves instead, for good or meanwhile.
     failed: model name -> why it could not be trained anew. removed: what is gone, by name. prepared: entries removed.
     """
 
@@ -42,6 +43,7 @@ class Removal:
     affected: list[dict[str, Any]] = field(default_factory=list)
     contents: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
+    serving: dict[str, str] = field(default_factory=dict)
     replaced: dict[str, str] = field(default_factory=dict)
     withdrawn: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -147,7 +149,7 @@ def refuse_forgotten(root: Path, manifest: Manifest) -> None:
 
 
 @contextmanager
-def only_one(root: Path):
+def only_one(root: Path) -> Iterator[None]:
     """One removal at a time. Raises TrainingFailed while another one runs."""
     folder = Path(root) / "model"
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,8 +167,3 @@ def only_one(root: Path):
 def now() -> str:
     """UTC, ISO 8601, whole seconds."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def patients_of(manifests: Iterable[Manifest]) -> set[str]:
-    """Keyed hashes of everyone that any of the manifests depends on."""
-    return set().union(*(manifest.patients() for manifest in manifests), set())
