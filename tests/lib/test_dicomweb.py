@@ -9,6 +9,7 @@ import requests
 from lib import dicomweb
 from lib.dicomweb import AnomalyDICOMWebDatastore
 from lib.errors import ArchiveUnreachable, InvalidRequest, UnknownImage
+from lib.healthy import abnormal_scans, healthy_scans, info_counts
 from monailabel_app.io import images
 from tests.monailabel_app.io.test_dicom_seg import ORIENTATIONS, write_series
 
@@ -149,3 +150,72 @@ def test_an_archive_that_is_down_is_not_asked_again_at_once_but_later(store, arc
     archive.down = False
     monkeypatch.setattr(dicomweb, "LISTING_SECONDS", -1.0)
     assert store.status()["total"] == 1
+
+
+def test_an_empty_final_label_stays_here_and_says_healthy_also_after_a_restart(store, archive, tmp_path):
+    label = write_label(tmp_path / "label.nrrd", store.get_image_uri(archive.image_id), (0, 0, 0))
+    before = len(archive.instances)
+    store.save_label(archive.image_id, str(tmp_path / "label.nrrd"), "final", {})
+    assert len(archive.instances) == before
+    for at in (store, AnomalyDICOMWebDatastore(archive, {"Modality": "MR"}, cache_path=str(tmp_path / "cache"))):
+        assert at.get_labeled_images() == [archive.image_id]
+        assert at.get_unlabeled_images() == []
+        assert at.status()["completed"] == 1
+        assert at.get_image_info(archive.image_id)["healthy"] is True
+        saved, _ = dicomweb.read_labelmap(at.get_label_uri(archive.image_id, "final"))
+        np.testing.assert_array_equal(saved, label)
+        (scan,) = healthy_scans(at, {}).scans
+        assert (scan.id, scan.reason, scan.patient) == (archive.image_id, "reviewed", "P1")
+    store.remove_label(archive.image_id, "final")
+    assert store.get_labeled_images() == []
+    assert "healthy" not in store.get_image_info(archive.image_id)
+    with pytest.raises(UnknownImage):
+        store.remove_label(archive.image_id, "final")
+
+
+def test_a_series_can_be_marked_before_it_was_fetched(store, archive, tmp_path):
+    store.update_image_info(archive.image_id, {"healthy": "true"})
+    again = AnomalyDICOMWebDatastore(archive, {"Modality": "MR"}, cache_path=str(tmp_path / "cache"))
+    assert [scan.reason for scan in healthy_scans(again, {}).scans] == ["marked"]
+    with pytest.raises(UnknownImage):
+        store.update_image_info("1.2.3", {"healthy": True})
+
+
+def test_no_series_is_fetched_to_tell_which_are_healthy(store, archive, tmp_path):
+    for instance in archive.instances:
+        instance.IssuerOfPatientID = "CLINIC"
+    (tmp_path / "list.tsv").write_text("patient_id\tgroup\nP1\tcontrol\n")
+    (scan,) = healthy_scans(store, {"healthy_list": str(tmp_path / "list.tsv")}).scans
+    assert not list((tmp_path / "cache").glob("*.nii.gz"))
+    assert (scan.reason, scan.patient) == ("listed", "P1")
+    (scan,) = healthy_scans(store, {"healthy": "all"}).scans
+    assert scan.patient == "P1^^^CLINIC"
+    assert scan.path.is_file()
+
+
+@pytest.mark.parametrize(("marked", "verdict"), [((2, 2, 1), "contaminated"), ((0, 0, 0), "scans")])
+def test_a_segmentation_made_elsewhere_is_looked_into_before_its_series_is_trained_on(
+    store, archive, tmp_path, monkeypatch, marked, verdict
+):
+    write_label(tmp_path / "label.nrrd", store.get_image_uri(archive.image_id), marked)
+    path = store.to_dicom_seg(archive.image_id, str(tmp_path / "label.nrrd"), None, {})
+    archive.instances.append(pydicom.dcmread(path))
+    monkeypatch.setattr(dicomweb, "LISTING_SECONDS", -1.0)
+    quick = healthy_scans(store, {"healthy": "all"}, inspect=False)
+    assert [scan.id for scan in quick.contaminated] == [archive.image_id]
+    found = getattr(healthy_scans(store, {"healthy": "all"}), verdict)
+    assert [scan.id for scan in found] == [archive.image_id]
+
+
+def test_a_lesion_submitted_here_contaminates(store, archive, tmp_path):
+    write_label(tmp_path / "label.nrrd", store.get_image_uri(archive.image_id), (2, 2, 1))
+    store.save_label(archive.image_id, str(tmp_path / "label.nrrd"), "final", {})
+    selection = healthy_scans(store, {"healthy": "all"})
+    assert (selection.scans, [scan.id for scan in selection.contaminated]) == ([], [archive.image_id])
+    assert abnormal_scans(store) == {archive.image_id}
+
+
+def test_an_archive_that_is_down_leaves_info_an_answer_about_healthy_scans(store, archive):
+    archive.down = True
+    status = info_counts(store, {"healthy": "all"}, store.status(), trains=True)
+    assert "did not answer" in status["healthy"]["error"]
