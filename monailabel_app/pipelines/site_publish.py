@@ -116,7 +116,7 @@ def _finish(
     manifest = _manifest(root, run_folder, plan, state, privacy, quality, seconds)
     refuse_forgotten(root, manifest)
     manifest.write(staged)
-    _write_card(staged, options.name, manifest, quality, privacy)
+    write_card(staged, options.name, manifest, quality, privacy)
     version = versions.publish(root, options.name, staged, promote=promoted, reason=reason)
     _LOG.info("version %s of %s published, promoted: %s", version.version, options.name, promoted)
     return SiteResult(
@@ -124,9 +124,10 @@ def _finish(
     )
 
 
-def _write_card(
+def write_card(
     staged: Path, name: str, manifest: Manifest, quality: Mapping[str, Any], privacy: Mapping[str, Any] | None
 ) -> None:
+    """card.md of a version that is about to be published, from its manifest; seals the folder."""
     facts = {
         "train_scans": len(manifest.train),
         "train_patients": len({scan.patient for scan in manifest.train}),

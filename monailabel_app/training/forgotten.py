@@ -31,8 +31,8 @@ class Removal:
 
     patient: keyed hash. state: ``started`` or ``complete``. affected: the versions that depended on the patient
     (name, version, hash, roles, run). contents: keyed hashes of the patient's prepared scans, so that they are found
-    once the manifests are gone. runs: run folders, relative to runs/. serving: model name -> hash of the affected version
-    that served. replaced, withdrawn: model name -> the version that serves instead, for good or meanwhile.
+    once the manifests are gone. runs: run folders, relative to runs/. serving: model name -> hash of the affected
+    version that served. replaced, withdrawn: model name -> the version that serves instead, for good or meanwhile.
     failed: model name -> why it could not be trained anew. removed: what is gone, by name. prepared: entries removed.
     """
 
