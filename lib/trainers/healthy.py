@@ -7,9 +7,10 @@ process and reads the small progress file that the training process writes.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
@@ -17,6 +18,9 @@ from monailabel.interfaces.tasks.train import TrainTask
 from lib.healthy import HealthySelection
 from monailabel_app.registry import method_info
 from monailabel_app.types import to_json
+
+if TYPE_CHECKING:
+    from monailabel_app.training.settings import TrainProgress
 
 logger = logging.getLogger(__name__)
 
@@ -88,15 +92,17 @@ class HealthyTrainTask(TrainTask):
         return to_json(result.to_json())
 
 
-def _log_progress(now: Any) -> None:
+def _log_progress(now: TrainProgress) -> None:
     """One line per checkpoint: MONAI Label shows the last twenty under GET /train/."""
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in now.figures.items())
+    if not now.checkpoint:
+        return
+    # The loss of a private training is not told.
+    figures = {"loss": now.loss, **now.figures} if math.isfinite(now.loss) else dict(now.figures)
     logger.info(
-        "epoch %d of %d, loss %.5f, %.1f images/s, about %.0f s left%s",
+        "epoch %d of %d, %s, %.1f images/s, about %.0f s left",
         now.epoch,
         now.total_epochs,
-        now.loss,
+        ", ".join(f"{name} {value:.4f}" for name, value in figures.items()),
         now.slices_per_second,
         now.seconds_left,
-        f", {figures}" if figures else "",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,7 +30,9 @@ class Bars:
     def training(self, now: TrainProgress) -> None:
         """Show step, loss and speed of a training."""
         held_out = f", held-out {now.validation_loss:.4f}" if now.validation_loss is not None else ""
-        text = f"training: step {now.step}, loss {now.loss:.4f}{held_out}, {now.slices_per_second:.1f} slices/s"
+        loss = f"loss {now.loss:.4f}{held_out}" if math.isfinite(now.loss) else "loss not told"
+        quality = f", quality {now.figures['quality']:.3f}" if "quality" in now.figures else ""
+        text = f"training: step {now.step}, {loss}{quality}, {now.slices_per_second:.1f} slices/s"
         if "training" not in self._tasks:
             self._tasks["training"] = self._progress.add_task(text, total=1000)
         self._progress.update(self._tasks["training"], completed=int(1000 * now.share), description=text)
