@@ -94,11 +94,11 @@ def wait_for_training(server, seconds: float = 400) -> list[dict]:
 
 
 def test_a_training_without_healthy_scans_is_refused_with_the_minimum(client, server):
-    with pytest.raises(MONAILabelClientException) as refused:
+    with pytest.raises(MONAILabelClientException, match="at least 10 patients, got 0"):
         client.train_start("ddpm", TINY)
-    assert refused.value.status_code == 400
-    answer = requests.post(f"{server.url}/train/ddpm", json=TINY, timeout=60)
-    assert "at least 10 patients" in answer.json()["detail"]
+    assert requests.post(f"{server.url}/train/ddpm", json=TINY, timeout=60).status_code == 400
+    # OHIF's Update Model: every trainer there is.
+    assert requests.post(f"{server.url}/train/", json={}, timeout=60).status_code == 400
 
 
 def test_options_that_cannot_be_are_refused_before_anything_starts(server, marked):
@@ -164,6 +164,41 @@ def test_nothing_that_was_written_names_a_patient(server, app, marked):
     details = "\n".join(line for task in server.get("/train/", params={"all": True}).json() for line in task["details"])
     assert "epoch" in details
     assert "Doe_" not in details
+
+
+def test_a_stopped_training_leaves_what_serves_and_can_be_resumed(client, server, app, marked):
+    _, before = client.infer("ddpm_site", marked[0], {"result_extension": ".nrrd"})
+    published = sorted(path.name for path in (app / "model/ddpm_site/versions").iterdir())
+    client.train_start("ddpm", {**TINY, "max_steps": 400, "promote": "always", "seed": 2})
+    wait_until(lambda: progress_of(server).get("step", 0) >= 100, "the first checkpoint")
+    client.train_stop()
+    wait_until(lambda: progress_of(server).get("status") == "stopped", "the end of the process")
+    assert sorted(path.name for path in (app / "model/ddpm_site/versions").iterdir()) == published
+    _, after = client.infer("ddpm_site", marked[0], {"result_extension": ".nrrd"})
+    assert after["model"] == before["model"]
+    reached = progress_of(server)["step"]
+
+    # Every other choice is the stopped run's: the request's own would give a run of 40 steps.
+    client.train_start("ddpm", {**TINY, "resume": True, "promote": "always"})
+    seen = wait_for_training(server)
+    assert seen[-1]["status"] == "DONE", "\n".join(seen[-1]["details"])
+    steps = [task["progress"]["step"] for task in seen if "step" in task.get("progress", {})]
+    assert min(steps) >= reached
+    assert steps[-1] == 400
+    _, resumed = client.infer("ddpm_site", marked[0], {"result_extension": ".nrrd"})
+    assert resumed["model"]["id"] == "ddpm_site@0003"
+
+
+def progress_of(server) -> dict:
+    return server.get("/train/").json().get("progress", {})
+
+
+def wait_until(condition, what: str, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not come within {seconds:.0f} s")
+        time.sleep(0.2)
 
 
 def test_a_scan_with_a_lesion_is_left_out_and_reported(client, server, marked, heads, tmp_path):
