@@ -1,7 +1,7 @@
 """Stand-in for ``monailabel_app.pipelines.predict``: an intensity threshold.
 
 ``balanced`` marks voxels above 90 % of the brightest, ``specific`` nothing. While the file named in FAKE_HOLD
-exists, the computation goes on.
+exists, the computation goes on; a file of that name with ``.busy`` at the end says that one has begun.
 """
 
 import hashlib
@@ -39,6 +39,8 @@ def load_model(folder):
 def predict(volume, model, settings, progress=None, cache=None):
     hold = os.environ.get("FAKE_HOLD")
     deadline = time.monotonic() + 60
+    if hold and Path(hold).exists():
+        Path(f"{hold}.busy").touch()
     while hold and Path(hold).exists() and time.monotonic() < deadline:
         np.linalg.svd(np.random.default_rng(0).random((300, 300)))
     data = volume.data[0]
