@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from monailabel_app import cli_models, cli_prototypes, cli_train
+from monailabel_app import cli_forget, cli_models, cli_prototypes, cli_train
 from monailabel_app.errors import AnomalyAppError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,6 +182,7 @@ cli_train.register(app)
 cli_prototypes.register(app)
 
 cli_models.register(app)
+cli_forget.register(cli_models.models_app)
 weights_app = typer.Typer(help="The shipped weights.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 

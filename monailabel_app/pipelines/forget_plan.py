@@ -63,7 +63,9 @@ class RemovalPlan:
         text += [f"run {run.parent.name}/{run.name}: checkpoints and pictures" for run in self.search.runs]
         text += ["an unfinished publication"] * len(self.search.leftovers)
         if not self.search.found:
-            text.append("no model and no run of this site depends on this patient; the patient is never trained on")
+            text.append(
+                "no model and no run of this site depends on this patient: it will only be excluded from later training"
+            )
         for item in self.replacements:
             text.append(f"{item.name}: {how(item)}")
             if item.obstacle:
@@ -81,6 +83,15 @@ def plan_removal(root: Path, patient: str) -> RemovalPlan:
     root = Path(root)
     recorded = ForgottenList(root).removal(patient) if patient in forgotten_hashes(root) else None
     return plan_for(root, search(root, patient, frozenset(recorded.contents if recorded else ())), recorded)
+
+
+def similar_ids(root: Path, patient_id: str) -> list[str]:
+    """Other spellings of an id that a model does depend on: a hash forgives no missing ``sub-`` and no capital."""
+    plain = patient_id.strip().removeprefix("sub-")
+    spellings = {text for word in (plain, plain.upper(), plain.lower()) for text in (word, f"sub-{word}")}
+    key = site_key(root)
+    others = sorted(spellings - {patient_id.strip(), "", "sub-"})
+    return [text for text in others if search(root, keyed_hash(key, "patient", text)).found]
 
 
 def plan_for(root: Path, found: PatientSearch, removal: Removal | None = None) -> RemovalPlan:
