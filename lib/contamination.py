@@ -59,12 +59,12 @@ class Contamination:
         digest = keyed_hash(key, "scan", scan)
         with self._changes:
             known = self._recorded()
-            seen = self._seen({digest}, key)
-            if abnormal and seen and digest not in known:
+            seen = self._seen({digest}, key) if abnormal else {}
+            if seen and digest not in known:
                 self._write(known | {digest})
             elif not abnormal and digest in known:
                 self._write(known - {digest})
-        return seen if abnormal else {}
+        return seen
 
     def of_folder(self, folder: str | Path, abnormal: Iterable[str] = ()) -> Seen:
         """For the model in ``folder``: the recorded scans, and those of ``abnormal`` (ids) beside them."""
@@ -82,8 +82,8 @@ class Contamination:
         for path in self._manifests():
             count = _count(path, digests, key)
             if count:
-                name, *_, version = path.parent.relative_to(self._root / "model").parts
-                found[name if version == name else f"{name}@{version}"] = count
+                name, *below = path.parent.relative_to(self._root / "model").parts
+                found[f"{name}@{below[-1]}" if below else name] = count
         return found
 
     def _manifests(self) -> list[Path]:

@@ -38,6 +38,13 @@ def test_the_models_are_named_and_the_scan_is_remembered_without_its_id(root):
     assert '"a"' not in (root / "model" / RECORD).read_text()
 
 
+def test_a_model_copied_in_by_hand_is_found_too(root):
+    folder = root / "model" / "flat"
+    folder.mkdir()
+    (version(root, 1) / "training.json").rename(folder / "training.json")
+    assert list(Contamination(root).note("a", abnormal=True)) == ["flat"]
+
+
 def test_a_verdict_taken_back_is_forgotten(root):
     contamination = Contamination(root)
     contamination.note("a", abnormal=True)
