@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,16 +39,16 @@ class HealthyMoments:
         self._sum = sum(np.where(mask, values, 0).astype(np.float64) for values, mask in pairs)
         self._square = sum(np.where(mask, values, 0).astype(np.float64) ** 2 for values, mask in pairs)
 
-    def statistics(self, without: int | None = None) -> VoxelStatistics:
-        """Statistics over all scans, or over all but the one of index ``without``.
+    def statistics(self, without: int | Collection[int] | None = None) -> VoxelStatistics:
+        """Statistics over all scans, or over all but those of index ``without``.
 
         With few scans the voxel-wise moments are noisy, so neighbours are pooled (mean: 1 voxel, variance: 2
         voxels), the variance is drawn towards the brain's as if by four more scans, and the deviation has a
         floor at its own 10th percentile.
         """
         count, total, square = self._count, self._sum, self._square
-        if without is not None:
-            mask, values = self._masks[without], np.where(self._masks[without], self._maps[without], 0)
+        for index in (without,) if isinstance(without, (int, np.integer)) else without or ():
+            mask, values = self._masks[index], np.where(self._masks[index], self._maps[index], 0)
             count, total, square = count - mask, total - values, square - values.astype(np.float64) ** 2
         brain = count > 0
         weight = _blur(count, _MEAN_SIGMA)

@@ -103,25 +103,33 @@ def reconstruct_prepared(
 
 
 def calibration_of(
-    scans: Sequence[HealthyScan], scores: Sequence[str], *, erosion_mm: float, healthy: Mapping[str, Any]
+    scans: Sequence[HealthyScan],
+    scores: Sequence[str],
+    *,
+    erosion_mm: float,
+    healthy: Mapping[str, Any],
+    patients: Sequence[str] | None = None,
 ) -> Calibration:
-    """Voxel statistics over all scans; thresholds and scan scores from each scan standardised without itself.
+    """Voxel statistics over all scans; thresholds and scan scores from each scan standardised without its patient.
 
-    The thresholds thereby hold for a scan that the statistics have not seen. ``healthy``, the record of what was
-    calibrated on, gets the number of scans, and below 20 the warning that every result carries. Raises TrainingFailed
-    with fewer than 5 scans: the rates would rest on nothing.
+    The thresholds thereby hold for somebody whom the statistics have not seen. patients: whom each scan shows, by
+    default somebody else each. ``healthy``, the record of what was calibrated on, gets the numbers of scans and
+    patients, and below 20 patients the warning that every result carries. Raises TrainingFailed with fewer than 5
+    patients: the rates would rest on nothing.
     """
-    if len(scans) < MIN_HEALTHY_SCANS:
+    names = list(patients) if patients is not None else [str(index) for index in range(len(scans))]
+    count = len(set(names))
+    if count < MIN_HEALTHY_SCANS:
         raise TrainingFailed(
-            f"expected at least {MIN_HEALTHY_SCANS} held-out healthy scans to calibrate on ({TRUSTWORTHY_SCANS} or "
-            f"more make the thresholds trustworthy), got {len(scans)}; add scans"
+            f"expected at least {MIN_HEALTHY_SCANS} held-out healthy scans of as many patients to calibrate on "
+            f"({TRUSTWORTHY_SCANS} or more make the thresholds trustworthy), got {len(scans)} of {count}; add scans"
         )
     masks = [scan.prepared.brain_mask for scan in scans]
     calibrated = {}
     for score in scores:
         raws = [scan.raw(score) for scan in scans]
         moments = HealthyMoments(raws, masks)
-        without = [moments.statistics(without=index) for index in range(len(scans))]
+        without = [moments.statistics(without=[i for i, n in enumerate(names) if n == name]) for name in names]
         points, scan_scores = {}, {}
         for smoothing in SMOOTHING_MM:
             maps = [
@@ -129,19 +137,20 @@ def calibration_of(
                 for raw, mask, statistics in zip(raws, masks, without, strict=True)
             ]
             values = [m[analysed_mask(mask, erosion_mm)] for m, mask in zip(maps, masks, strict=True)]
-            points[smoothing] = choose_operating_points(values)
+            points[smoothing] = choose_operating_points(values, patients=names)
             scan_scores[smoothing] = tuple(round(scan_score(m), 5) for m in maps)
         calibrated[score] = ScoreCalibration(_as_stored(moments.statistics()), points, scan_scores)
-    record = {**healthy, "scans": len(scans), "warnings": _warnings(len(scans))}
+    record = {**healthy, "scans": len(scans), "patients": count, "warnings": _warnings(len(scans), count)}
     return Calibration(calibrated, erosion_mm, record)
 
 
-def _warnings(count: int) -> list[str]:
-    if count >= TRUSTWORTHY_SCANS:
+def _warnings(scans: int, patients: int) -> list[str]:
+    if patients >= TRUSTWORTHY_SCANS:
         return []
+    of = "" if scans == patients else f" of {patients} patients"
     return [
-        f"the model is calibrated on {count} healthy scans only: thresholds are rough, the specific one most of all, "
-        f"and no p-value is below 1/{count + 1}; calibrate it on {TRUSTWORTHY_SCANS} or more"
+        f"calibrated on {scans} healthy scans{of} only: thresholds are rough, the specific one most of all, and no "
+        f"p-value is below 1/{scans + 1}; {TRUSTWORTHY_SCANS} or more would make them trustworthy"
     ]
 
 
@@ -175,12 +184,22 @@ def calibrate_prepared(
     """
     model = AnomalyModel(folder, calibrated=False)
     scans = reconstruct_prepared(cache, model, indices, device=device, progress=progress)
-    return _keep(model, scans, healthy), scans
+    patients = [cache.patients[i] for i in (range(len(cache)) if indices is None else indices)]
+    return _keep(model, scans, healthy, patients), scans
 
 
-def _keep(model: AnomalyModel, scans: Sequence[HealthyScan], healthy: Mapping[str, Any]) -> Calibration:
+def _keep(
+    model: AnomalyModel,
+    scans: Sequence[HealthyScan],
+    healthy: Mapping[str, Any],
+    patients: Sequence[str] | None = None,
+) -> Calibration:
     calibration = calibration_of(
-        scans, list(model.meta["scores"]), erosion_mm=float(model.meta["erosion_mm"]), healthy=healthy
+        scans,
+        list(model.meta["scores"]),
+        erosion_mm=float(model.meta["erosion_mm"]),
+        healthy=healthy,
+        patients=patients,
     )
     calibration.save(model.folder)
     seal(model.folder)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from monailabel_app.calibration.operating_points import TARGET_FPR, OperatingPoint, choose_operating_points
 
@@ -40,6 +41,32 @@ def test_the_interval_widens_with_the_spread_between_scans():
         low, high = choose_operating_points(healthy(20, spread=spread))["balanced"].interval
         widths.append(high - low)
     assert widths[1] > 3 * widths[0]
+
+
+def test_the_interval_of_five_scans_is_as_wide_as_five_warrant():
+    """The plain percentile interval holds the true rate in 4 of 5 cases only (measured with these numbers)."""
+    spread, inside, widths = 0.2, 0, {}
+    for repetition in range(80):
+        point = choose_operating_points(healthy(5, 4000, seed=repetition, spread=spread))["sensitive"]
+        true_rate = stats.norm.sf(point.threshold / np.hypot(1, spread))
+        inside += point.interval[0] <= true_rate <= point.interval[1]
+    assert inside / 80 >= 0.88
+    for scans in (5, 20, 80):
+        low, high = choose_operating_points(healthy(scans, spread=0.3))["specific"].interval
+        widths[scans] = high - low
+    assert widths[5] > 1.5 * widths[20] > 2.5 * widths[80]
+
+
+def test_scans_of_one_patient_count_as_one():
+    one, other = np.full(1000, 5.0), np.zeros(1000)
+    shared = choose_operating_points([one, *[other] * 4], patients=["a", "b", "b", "b", "b"])["sensitive"]
+    assert (shared.measured_fpr, shared.threshold, shared.healthy_scans) == (0.0, 5.0, 5)
+    values = healthy(5, spread=0.4)
+    alone = choose_operating_points(values)["balanced"]
+    copied = choose_operating_points(values * 3, patients=list("abcde") * 3)["balanced"]
+    assert copied.threshold == pytest.approx(alone.threshold, abs=1e-3)
+    assert copied.interval == pytest.approx(alone.interval, rel=0.02)
+    assert choose_operating_points(values * 3)["balanced"].interval[1] < 0.8 * alone.interval[1]
 
 
 def test_every_scan_counts_the_same_whatever_its_brain_size():

@@ -31,6 +31,14 @@ def test_mean_and_deviation_are_those_of_the_maps():
     assert found.std[inside].mean() == pytest.approx(0.5, rel=0.05)
 
 
+def test_without_some_scans_is_what_the_others_give():
+    values, inside = maps(8), brain()
+    some = HealthyMoments(values, [inside] * 8).statistics(without=[1, 4])
+    others = HealthyMoments([v for i, v in enumerate(values) if i not in (1, 4)], [inside] * 6).statistics()
+    np.testing.assert_allclose(some.mean[inside], others.mean[inside], atol=1e-5)
+    np.testing.assert_allclose(some.std[inside], others.std[inside], atol=1e-5)
+
+
 def test_a_region_that_varies_more_gets_a_larger_deviation():
     values = maps(40)
     for value in values:

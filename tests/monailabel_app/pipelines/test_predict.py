@@ -183,7 +183,7 @@ def test_warnings_of_reader_and_extractor_reach_the_finding(model, monkeypatch):
     volume, brain, _ = scan(person(307))
     given(monkeypatch, model, brain)
     finding = predict(Volume(volume.data, volume.affine, warnings=("a warning of the reader",)), model)
-    assert finding.warnings == ("a warning of the reader", "a warning of the extractor")
+    assert finding.warnings[:2] == ("a warning of the reader", "a warning of the extractor")
 
 
 def test_progress_names_the_stages_in_order(model):
