@@ -96,7 +96,7 @@ def record(history: list[dict[str, Any]], entry: dict[str, Any], notes: Sequence
     if len(history) <= _MAX_HISTORY:
         return history
     last = len(history) - 1
-    return [old for index, old in enumerate(history) if index % 2 or index == last or "note" in old]
+    return [old for index, old in enumerate(history) if index % 2 == 0 or index == last or "note" in old]
 
 
 def finite(numbers: Mapping[str, float]) -> dict[str, float]:
