@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from monailabel_app.errors import InvalidSettings
 
 ORDERS = (*range(2, 65), *range(68, 129, 4), *range(144, 257, 16), 512)
@@ -201,7 +203,8 @@ def _epsilon_prv(noise_multiplier: float, sample_rate: float, steps: int, delta:
     accountant = PRVAccountant()
     accountant.history = [(noise_multiplier, sample_rate, steps)]
     try:
-        value = float(accountant.get_epsilon(delta))
+        with np.errstate(divide="ignore", invalid="ignore"):  # log of 1 - q where everybody takes part
+            value = float(accountant.get_epsilon(delta))
     except (ValueError, RuntimeError, ArithmeticError, MemoryError):
         return None
     return value if math.isfinite(value) else None
