@@ -66,6 +66,7 @@ def model_card(
 ) -> str:
     """The card: intended use, data, training, calibration, every measured row, limits."""
     data, training = config["training_data"], config["training"]
+    count = calibration["healthy"]["scans"]
     diffusion, method = config["config"]["diffusion"], config["config"]
     measured = "\n\n".join(
         f"### {name}\n\n{beats_baselines(rows, model_id)}\n\n{detection_table(rows)}" for name, rows in tables.items()
@@ -80,7 +81,7 @@ read by people who look at the scan itself. Not a medical device; not for diagno
 ## Data
 
 Trained on {data["scans"]} healthy scans: {data["name"]}. Licence of the data: {data["licence"]}; these weights are derived
-from it and carry the same licence. Calibrated on {calibration["healthy"]["scans"]} further healthy scans of the same set,
+from it and carry the same licence. Calibrated on {count} further healthy scans of the same set,
 which trained nothing.
 
 ## Method
@@ -112,7 +113,7 @@ four smoothings each, with the same rim of the brain cut off. "intensity z": z-s
 - The implanted lesions are synthetic in intensity (real shapes, 10 to 40 % darker or brighter, blurred edge), and sit in
   scans of the same scanner as the training data. On other scanners expect more false positives: calibrate on healthy scans
   of your own (`python main.py calibrate`).
-- 20 calibration scans: the smallest possible p-value of a scan is 1/21, and the `specific` rate rests on few voxels.
+- {count} calibration scans: the smallest possible p-value of a scan is 1/{count + 1}, and the `specific` rate rests on few voxels.
 - Lesions of iso-intense texture, deformation or atrophy without intensity change are not seen. Small and faint ones are missed.
 - Adults only; one sequence ({config["modality"].upper()}); contrast-enhanced scans were never shown to it.
 - The outermost {config["erosion_mm"]:g} mm of the brain are not scored.

@@ -70,6 +70,11 @@ def test_the_card_states_licence_data_limits_and_use():
         assert words in card
 
 
+def test_the_limits_state_on_how_few_scans_the_thresholds_rest():
+    card = model_card("tiny", CONFIG, {**CALIBRATION, "healthy": {"scans": 7}}, {"implanted": FULL})
+    assert "7 calibration scans: the smallest possible p-value of a scan is 1/8," in card
+
+
 def test_weights_that_continue_an_earlier_run_say_so():
     training = {**CONFIG["training"], "continued_from": {"steps": 7804, "minutes": 72.0}}
     card = model_card("tiny", {**CONFIG, "training": training}, CALIBRATION, {"implanted": FULL})
