@@ -153,8 +153,9 @@ class AnomalyApp(MONAILabelApp):
         meta = super().info()
         meta["datastore"] = info_counts(self._datastore, self.conf, meta["datastore"], bool(self._trainers))
         abnormal = abnormal_scans(self._datastore)
+        models = self._models
         for name, model in meta["models"].items():
-            entry = self._models.get(name)
+            entry = models.get(name)
             seen = self._contamination.of_folder(entry.folder, abnormal) if entry is not None else None
             if seen:
                 model["description"] = f"{model['description']} Caution: {seen}; train it anew."

@@ -19,8 +19,9 @@ import yaml
 
 from monailabel_app.errors import CorruptModel
 
-from .model_folder import CONFIG, model_id
+from .model_folder import CONFIG, VERSIONS, model_id
 from .version_layout import (
+    CURRENT,
     HISTORY,
     SHIPPED,
     SHIPPED_VERSION,
@@ -29,7 +30,6 @@ from .version_layout import (
     history,
     home,
     is_model_name,
-    pointer,
     recorded_hash,
     version_of,
 )
@@ -37,7 +37,7 @@ from .version_layout import (
 logger = logging.getLogger(__name__)
 
 KIND = "anomaly"
-TRAINING = "training.json"
+TRAINING, CALIBRATION = "training.json", "calibration.json"
 Fingerprint = tuple[tuple[object, ...], ...]
 
 
@@ -68,7 +68,7 @@ class ModelEntry:
     @property
     def calibrated(self) -> bool:
         """Whether there are thresholds: without them nothing can be marked."""
-        return (self.folder / "calibration.json").is_file()
+        return (self.folder / CALIBRATION).is_file()
 
     @property
     def modality(self) -> str:
@@ -121,16 +121,20 @@ def read_entry(name: str, folder: Path, version: str = "") -> ModelEntry | None:
 
 
 def fingerprint(root: str | Path) -> Fingerprint:
-    """Changes whenever ``list_models`` could give something else: a few file dates, no file but CURRENT is read."""
-    root = Path(root)
-    marks = []
-    for name in _names(root, warn=False):
-        try:
-            folder, fault = current(root, name), None
-        except (CorruptModel, OSError):
-            folder, fault = None, pointer(root, name)
-        files = (folder / CONFIG, folder / "calibration.json") if folder is not None else ()
-        marks.append((name, folder, fault, *map(_stamp, files)))
+    """Changes whenever ``list_models`` could give something else: a few file dates, no file but CURRENT is read.
+
+    Asked for at every request of a server, so in plain strings: paths as objects take most of the time.
+    """
+    marks: list[tuple[object, ...]] = []
+    for name in _names(Path(root), warn=False):
+        base, shipped = f"{root}/{TRAINED}/{name}", f"{root}/{SHIPPED}/{name}"
+        text = _read(f"{base}/{CURRENT}")
+        if text in (None, SHIPPED_VERSION):
+            folders = [shipped] if text else [base, shipped]
+        else:
+            folders = [f"{base}/{VERSIONS}/{text}"]
+        stamps = (_stamp(f"{folder}/{file}") for folder in folders for file in (CONFIG, CALIBRATION))
+        marks.append((name, text, *stamps))
     return tuple(marks)
 
 
@@ -176,9 +180,17 @@ def _folders(parent: Path) -> list[str]:
         return []
 
 
-def _stamp(file: Path) -> tuple[int, int, int] | None:
+def _read(file: str) -> str | None:
     try:
-        stat = file.stat()
+        with open(file, encoding="ascii", errors="replace") as handle:
+            return handle.read().strip()
     except OSError:
+        return None
+
+
+def _stamp(file: str) -> tuple[int, int, int] | None:
+    try:
+        stat = os.stat(file)
+    except (OSError, ValueError):
         return None
     return stat.st_mtime_ns, stat.st_size, stat.st_ino

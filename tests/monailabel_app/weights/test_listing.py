@@ -108,6 +108,7 @@ def test_a_fingerprint_opens_no_file_but_the_pointers(root, monkeypatch):
         opened.append(os.path.basename(file))
         return real(file, *args, **kwargs)
 
+    monkeypatch.setattr("builtins.open", noting)
     monkeypatch.setattr("io.open", noting)
     fingerprint(root)
     assert set(opened) == {"CURRENT"}
