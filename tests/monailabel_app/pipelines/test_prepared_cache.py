@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +17,7 @@ from safetensors import safe_open
 from monailabel_app.errors import CorruptModel, TrainingFailed
 from monailabel_app.pipelines import prepared_cache, prepared_store
 from monailabel_app.pipelines.prepared_cache import ScanSource, prepare_sources, purge
+from monailabel_app.pipelines.workers import map_in_processes
 from monailabel_app.preprocessing.pipeline import PrepareSettings, Preprocessor
 from monailabel_app.preprocessing.template import Template
 from monailabel_app.types import BrainMask
@@ -77,6 +79,12 @@ def write_scan(folder: Path, index: int, kind=GivenBrain):
     nib.save(nib.Nifti1Image(volume.data[0], volume.affine), source.path)
     nib.save(nib.Nifti1Image(brain.mask.astype(np.uint8), volume.affine), source.mask)
     return source
+
+
+def prepare_all(folder, _):
+    sources = [GivenBrain(folder / "scans" / f"{i}.nii", f"id{i}", f"patient{i}") for i in range(5)]
+    models = {"template_folder": folder / "template", "extractor_folder": folder / "brain_extraction"}
+    return prepare_sources(sources, "t1", folder / "cache", workers=0, **models).digests
 
 
 def entries(tmp_path):
@@ -235,6 +243,14 @@ def test_without_a_usable_scan_or_the_models_it_says_so(site, tmp_path):
         prepare([])
     with pytest.raises(CorruptModel, match="brain extraction"):
         prepare(sources, extractor_folder=tmp_path / "absent")
+
+
+def test_two_programs_that_prepare_the_same_scans_at_once_do_no_harm(site, tmp_path):
+    _, prepare = site
+    made = [digests for _, digests in map_in_processes(partial(prepare_all, tmp_path), range(3), 3)]
+    assert made == [prepare().digests] * 3
+    assert len(entries(tmp_path)) == 5
+    assert list((tmp_path / "cache").rglob("*.partial")) == []
 
 
 def test_a_cache_that_cannot_be_written_stops_the_work_and_leaves_nothing_half_written(site, tmp_path, monkeypatch):
