@@ -104,13 +104,13 @@ def patient_losses(
 ) -> np.ndarray:
     """(patients,) mean training loss of each, in the order of their sorted names; those without brain are left out.
 
-    The slices lie evenly over each patient's brain. The network is left in the mode it was in.
+    The slices lie evenly over each patient's brain. The network is moved to ``device`` and left in the mode it was in.
     """
     method, device = load_method(method_id), torch.device(device)
     pool = SlicePool(cache, device)
     patients = np.array(cache.patients)[pool.index[:, 0].numpy()]
     training = network.training
-    network.eval()
+    network.to(device).eval()
     losses = []
     for patient in sorted(set(patients)):
         rows = np.flatnonzero(patients == patient)

@@ -44,7 +44,14 @@ from monailabel_app.errors import InvalidSettings, TrainingFailed
 from monailabel_app.registry import load_method
 
 from . import accounting, patient_gradients
-from .accounting import expected_patients, feasibility_table, feasibility_text, noise_multiplier_for, spent
+from .accounting import (
+    FeasibilityRow,
+    expected_patients,
+    feasibility_table,
+    feasibility_text,
+    noise_multiplier_for,
+    spent,
+)
 from .augment import AugmentConfig, augment_slices
 from .cache import TrainingCache
 from .checkpoint import TrainingState, load_state, save_state
@@ -62,7 +69,15 @@ from .privacy_settings import PrivacySettings
 from .schedule import averaged, learning_rate
 from .settings import TrainProgress, TrainSettings, identity
 
-__all__ = ["PrivacySettings", "feasibility_table", "feasibility_text", "privacy_report", "spent", "train_private"]
+__all__ = [
+    "PrivacySettings",
+    "feasibility_of",
+    "feasibility_table",
+    "feasibility_text",
+    "privacy_report",
+    "spent",
+    "train_private",
+]
 
 _LOG = logging.getLogger(__name__)
 _NOTE = "differentially private: the loss of the patients is not told"
@@ -95,6 +110,20 @@ def train_private(
         if _has_ended(state):
             return state
     return run.train(progress)
+
+
+def feasibility_of(method_id: str, config: Any, privacy: PrivacySettings, patients: int) -> list[FeasibilityRow]:
+    """The table for one training: the chosen budget and length among the usual ones, and the weights it would tune."""
+    network = load_method(method_id).build(config)
+    choose_trainable(network, privacy.trainable)
+    return feasibility_table(
+        patients,
+        patients_per_step=privacy.patients_per_step,
+        delta=privacy.delta,
+        epsilons=sorted({1.0, 3.0, 8.0, 10.0, float(privacy.epsilon)}),
+        steps=sorted({100, 500, 5000, privacy.steps}),
+        parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
+    )
 
 
 def privacy_report(state: TrainingState) -> dict[str, Any]:
