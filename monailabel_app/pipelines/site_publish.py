@@ -175,7 +175,8 @@ def _compare(
     tell("evaluating", 1, total)
     if incumbent is None:
         return own, None, note
-    other = quality.full(incumbent, device)
+    # What serves is measured once for the same held-out scans.
+    other = quality.full(incumbent, device, cache_file=root / "runs" / "held_out_figures.json")
     tell("evaluating", 2, total)
     return own, other, note
 

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from monailabel_app.errors import TrainingFailed
-from monailabel_app.io.healthy_list import bids_person, read_healthy_list
+from monailabel_app.io.healthy_list import read_healthy_list, without_extension
 
-from .prepare import list_scans
+from .prepare import list_sources
 from .site_training import HealthyScanFile
-
-_EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
 
 
 def scans_of_folder(folder: Path, healthy_list: Path | None = None) -> tuple[list[HealthyScanFile], dict[str, int]]:
     """The healthy scans, and how many were left out by reason.
 
     Without a list every scan of the folder counts as healthy; with one, those of its rows that say healthy. A scan's
-    patient is what the list says, else the ``sub-...`` part of a BIDS name, else the scan's own name. Raises
-    TrainingFailed when nothing is left, InvalidSettings for a list that cannot be understood.
+    patient is what the list says, else what its name or folder tells (``prepare.list_sources``). Raises TrainingFailed
+    when nothing is left, InvalidSettings for a list that cannot be understood.
     """
-    found = {scan_id(path): path for path in list_scans(folder)}
+    found = named_scans(folder)
     if healthy_list is None:
-        return [HealthyScanFile(path, name, bids_person(name) or name) for name, path in found.items()], {}
-    matches = read_healthy_list(healthy_list).match(list(found))
-    scans, left_out = [], {}
-    for name, path in found.items():
-        row = matches.rows.get(name)
+        return found, {}
+    matches = read_healthy_list(healthy_list).match([scan.id for scan in found])
+    scans, left_out = [], Counter()
+    for scan in found:
+        row = matches.rows.get(scan.id)
         if row is not None and row.healthy:
-            scans.append(HealthyScanFile(path, name, row.patient or bids_person(name) or name))
-            continue
-        reason = "not in the list" if row is None else "not healthy, by the list"
-        left_out[reason] = left_out.get(reason, 0) + 1
+            scans.append(HealthyScanFile(scan.path, scan.id, row.patient or scan.patient))
+        else:
+            left_out["not in the list" if row is None else "not healthy, by the list"] += 1
     if not scans:
         raise TrainingFailed(
             f"expected healthy scans among the {len(found)} of the folder, the list names none of them as healthy; "
             "check its ids"
         )
-    return scans, left_out
+    return scans, dict(left_out)
+
+
+def named_scans(folder: Path) -> list[HealthyScanFile]:
+    """Every scan of a folder with an id: the name of its file or DICOM folder, with the folders above where needed."""
+    sources = list_sources(folder)
+    names = Counter(scan_id(source.path) for source in sources)
+    scans = []
+    for source in sources:
+        name = scan_id(source.path)
+        if names[name] > 1:
+            name = without_extension("_".join(source.path.relative_to(folder).parts))
+        patient = without_extension(source.patient)
+        scans.append(HealthyScanFile(source.path, name, patient))
+    return scans
 
 
 def scan_id(path: Path) -> str:
     """A scan's name: that of its file without extension, or of its folder."""
-    name = Path(path).name
-    for extension in _EXTENSIONS:
-        if name.lower().endswith(extension):
-            return name[: -len(extension)]
-    return name
+    return without_extension(Path(path).name)

@@ -135,7 +135,7 @@ def carry_out(
     with Monitor(run_folder) as monitor:
         result = publish_run(root, run_folder, plan, state, _shown_by(monitor, stage), time.monotonic() - started)
         (run_folder / RESULT).write_text(json.dumps(result.to_json(), indent=1))
-        monitor.finished(result.summary())
+        monitor.finished(result.summary() | {"total_seconds": time.monotonic() - started})
     return result
 
 

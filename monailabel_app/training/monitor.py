@@ -142,17 +142,19 @@ class Monitor:
         """The end: ``promoted`` in the summary tells ``published`` from ``kept``, the rest is shown as it is.
 
         quality: a number, or a mapping whose ``mean_ap`` is it; it takes the place of the figure measured on the way.
+        total_seconds: of the whole training, where this monitor has seen only its end.
         """
         self._take_over()
         quality = summary.get("quality")
         if isinstance(quality, Mapping):
             quality = quality.get("mean_ap")
-        self._state |= {name: value for name, value in summary.items() if name != "quality"}
+        self._state |= {n: value for n, value in summary.items() if n not in ("quality", "total_seconds")}
         self._state |= {"status": "published" if summary.get("promoted") else "kept", "stage": "", "seconds_left": 0.0}
         self._state |= _numbers({"quality": quality, "best_metric": quality})
         # A budget in minutes may end before the epochs that were planned: the bar is full all the same.
         self._state["epoch"] = self._state["total_epochs"] = max(1, int(self._state["epoch"]))
-        self._state["total_time"] = str(timedelta(seconds=int(time.time() - self._started)))
+        seconds = summary.get("total_seconds", time.time() - self._started)
+        self._state["total_time"] = str(timedelta(seconds=int(seconds)))
         self.close()
 
     def failed(self, message: str) -> None:
