@@ -216,15 +216,24 @@ def check_models(root: Path) -> list[Check]:
     if not shipped:
         mend = "restore it (git checkout -- model_weights) or rebuild it (make weights DATA=...)"
         checks.append(Check("model_weights", "fault", "no shipped model", mend))
-    own = (folder for folder in _model_folders(root / "model") if (folder / "sha256sums.txt").is_file())
-    for folder in (*shipped, *own):
-        name, faults = f"{folder.parent.name}/{folder.name}", folder_faults(folder)
-        if faults:
+    for folder in (*shipped, *_trained_folders(root / "model")):
+        name, faults = str(folder.relative_to(root)), folder_faults(folder)
+        if not faults:
+            checks.append(Check(name, "ok", "complete, hashes match"))
+        elif folder in shipped:
             mend = f"restore it (git checkout -- {name}) or rebuild it (make weights DATA=...)"
             checks.append(Check(name, "fault", "; ".join(faults), mend))
         else:
-            checks.append(Check(name, "ok", "complete, hashes match"))
+            mend = "restore it from a backup, or go back to a whole one: python main.py models rollback NAME"
+            checks.append(Check(name, "fault", "; ".join(faults), mend))
     return checks
+
+
+def _trained_folders(parent: Path) -> list[Path]:
+    """Every version of every trained model, and the models that were copied in without versions."""
+    names = _model_folders(parent)
+    flat = [folder for folder in names if (folder / "sha256sums.txt").is_file()]
+    return [*flat, *(version for folder in names for version in _model_folders(folder / "versions"))]
 
 
 def _model_folders(parent: Path) -> list[Path]:

@@ -137,11 +137,17 @@ def test_user_trained_models_are_examined_beside_the_shipped_ones(tmp_path):
     mine = write_model(tmp_path / "model" / "mine")
     (mine / "model.safetensors").unlink()
     (tmp_path / "model" / "not a model").mkdir()
+    write_model(tmp_path / "model" / "versioned" / "versions" / "0001")
+    second = write_model(tmp_path / "model" / "versioned" / "versions" / "0002")
+    (second / "config.yaml").write_text("changed: true")
     checks = by_name(doctor.check_models(tmp_path))
     assert {name: check.status for name, check in checks.items()} == {
         "model_weights/ddpm": "ok",
         "model/mine": "fault",
+        "model/versioned/versions/0001": "ok",
+        "model/versioned/versions/0002": "fault",
     }
+    assert "rollback" in checks["model/versioned/versions/0002"].mend
 
 
 # --- the machine ---
