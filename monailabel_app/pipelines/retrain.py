@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from monailabel_app.errors import TrainingFailed
+from monailabel_app.errors import InvalidSettings, TrainingFailed
 from monailabel_app.training.forgotten import now, refuse_forgotten
 from monailabel_app.training.healthy_loop import TrainProgress
 from monailabel_app.training.manifest import Manifest, ScanRecord
@@ -90,7 +90,7 @@ def options_of(manifest: Manifest) -> SiteOptions:
         values["privacy"] = {name: value for name, value in spent.items() if name in budget}
     try:
         return SiteOptions.from_json(values)
-    except TypeError as error:
+    except (TypeError, InvalidSettings) as error:
         raise TrainingFailed(
             f"expected the options of the earlier training in its manifest, got others ({error}); train a new version "
             "by hand and let it serve"
