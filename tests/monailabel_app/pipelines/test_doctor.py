@@ -139,7 +139,7 @@ def test_user_trained_models_are_examined_beside_the_shipped_ones(tmp_path):
     (tmp_path / "model" / "not a model").mkdir()
     write_model(tmp_path / "model" / "versioned" / "versions" / "0001")
     second = write_model(tmp_path / "model" / "versioned" / "versions" / "0002")
-    (second / "config.yaml").write_text("changed: true")
+    (second / "model.safetensors").write_bytes(b"changed")
     checks = by_name(doctor.check_models(tmp_path))
     assert {name: check.status for name, check in checks.items()} == {
         "model_weights/ddpm": "ok",
