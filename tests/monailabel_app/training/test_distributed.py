@@ -1,6 +1,9 @@
 """Several processes: the curve of one, decisions in common, and nobody left waiting. Two on the CPU, by torchrun."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +122,49 @@ def test_a_process_that_dies_ends_the_run_at_once_and_leaves_a_checkpoint(tmp_pa
         launch([str(tmp_path), "dies"], 2, program=WORKER)
     assert time.monotonic() - started < 60 * distributed.TIMEOUT_MINUTES
     assert load_state(tmp_path / "dies").step == 2
+
+
+_WAITS = """
+import os, pathlib, sys, time
+from monailabel_app.training.distributed import process_group, rank
+with process_group("cpu"):
+    pathlib.Path(sys.argv[1], f"pid_{rank()}").write_text(str(os.getpid()))
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_processes_end_when_their_launcher_is_killed(tmp_path):
+    (tmp_path / "waits.py").write_text(_WAITS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+    launcher = subprocess.Popen([*command, str(tmp_path / "waits.py"), str(tmp_path)], env=environment)
+    files = [tmp_path / f"pid_{rank}" for rank in (0, 1)]
+    try:
+        assert wait(lambda: all(file.is_file() and file.read_text() for file in files))
+    finally:
+        launcher.kill()
+        launcher.wait()
+    assert wait(lambda: not any(alive(int(file.read_text())) for file in files))
+
+
+def wait(condition, seconds=180.0):
+    """Whether a condition came true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return condition()
+
+
+def alive(pid):
+    """Whether a process runs; one that ended and was not collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_single_process_needs_no_group(monkeypatch):

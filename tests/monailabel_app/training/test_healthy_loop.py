@@ -1,5 +1,6 @@
 """The training loop: it can be killed, it repeats, it stops in time, and what it keeps is the average."""
 
+import json
 import math
 import os
 import shutil
@@ -405,6 +406,32 @@ def test_a_run_out_of_memory_halves_its_pieces_and_says_so(tmp_path, cache, monk
     assert notes[0] in caplog.text
     assert state.step == TINY_TRAINING.steps
     assert len(state.generator) == 4
+
+
+_LITTLE_MEMORY = """
+import json, pathlib, re, resource, sys, torch
+from dataclasses import replace
+from monailabel_app.training.healthy_loop import train
+from tests.monailabel_app.synthetic import TINY, TINY_TRAINING, random_cache
+torch.set_num_threads(1)
+torch.backends.mkldnn.enabled = False
+folder, cache = pathlib.Path(sys.argv[1]), random_cache(2)
+train("ddpm", TINY["ddpm"], cache, None, replace(TINY_TRAINING, steps=1), folder / "first")
+used = int(re.search(r"VmSize:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
+state = train("ddpm", TINY["ddpm"], cache, None, replace(TINY_TRAINING, steps=1, batch_size=256), folder / "run")
+print(json.dumps([state.step, state.notes]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
+def test_a_process_that_really_has_too_little_memory_goes_on_in_smaller_pieces(tmp_path):
+    command = [sys.executable, "-c", _LITTLE_MEMORY, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, timeout=300, stdout=subprocess.PIPE, text=True, check=True)
+    step, notes = json.loads(done.stdout.splitlines()[-1])
+    assert step == 1
+    assert notes[0] == "out of memory at step 0: batch 256 -> 2 x 128"
 
 
 def test_the_step_that_ran_out_of_memory_is_done_again_with_the_same_numbers(tmp_path, cache, monkeypatch):
