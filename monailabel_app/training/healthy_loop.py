@@ -97,9 +97,7 @@ class _Run:
             weight_decay=settings.weight_decay,
             betas=(0.9, 0.99),
         )
-        self.lanes = Lanes(
-            settings.lanes, settings.batch_size, settings.seed, rank=group.rank, world=group.world
-        )
+        self.lanes = Lanes(settings.lanes, settings.batch_size, settings.seed, rank=group.rank, world=group.world)
         self.step, self.recorded = 0, -1
         self.recent: list[float] = []
         self.history: list[dict[str, Any]] = []

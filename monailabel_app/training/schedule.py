@@ -47,8 +47,11 @@ class Budget:
 
 def learning_rate(settings: TrainSettings, step: int, share: float) -> float:
     """Linear warm-up, then half a cosine down to zero at share 1."""
-    return settings.learning_rate * min(1.0, (step + 1) / max(settings.warmup, 1)) * 0.5 * (
-        1 + math.cos(math.pi * min(share, 1.0))
+    return (
+        settings.learning_rate
+        * min(1.0, (step + 1) / max(settings.warmup, 1))
+        * 0.5
+        * (1 + math.cos(math.pi * min(share, 1.0)))
     )
 
 
