@@ -154,7 +154,7 @@ def _replace(
                 tell(f"{item.name}: {how(item)}")
                 if item.missing and data is not None and recover is not None:
                     item = _recovered(root, item, data, recover)
-                removal.replaced[item.name] = _trained_anew(root, item, removal, retrain)
+                removal.replaced[item.name] = _trained_anew(root, item, retrain)
             tell(f"{item.name}: version {removal.replaced[item.name]} serves")
         except AnomalyAppError as error:
             removal.failed[item.name] = str(error)
@@ -162,7 +162,7 @@ def _replace(
         listed.save()
 
 
-def _trained_anew(root: Path, item: Replacement, removal: Removal, retrain: Retrain | None) -> str:
+def _trained_anew(root: Path, item: Replacement, retrain: Retrain | None) -> str:
     if item.obstacle:
         raise TrainingFailed(item.obstacle)
     if item.missing:
@@ -175,8 +175,6 @@ def _trained_anew(root: Path, item: Replacement, removal: Removal, retrain: Retr
     version = retrain(root, item)
     manifest = Manifest.read(version.folder)
     refuse_forgotten(root, manifest)
-    if {scan.content for scan in (*manifest.train, *manifest.held_out)} & set(removal.contents):
-        raise TrainingFailed(f"expected {version.id} without the patient's scans, got one with them; train again")
     if serving_version(root, item.name) != version.version:
         versions.promote(root, item.name, version.version, reason=_REASON)
     return version.version

@@ -22,16 +22,13 @@ from monailabel_app.weights.model_folder import WEIGHTS, open_model_folder, seal
 from .calibrate import calibrate_prepared
 from .forget_plan import PreparedScan, Replacement
 from .held_out_quality import HeldOutQuality
-from .prepare import list_scans
 from .prepared_cache import ScanSource, prepare_sources
 from .prepared_store import PreparedStore, purge
 from .site_options import SCRATCH, SiteOptions
 from .site_publish import Stage, write_card
-from .site_scans import scan_id
-from .site_training import carry_out
+from .site_scans import named_scans
+from .site_training import TO_BE_FORGOTTEN, carry_out
 from .training_run import Plan, PlannedScan, device_of, unfinished_run
-
-_FORGOTTEN = "to be forgotten"
 
 
 def retrain(
@@ -66,7 +63,7 @@ def plan_of(root: Path, item: Replacement) -> Plan:
     config = open_model_folder(item.parent or item.old.folder).config["config"]
     left_out = dict(manifest.left_out)
     before = len(manifest.train) + len(manifest.held_out)
-    left_out[_FORGOTTEN] = left_out.get(_FORGOTTEN, 0) + before - len(item.train) - len(item.held_out)
+    left_out[TO_BE_FORGOTTEN] = left_out.get(TO_BE_FORGOTTEN, 0) + before - len(item.train) - len(item.held_out)
     return Plan(
         options=options,
         config=config,
@@ -106,7 +103,7 @@ def recover(
     """
     key, store = site_key(root), PreparedStore(root / "cache")
     before = {path.stem for path in store.folder.glob("*.safetensors")}
-    sources = [ScanSource(path, keyed_hash(key, "scan", scan_id(path)), "") for path in list_scans(folder)]
+    sources = [ScanSource(scan.path, keyed_hash(key, "scan", scan.id), "") for scan in named_scans(folder)]
     wanted_contents = {scan.record.content for scan in wanted}
     wanted_scans = {scan.record.scan for scan in wanted}
     found: dict[str, str] = {}

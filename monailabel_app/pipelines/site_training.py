@@ -18,9 +18,10 @@ import torch
 
 from monailabel_app.errors import InvalidSettings, TrainingFailed
 from monailabel_app.registry import load_method
+from monailabel_app.training.cache import TrainingCache
 from monailabel_app.training.checkpoint import TrainingState, load_state
 from monailabel_app.training.distributed import launch
-from monailabel_app.training.forgotten import forgotten_hashes
+from monailabel_app.training.forgotten import forgotten_contents, forgotten_hashes, refuse_forgotten_weights
 from monailabel_app.training.healthy_loop import TrainProgress
 from monailabel_app.training.manifest import (
     Ancestor,
@@ -35,13 +36,14 @@ from monailabel_app.weights.model_folder import open_model_folder
 
 from .config_io import config_from_plain, config_to_plain
 from .predict import find_model
-from .prepared_cache import ScanSource, prepare_sources
+from .prepared_cache import ScanSource, prepare_sources, purge
 from .site_options import SCRATCH, SERVING, SiteOptions
 from .site_privacy import feasibility_lines
 from .site_publish import SiteResult, Stage, publish_run
 from .training_run import RESULT, Plan, PlannedScan, run_plan, unfinished_run
 
 _LOG = logging.getLogger(__name__)
+TO_BE_FORGOTTEN = "to be forgotten"
 MIN_PATIENTS = MIN_HELD_OUT_PATIENTS + MIN_TRAINING_PATIENTS
 
 
@@ -177,12 +179,14 @@ def _make_plan(
 ) -> Plan:
     key = site_key(root)
     start, start_folder, config = _start(root, options)
+    if start_folder:
+        refuse_forgotten_weights(root, root / start_folder)
     forgotten = forgotten_hashes(root)
     sources, counts = [], dict(left_out)
     for scan in scans:
         patient = keyed_hash(key, "patient", scan.patient)
         if patient in forgotten:
-            counts["to be forgotten"] = counts.get("to be forgotten", 0) + 1
+            counts[TO_BE_FORGOTTEN] = counts.get(TO_BE_FORGOTTEN, 0) + 1
         else:
             sources.append(ScanSource(Path(scan.path), keyed_hash(key, "scan", scan.id), patient))
     check_enough(len({source.patient for source in sources}), left_out=counts)
@@ -197,12 +201,13 @@ def _make_plan(
         counts["refused by the preparation"] = len(made.refused)
         for _, reason in made.refused:
             _LOG.warning("a scan is left out: %s", reason)
-    patients = made.cache.patients
+    cache = _without_forgotten(root, made.cache, counts)
+    patients = cache.patients
     check_enough(len(set(patients)), left_out=counts)
     split = split_by_patient(patients, options.validation_share, key=key)
 
     def planned(rows: Sequence[int]) -> tuple[PlannedScan, ...]:
-        return tuple(PlannedScan(patients[i], made.cache.ids[i], made.digests[i]) for i in rows)
+        return tuple(PlannedScan(patients[i], cache.ids[i], cache.digests[i]) for i in rows)
 
     return Plan(
         options=options,
@@ -214,6 +219,17 @@ def _make_plan(
         contaminated=contaminated,
         left_out=counts,
     )
+
+
+def _without_forgotten(root: Path, cache: TrainingCache, counts: dict[str, int]) -> TrainingCache:
+    """Without scans of forgotten patients that came back under another id; their prepared copies go again."""
+    key, forgotten = site_key(root), forgotten_contents(root)
+    again = [i for i, digest in enumerate(cache.digests) if keyed_hash(key, "content", digest) in forgotten]
+    if not again:
+        return cache
+    purge(root / "cache", [cache.digests[i] for i in again])
+    counts[TO_BE_FORGOTTEN] = counts.get(TO_BE_FORGOTTEN, 0) + len(again)
+    return cache.select([i for i in range(len(cache)) if i not in set(again)])
 
 
 def _start(root: Path, options: SiteOptions) -> tuple[Ancestor | None, str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from monailabel_app.errors import CorruptModel, TrainingFailed
 
-from .manifest import Manifest
+from .manifest import MANIFEST, Manifest
 from .site_key import FORGOTTEN_FILE, fingerprint, keyed_hash, site_key
 
 try:
@@ -135,16 +135,37 @@ def forgotten_hashes(root: Path) -> frozenset[str]:
     return frozenset(removal.patient for removal in ForgottenList(root).removals)
 
 
+def forgotten_contents(root: Path) -> frozenset[str]:
+    """Keyed hashes of the prepared scans of those patients: a scan is known again under whatever id it comes back."""
+    if not (Path(root) / "model" / FORGOTTEN_FILE).exists():
+        return frozenset()
+    return frozenset(content for removal in ForgottenList(root).removals for content in removal.contents)
+
+
 def refuse_forgotten(root: Path, manifest: Manifest) -> None:
-    """Raise TrainingFailed when a version with this manifest depends on a patient to be forgotten.
+    """Raise TrainingFailed when a version with this manifest depends on a patient to be forgotten, or on such a scan.
 
     Called just before publishing: the wish may have come while the training ran.
     """
     count = len(manifest.patients() & forgotten_hashes(root))
+    contents = forgotten_contents(root)
+    count = count or len({s.patient for s in (*manifest.train, *manifest.held_out) if s.content in contents})
     if count:
         raise TrainingFailed(
             f"expected a model that owes nothing to forgotten patients, got one that depends on {count} of them; it is "
             "not published, train again"
+        )
+
+
+def refuse_forgotten_weights(root: Path, folder: Path) -> None:
+    """Raise TrainingFailed when the weights in a model folder depend on a patient to be forgotten.
+
+    Called before a training starts from them, which else would be refused when it ends.
+    """
+    if (Path(folder) / MANIFEST).is_file() and Manifest.read(folder).trained_patients() & forgotten_hashes(root):
+        raise TrainingFailed(
+            "expected weights to start from that owe nothing to forgotten patients, got some that do; run `python "
+            "main.py models forget` again until it completes, or start from shipped weights or from scratch"
         )
 
 

@@ -3,7 +3,6 @@
 import math
 import shutil
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +12,7 @@ import torch
 
 from monailabel_app.errors import TrainingFailed
 from monailabel_app.pipelines import retrain as module
+from monailabel_app.pipelines import site_training
 from monailabel_app.pipelines.config_io import config_to_plain
 from monailabel_app.pipelines.forget import forget
 from monailabel_app.pipelines.forget_plan import PreparedScan, plan_removal
@@ -21,9 +21,11 @@ from monailabel_app.pipelines.prepared_cache import ScanSource, prepare_sources
 from monailabel_app.pipelines.prepared_store import PreparedStore
 from monailabel_app.pipelines.retrain import options_of, plan_of, recover, retrain
 from monailabel_app.pipelines.site_options import SiteOptions
+from monailabel_app.pipelines.site_scans import named_scans
 from monailabel_app.pipelines.site_training import carry_out
 from monailabel_app.pipelines.training_run import Plan, PlannedScan, run_plan
 from monailabel_app.preprocessing.pipeline import Preprocessor
+from monailabel_app.training.forgotten import ForgottenList
 from monailabel_app.training.manifest import Ancestor, Manifest, fingerprint, keyed_hash, site_key
 from monailabel_app.training.privacy_settings import PrivacySettings
 from monailabel_app.types import BrainMask
@@ -196,25 +198,30 @@ class WithMask(ScanSource):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder of scans sub-0 to sub-3, prepared with the synthetic template."""
+    """A folder of scans sub-0 to sub-10, prepared with the synthetic template."""
     extractor = tmp_path / "brain_extraction"
     for path in (extractor, tmp_path / "scans", tmp_path / "masks"):
         path.mkdir()
     for name in ("config.yaml", "model.safetensors"):
         (extractor / name).write_text("not needed for scans with a mask")
-    for number in range(4):
+    for number in range(11):
         volume, brain, _ = scan(person(50 + number))
         nib.save(nib.Nifti1Image(volume.data[0], volume.affine), tmp_path / "scans" / f"sub-{number}.nii")
         nib.save(nib.Nifti1Image(brain.mask.astype(np.uint8), volume.affine), tmp_path / "masks" / f"sub-{number}.nii")
     options = {"template_folder": save_template(tmp_path), "extractor_folder": extractor, "workers": 0}
-    monkeypatch.setattr(module, "ScanSource", WithMask)
-    monkeypatch.setattr(module, "prepare_sources", partial(prepare_sources, **options))
+
+    def prepare(*arguments, **more):
+        return prepare_sources(*arguments, **{**more, **options})
+
+    for part in (module, site_training):
+        monkeypatch.setattr(part, "ScanSource", WithMask)
+        monkeypatch.setattr(part, "prepare_sources", prepare)
     return tmp_path / "scans"
 
 
 def test_gone_entries_are_prepared_again_and_nothing_else_is_kept(tmp_path, folder):
     key = site_key(tmp_path)
-    sources = [WithMask(path, path.stem, "") for path in sorted(Path(folder).iterdir())]
+    sources = [WithMask(path, path.stem, "") for path in sorted(Path(folder).iterdir())[:3]]
     digests = module.prepare_sources(sources, "t1", tmp_path / "elsewhere").digests
 
     def wanted(number, digest):
@@ -222,7 +229,8 @@ def test_gone_entries_are_prepared_again_and_nothing_else_is_kept(tmp_path, fold
         record = module.ScanRecord.of(key, *plain)
         return PreparedScan(record, "")
 
-    same, changed = wanted(1, digests[1]), wanted(2, "made by an earlier preparation")
+    # In the order of their names: sub-0, sub-1, sub-10.
+    same, changed = wanted(1, digests[1]), wanted(10, "made by an earlier preparation")
     found = recover(tmp_path, folder, (same, changed), "t1")
     assert found == {same.record.content: digests[1], changed.record.scan: digests[2]}
     left = {path.stem for path in (tmp_path / "cache" / "prepared").glob("*.safetensors")}
@@ -234,3 +242,28 @@ def test_entries_that_were_there_before_a_recovery_stay(tmp_path, folder):
     (kept,) = module.prepare_sources(sources, "t1", tmp_path / "cache").digests
     assert recover(tmp_path, folder, (), "t1") == {}
     assert {path.stem for path in (tmp_path / "cache" / "prepared").glob("*.safetensors")} == {kept}
+
+
+def test_a_forgotten_patients_scan_that_comes_back_under_another_id_is_not_trained_on(tmp_path, folder):
+    app = tmp_path / "app"
+    key, scans = site_key(app), named_scans(folder)
+    sources = [WithMask(scans[3].path, "s", "p")]
+    (digest,) = site_training.prepare_sources(sources, "t1", app / "cache").digests
+    listed = ForgottenList(app)
+    listed.add(keyed_hash(key, "patient", "THE-PATIENT")).contents = [keyed_hash(key, "content", digest)]
+    listed.save()
+    made = site_training.train_site(app, scans, OPTIONS, plan_only=True)
+    plan = Plan.read(made.run_folder)
+    planned = {scan.digest for scan in (*plan.train, *plan.held_out)}
+    assert len(planned) == 10
+    assert digest not in planned
+    assert plan.left_out == {"to be forgotten": 1}
+    assert not PreparedStore(app / "cache").path(digest).exists()
+
+
+def test_a_forgotten_patient_is_not_even_prepared(tmp_path, folder):
+    app, scans = tmp_path / "app", named_scans(folder)
+    ForgottenList(app).add(keyed_hash(site_key(app), "patient", scans[3].patient))
+    made = site_training.train_site(app, scans, OPTIONS, plan_only=True)
+    assert Plan.read(made.run_folder).left_out == {"to be forgotten": 1}
+    assert len(list((app / "cache" / "prepared").glob("*.safetensors"))) == 10

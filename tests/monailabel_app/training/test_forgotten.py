@@ -5,11 +5,13 @@ import pytest
 from monailabel_app.errors import CorruptModel, TrainingFailed
 from monailabel_app.training.forgotten import (
     ForgottenList,
+    forgotten_contents,
     forgotten_hashes,
     forgotten_test,
     is_forgotten,
     only_one,
     refuse_forgotten,
+    refuse_forgotten_weights,
 )
 from monailabel_app.training.manifest import Manifest, fingerprint, record_scans
 from monailabel_app.training.site_key import FORGOTTEN_FILE, KEY_FILE, keyed_hash, site_key
@@ -85,6 +87,31 @@ def test_a_model_of_a_forgotten_patient_is_refused_before_it_is_published(tmp_pa
     add(tmp_path, "PATIENT-2")
     with pytest.raises(TrainingFailed, match="1 of them"):
         refuse_forgotten(tmp_path, manifest)
+
+
+def test_a_scan_of_a_forgotten_patient_is_known_under_another_id(tmp_path):
+    key = site_key(tmp_path)
+    scans = record_scans(key, [("PATIENT-1", "s1", "00"), ("PATIENT-2", "s2", "01")])
+    add(tmp_path, "PATIENT-9")
+    listed = ForgottenList(tmp_path)
+    listed.removals[0].contents = [keyed_hash(key, "content", "01")]
+    listed.save()
+    assert forgotten_contents(tmp_path) == {keyed_hash(key, "content", "01")}
+    with pytest.raises(TrainingFailed, match="1 of them"):
+        refuse_forgotten(tmp_path, Manifest("ddpm", "t1", fingerprint(key), scans, ()))
+
+
+def test_weights_of_a_forgotten_patient_are_refused_as_a_start_and_thresholds_are_not(tmp_path):
+    key = site_key(tmp_path)
+    scans = record_scans(key, [("PATIENT-1", "s1", "00"), ("PATIENT-2", "s2", "01")])
+    Manifest("ddpm", "t1", fingerprint(key), scans[:1], scans[1:]).write(tmp_path)
+    whose = {keyed_hash(key, "patient", f"PATIENT-{n}"): f"PATIENT-{n}" for n in (1, 2)}
+    add(tmp_path, whose[scans[1].patient])
+    refuse_forgotten_weights(tmp_path, tmp_path)
+    refuse_forgotten_weights(tmp_path, tmp_path / "model")
+    add(tmp_path, whose[scans[0].patient])
+    with pytest.raises(TrainingFailed, match="start from"):
+        refuse_forgotten_weights(tmp_path, tmp_path)
 
 
 def test_two_removals_at_once_are_kept_apart(tmp_path):
