@@ -57,6 +57,7 @@ def train(
     from monailabel_app.errors import InvalidSettings
     from monailabel_app.pipelines.progress_bar import bars
     from monailabel_app.pipelines.site_options import SiteOptions
+    from monailabel_app.pipelines.site_privacy import membership_line
     from monailabel_app.pipelines.site_scans import scans_of_folder
     from monailabel_app.pipelines.site_training import train_site
     from monailabel_app.training.privacy_settings import PrivacySettings
@@ -102,6 +103,10 @@ def train(
         typer.echo("then calibrate and publish: the same train command with --resume")
         return
     typer.echo(f"{result.name}@{result.version}: {result.folder}")
+    if result.privacy is not None:
+        spent = result.privacy
+        typer.echo(f"privacy spent: epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}, mu {spent['mu']:.3g}")
+        typer.echo(membership_line(result.run_folder))
     typer.echo(f"{'serves now' if result.promoted else 'kept, does not serve'}: {result.reason}")
 
 

@@ -62,6 +62,8 @@ def test_train_publish_list_roll_back_forget(app, data):
     private = [*again[:-2], "--privacy", "epsilon=8 delta=1e-5 steps=3 slices_per_patient=2"]
     printed = run(app, *private)
     assert "what a privacy budget costs with" in printed
+    assert "privacy spent: epsilon" in printed
+    assert "membership inference by loss" in printed
     card = (app / "model/mine/versions/0003/card.md").read_text()
     assert "Differential privacy" in card
     assert (app / "model/mine/versions/0003/calibration.json").read_bytes() == (

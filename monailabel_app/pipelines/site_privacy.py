@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from monailabel_app.registry import load_method
-from monailabel_app.training.accounting import feasibility_table, feasibility_text
+from monailabel_app.training.accounting import feasibility_text
 from monailabel_app.training.checkpoint import TrainingState
 from monailabel_app.training.membership import membership_inference
-from monailabel_app.training.privacy import privacy_report
-from monailabel_app.training.privacy_settings import PrivacySettings
+from monailabel_app.training.privacy import feasibility_of, privacy_report
 
 from .config_io import config_from_plain
 from .training_run import Plan, device_of
@@ -25,11 +24,25 @@ _LOG = logging.getLogger(__name__)
 CHECK = "membership.json"
 
 
-def feasibility_lines(patients: int, privacy: PrivacySettings) -> list[str]:
-    """What a budget costs with so many patients, to be read before the training starts."""
-    rows = feasibility_table(patients, patients_per_step=privacy.patients_per_step, delta=privacy.delta)
-    head = f"what a privacy budget costs with {patients} patients, delta {privacy.delta:g}:"
+def feasibility_lines(plan: Plan) -> list[str]:
+    """What a budget costs with the plan's number of patients, to be read before the training starts."""
+    options = plan.options
+    config = config_from_plain(load_method(options.method).Config, dict(plan.config))
+    patients = len({scan.patient for scan in plan.train})
+    rows = feasibility_of(options.method, config, options.privacy, patients)
+    head = f"what a privacy budget costs with {patients} patients, delta {options.privacy.delta:g}:"
     return [head, *feasibility_text(rows).splitlines()]
+
+
+def membership_line(run_folder: Path) -> str:
+    """The check by membership inference in a sentence, for whoever ran the training."""
+    figures = json.loads((run_folder / CHECK).read_text())
+    low, high = figures["auroc_interval"]
+    return (
+        f"membership inference by loss: AUROC {figures['auroc']:.3f} [{low:.3f}, {high:.3f}] (0.5 is guessing), advantage "
+        f"{figures['advantage']:.3f}, p {figures['p_value']:.2f}, {figures['members']} members and {figures['others']} "
+        "others; computed from the private scans: keep it to yourselves"
+    )
 
 
 def private_record(state: TrainingState) -> dict[str, Any]:
@@ -52,5 +65,5 @@ def check_membership(root: Path, run_folder: Path, plan: Plan, state: TrainingSt
         device=device_of(plan.options),
     ).to_json()
     (run_folder / CHECK).write_text(json.dumps(figures, indent=1))
-    _LOG.info("membership inference by loss: AUROC %.3f, advantage %.3f", figures["auroc"], figures["advantage"])
+    _LOG.info("%s", membership_line(run_folder))
     return figures

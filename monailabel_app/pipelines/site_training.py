@@ -110,8 +110,7 @@ def train_site(
             plan = _make_plan(root, scans, options, contaminated, left_out or {}, _shown_by(monitor, stage))
         plan.write(run_folder)
         if options.privacy is not None:
-            patients = len({scan.patient for scan in plan.train})
-            for line in feasibility_lines(patients, options.privacy):
+            for line in feasibility_lines(plan):
                 say(line)
     if plan_only:
         return SiteResult(options.name, "", False, "planned, not trained", run_folder, run_folder, {}, None)
