@@ -77,7 +77,7 @@ train("ddpm", TINY["ddpm"], random_cache(2), None, TINY_TRAINING, pathlib.Path(s
 
 
 def test_a_killed_process_goes_on_as_if_it_had_never_been_killed(tmp_path, cache):
-    killed = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path / "killed")], cwd=ROOT, timeout=120)
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path / "killed")], cwd=ROOT, timeout=600)
     assert killed.returncode == -signal.SIGKILL
     assert load_state(tmp_path / "killed").step == 4
     resumed = run(tmp_path / "killed", cache, resume=True)

@@ -78,7 +78,7 @@ print(json.dumps([state.step, state.notes]))
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process as Linux does")
 def test_a_process_that_really_has_too_little_memory_goes_on_in_smaller_pieces(tmp_path):
     command = [sys.executable, "-c", _LITTLE_MEMORY, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, timeout=300, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, timeout=600, stdout=subprocess.PIPE, text=True, check=True)
     step, notes = json.loads(done.stdout.splitlines()[-1])
     assert step == 1
     assert notes[0] == "out of memory at step 0: batch 256 -> 2 x 128"
