@@ -40,8 +40,8 @@ def membership_line(run_folder: Path) -> str:
     low, high = figures["auroc_interval"]
     return (
         f"membership inference by loss: AUROC {figures['auroc']:.3f} [{low:.3f}, {high:.3f}] (0.5 is guessing), "
-        f"advantage {figures['advantage']:.3f}, p {figures['p_value']:.2f}, {figures['members']} members and {figures['others']} "
-        "others; computed from the private scans: keep it to yourselves"
+        f"advantage {figures['advantage']:.3f}, p {figures['p_value']:.2f}, {figures['members']} members and "
+        f"{figures['others']} others; computed from the private scans: keep it to yourselves"
     )
 
 
