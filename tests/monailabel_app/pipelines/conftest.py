@@ -43,12 +43,12 @@ def make_model(tmp_path_factory):
         save_template(base)
         random_cache(2).save(base / "cache.safetensors")
         presets = load_method(method_id).PRESETS
-        presets["tiny"] = TINY[method_id]
+        presets["synthetic"] = TINY[method_id]
         try:
             settings = replace(TINY_TRAINING, steps=20, checkpoint_every=10)
-            fit(method_id, base / "cache.safetensors", base / "run", settings, preset="tiny")
+            fit(method_id, base / "cache.safetensors", base / "run", settings, preset="synthetic")
         finally:
-            del presets["tiny"]
+            del presets["synthetic"]
         folder = export_model(base / "run", base / "tiny", modality="t1", training_data={"name": "synthetic"})
         volumes, brains = healthy_loaders()
         _, healthy = calibrate_model(folder, volumes, healthy={"data": "synthetic"}, brains=brains)
