@@ -34,6 +34,7 @@ from lib.strategies import First, Prototypical, Random
 from lib.trainers import HealthyTrainTask
 from monailabel_app.errors import UnknownModel
 from monailabel_app.pipelines.cache import MapCache
+from monailabel_app.training.forgotten import forgotten_test
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class AnomalyApp(MONAILabelApp):
         return self._trainers
 
     def _healthy(self, datastore: Datastore) -> HealthySelection:
-        return healthy_scans(datastore, self.conf)
+        return healthy_scans(datastore, self.conf).without(forgotten_test(Path(self.app_dir)))
 
     def _start_points(self, method: str) -> tuple[str, ...]:
         """Names of the models of a method, whose weights a training can start from."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ MINIMUM_PATIENTS = 10
 NOT_MARKED = "nobody said that it is healthy"
 SAID_NOT_HEALTHY = "image information says that it is not healthy"
 LISTED_NOT_HEALTHY = "the list says that it is not healthy"
+FORGOTTEN = "to be forgotten"
 LABELLED = "carries a final label that is not empty"
 
 CONTAMINATED = {
@@ -80,6 +81,12 @@ class HealthySelection:
     unmatched_rows: int = 0
     images_without_row: int = 0
     minimum: int = MINIMUM_PATIENTS
+
+    def without(self, forgotten: Callable[[str], bool]) -> HealthySelection:
+        """Without the scans of patients that no training may use any more, who are counted as left out."""
+        scans = [scan for scan in self.scans if not forgotten(scan.patient)]
+        count = len(self.scans) - len(scans)
+        return replace(self, scans=scans, left_out={**self.left_out, FORGOTTEN: count}) if count else self
 
     @property
     def patients(self) -> int:

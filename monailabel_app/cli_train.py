@@ -14,11 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    app.command()(train)
+    app.command(context_settings={"allow_extra_args": True})(train)
     app.command("train-worker", hidden=True)(train_worker)
 
 
 def train(
+    context: typer.Context,
     method: Annotated[str, typer.Argument(help="Method, such as ddpm.")],
     data: Annotated[
         Path | None, typer.Option(help="Folder of healthy scans: NIfTI, NRRD, folders with a DICOM series.")
@@ -39,7 +40,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 4e-4,
     validation_share: Annotated[float, typer.Option(help="Share of the patients held out.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of weights, batches and noise.")] = 0,
-    privacy: Annotated[str, typer.Option(help="Budget, such as 'epsilon=8 delta=1e-5'.")] = "none",
+    privacy: Annotated[str, typer.Option(help="Budget: epsilon=8 delta=1e-5, with or without quotes.")] = "none",
     promote: Annotated[str, typer.Option(help="Does the result serve: 'if better', always or never.")] = "if better",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     processes: Annotated[int, typer.Option(help="Processes that train together; 0: one per GPU.")] = 1,
@@ -62,6 +63,8 @@ def train(
     from monailabel_app.pipelines.site_training import train_site
     from monailabel_app.training.privacy_settings import PrivacySettings
 
+    if context.args and (privacy == "none" or not all("=" in word for word in context.args)):
+        raise InvalidSettings(f"expected options after the method, got {' '.join(context.args)[:80]!r}; see --help")
     if data is None:
         raise InvalidSettings("expected --data with the folder of healthy scans, got none")
     unlimited = minutes is None and (epochs is not None or steps is not None)
@@ -78,7 +81,7 @@ def train(
         validation_share=validation_share,
         seed=seed,
         start_from=start_from,
-        privacy=PrivacySettings.parse(privacy),
+        privacy=PrivacySettings.parse(" ".join([privacy, *context.args])),
         promote=promote,
         device=device,
         processes=processes,

@@ -59,7 +59,7 @@ def test_train_publish_list_roll_back_forget(app, data):
     run(app, "models", "rollback", "mine")
     assert (app / "model/mine/CURRENT").read_text().strip() == "0001"
 
-    private = [*again[:-2], "--privacy", "epsilon=8 delta=1e-5 steps=3 slices_per_patient=2"]
+    private = [*again[:-2], "--privacy", "epsilon=8", "delta=1e-5", "steps=3", "slices_per_patient=2"]
     printed = run(app, *private)
     assert "what a privacy budget costs with" in printed
     assert "privacy spent: epsilon" in printed
@@ -78,6 +78,10 @@ def test_train_publish_list_roll_back_forget(app, data):
 def test_forgetting_needs_enough_patients_to_train_anew(app, data):
     printed = run(app, "models", "forget", "--patient", "sub-03", "--yes", code=2)
     assert "10 patients" in printed or "at least" in printed
+
+
+def test_a_word_too_many_is_refused(app, data):
+    assert "'surplus'" in run(app, "train", "ddpm", "surplus", "--data", str(data), code=2)
 
 
 def test_too_few_scans_is_a_clear_error(app, tmp_path, data):

@@ -267,6 +267,14 @@ def test_too_few_patients_is_an_error_that_says_how_to_add_some(store, submit):
         selection.check()
 
 
+def test_a_patient_to_be_forgotten_is_left_out(store):
+    selection = healthy_scans(store, {"healthy": "all"})
+    kept = selection.without(lambda patient: patient == selection.scans[0].patient)
+    assert [scan.id for scan in kept.scans] == [scan.id for scan in selection.scans[1:]]
+    assert kept.left_out["to be forgotten"] == 1
+    assert selection.without(lambda patient: False) == selection
+
+
 def test_ten_scans_of_one_patient_are_too_few(store):
     for image in store.list_images():
         store.update_image_info(image, {"patient": "P1"})
