@@ -16,6 +16,7 @@ from monailabel_app.training.settings import TrainSettings
 PROMOTE = ("if better", "always", "never")
 MODALITIES = ("t1", "t2", "flair", "pd")
 SCRATCH, SERVING = "scratch", "serving model"
+NO_LIMIT = "no limit"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
@@ -118,19 +119,23 @@ class SiteOptions:
 
 
 def for_viewers(method_id: str, start_points: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The options of a method's trainer as Slicer and OHIF show them: lists become drop-downs, first is the default."""
+    """The options of a method's trainer as Slicer and OHIF show them: lists become drop-downs, first is the default.
+
+    Numbers are offered as text: OHIF's panel takes everything but digits out of a number, so that 0.2 becomes 2, and
+    shows nothing for 0.
+    """
     default = SiteOptions(method=method_id)
     return {
         "modality": list(MODALITIES),
         "model_name": "",
         "start_from": [SERVING, SCRATCH, *start_points],
         "preset": list(load_method(method_id).PRESETS),
-        "minutes": int(default.minutes),
-        "max_epochs": 0,
-        "train_batch_size": default.batch_size,
-        "learning_rate": default.learning_rate,
-        "val_split": default.validation_share,
-        "seed": default.seed,
+        "minutes": f"{default.minutes:g}",
+        "max_epochs": NO_LIMIT,
+        "train_batch_size": str(default.batch_size),
+        "learning_rate": str(default.learning_rate),
+        "val_split": str(default.validation_share),
+        "seed": str(default.seed),
         "promote": list(PROMOTE),
         "privacy": ["none", "epsilon=8 delta=1e-5", "epsilon=3 delta=1e-5"],
         "multi_gpu": False,
@@ -141,7 +146,7 @@ def for_viewers(method_id: str, start_points: tuple[str, ...] = ()) -> dict[str,
 def from_request(method_id: str, request: Mapping[str, Any]) -> SiteOptions:
     """The options in a viewer's request; what is absent, empty or the whole list as offered means the default.
 
-    Zero minutes or epochs mean no limit of that kind. Raises InvalidSettings.
+    Zero minutes or epochs, or ``no limit``, mean no limit of that kind. Raises InvalidSettings.
     """
     offered = for_viewers(method_id)
 
@@ -186,12 +191,15 @@ def _private(options: SiteOptions, promote: Any) -> SiteOptions:
     return options if promote is not None and options.promote == "always" else replace(options, promote="never")
 
 
-def _limit(name: str, value: Any, default: float) -> float:
-    number = _number(name, value, default)
+def _limit(name: str, value: Any, default: str) -> float:
+    value = default if value is None else value
+    if isinstance(value, str) and value.strip().lower() == NO_LIMIT:
+        return math.inf
+    number = _number(name, value, 0)
     return number if number > 0 else math.inf
 
 
-def _number(name: str, value: Any, default: float) -> float:
+def _number(name: str, value: Any, default: float | str) -> float:
     if value is None:
         return float(default)
     try:

@@ -43,6 +43,16 @@ def test_every_option_of_the_viewers_is_read():
     assert (options.seed, options.promote, options.processes, options.resume) == (7, "never", 0, True)
 
 
+def test_numbers_are_offered_as_text_because_ohif_keeps_the_digits_of_a_number_only():
+    offered = for_viewers("ddpm").values()
+    assert not [value for value in offered if isinstance(value, (int, float)) and not isinstance(value, bool)]
+
+
+@pytest.mark.parametrize("text", ["no limit", "No limit", "0", 0, 0.0])
+def test_no_limit(text):
+    assert from_request("ddpm", {"minutes": text, "max_epochs": "2"}).minutes == math.inf
+
+
 def test_a_private_training_does_not_serve_unless_told_to():
     text = "epsilon=8 delta=1e-5"
     assert from_request("ddpm", {"privacy": text}).promote == "never"
