@@ -1,8 +1,9 @@
-"""``GET /ohif/...``: the OHIF viewer that MONAI Label ships, with three faults of its delivery mended.
+"""``GET /ohif/...``: the OHIF viewer that MONAI Label ships, with four faults mended.
 
 MONAI Label looks for ``assets/x.png`` in a file named ``assets:x.png`` and then answers with the start page;
 the viewer's panel offers port 8000 whatever port the server has; and the panel paints a label it does not
-know in a colour made of the letters' codes, which for "anomaly" is a blue next to black.
+know in a colour made of the letters' codes, which for "anomaly" is a blue next to black, and writes the progress of a
+training in white on white.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ COLOUR = (255, 112, 32)
 
 # An entry of the panel's table of colours, which ours is put before.
 _TABLE_ENTRY = b"{\n  label: 'mass',"
+_WHITE_ON_WHITE = b"backgroundColor: 'white'"
 _OUR_ENTRY = b"{\n  label: 'anomaly',\n  value: rgbToHex(%d, %d, %d)\n}, " % COLOUR
 
 
@@ -43,7 +45,7 @@ def viewer_file(request: Request, path: str, user: User = Depends(RBAC(settings.
         headers = {"Cache-Control": "no-cache", "Set-Cookie": cookie}
         return FileResponse(VIEWER / "index.html", media_type="text/html", headers=headers)
     media_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-    changed = with_our_colour()
+    changed = panel_script()
     if changed is not None and file == changed[0]:
         return Response(changed[1], media_type=media_type)
     return FileResponse(file, media_type=media_type)
@@ -66,11 +68,12 @@ def find_file(path: str) -> Path | None:
 
 
 @lru_cache(maxsize=1)
-def with_our_colour() -> tuple[Path, bytes] | None:
-    """The panel's script with a bright colour for "anomaly"; None if this OHIF has another table."""
+def panel_script() -> tuple[Path, bytes] | None:
+    """The panel's script with a bright colour for "anomaly" and readable progress; None if this OHIF has another."""
     for file in sorted(VIEWER.glob("*.bundle.*.js")):
         if file.stat().st_size < 1_000_000:
             script = file.read_bytes()
             if _TABLE_ENTRY in script:
+                script = script.replace(_WHITE_ON_WHITE, _WHITE_ON_WHITE + b", color: 'black'")
                 return file, script.replace(_TABLE_ENTRY, _OUR_ENTRY + _TABLE_ENTRY, 1)
     return None

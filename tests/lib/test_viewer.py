@@ -57,9 +57,10 @@ def test_nothing_outside_the_viewers_folder_is_found(path):
 
 
 def test_the_panel_paints_anomaly_in_our_colour(client):
-    file, script = viewer.with_our_colour()
+    file, script = viewer.panel_script()
     assert b"label: 'anomaly',\n  value: rgbToHex(255, 112, 32)" in script
     assert script.count(b"label: 'mass',") == file.read_bytes().count(b"label: 'mass',")
+    assert script.count(b"backgroundColor: 'white', color: 'black'") == 3
     reply = client.get(f"/ohif/{file.name}")
     assert reply.content == script
     assert "javascript" in reply.headers["content-type"]

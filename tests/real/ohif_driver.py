@@ -59,6 +59,10 @@ REDRAWN = (
     StaleElementReferenceException,
 )
 PANEL = "1"  # the id that MONAI Label's panel gives its segmentation
+_BARS = """
+const bars = [...document.querySelectorAll('.w3-light-grey')];
+return Object.fromEntries(bars.map(b => [b.closest('tr').cells[0].textContent, b.textContent]));
+"""
 _MODELS = ".modelSelector select.selectBox"
 PLANES = ("mpr-axial", "mpr-sagittal", "mpr-coronal")
 
@@ -251,6 +255,30 @@ class OhifDriver:
         self.click(By.XPATH, "//button[contains(., 'Confirm')]")
         self.wait(lambda: not self._displayed("select[name=selectName]"), "the end of the options")
 
+    def choose_training(self, trainer: str, choices: dict[str, str], texts: dict[str, str]) -> None:
+        """Sets drop-downs and text fields of a trainer under "Options / Configurations" and confirms."""
+        self.click(By.LINK_TEXT, "Options / Configurations")
+        self._pick(lambda: self._first("select[name=selectSection]"), "train")
+        self._pick(lambda: self._first("select[name=selectName]"), trainer)
+        for key, value in choices.items():
+            self._pick(lambda key=key: self.browser.find_element(By.ID, f"train{trainer}{key}"), value)
+        for key, value in texts.items():
+            self.wait(lambda key=key, value=value: self._type(f"train{trainer}{key}", value), f"{value!r} in {key}")
+        self.click(By.XPATH, "//button[contains(., 'Confirm')]")
+        self.wait(lambda: not self._displayed("select[name=selectName]"), "the end of the options")
+
+    def update_model(self) -> None:
+        """Opens Active Learning, presses Update Model, and waits until the button says that a training runs."""
+        labels = "//label[contains(@class, 'tab-label')][contains(., 'Active Learning')]"
+        self.click(By.XPATH, labels)
+        self.click(By.XPATH, "//button[contains(., 'Update Model')]")
+        stop = "//button[contains(., 'Stop Training')]"
+        self.wait(lambda: self.browser.find_elements(By.XPATH, stop), "Stop Training in place of Update Model")
+
+    def progress(self) -> dict[str, str]:
+        """What the panel's three bars say: Annotated, Training and Train Acc."""
+        return self.browser.execute_script(_BARS)
+
     def open_segmentation(self) -> str:
         """Opens the study's first stored DICOM Segmentation, and returns the id the page gives it."""
         self.wait(lambda: self._displayed(_SEG_THUMBNAIL), "a stored segmentation in the list")
@@ -309,6 +337,12 @@ class OhifDriver:
             return find().get_attribute("value") == value
 
         self.wait(picked, f"the choice {value!r}")
+
+    def _type(self, field: str, value: str) -> bool:
+        box = self.browser.find_element(By.ID, field)
+        box.send_keys(Keys.CONTROL, "a")
+        box.send_keys(value)
+        return self.browser.find_element(By.ID, field).get_attribute("value") == value
 
     def _double_click(self, selector: str) -> bool:
         ActionChains(self.browser).double_click(self._first(selector)).perform()
