@@ -197,10 +197,17 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore):
                 finally:
                     os.unlink(segmentation)
                 self._lists.pop("labelled", None)
+            self._list_anew_for(image_id)
             return self._keep_label(image_id, label_filename, label_tag, label_info, voxels)
         finally:
             if converted:
                 os.unlink(converted)
+
+    def _list_anew_for(self, image_id: str) -> None:
+        """What somebody has just worked on must not be missing from the list for being newer than the list."""
+        held = self._lists.get("images")
+        if held is not None and image_id not in held.items:
+            self._lists.pop("images", None)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label kept here; a segmentation in the archive is removed there. Raises UnknownImage."""
@@ -215,6 +222,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore):
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Change an image's information, fetching the image first: only then there is a place to keep it."""
         self.get_image_uri(image_id)
+        self._list_anew_for(image_id)
         super().update_image_info(image_id, info)
 
     def final_labels(self, image_id: str, inspect: bool = True) -> dict[str, int]:
