@@ -136,14 +136,21 @@ def calibrate(
     """Calibrate a model anew on held-out healthy scans."""
     from functools import partial
 
+    from monailabel_app.errors import PublishFailed
     from monailabel_app.io.images import read_volume
     from monailabel_app.pipelines import predict as pipeline
     from monailabel_app.pipelines.calibrate import calibrate_model
     from monailabel_app.pipelines.prepare import list_scans
     from monailabel_app.pipelines.progress_bar import bars
+    from monailabel_app.weights.model_folder import VERSIONS
 
-    loaders = [partial(read_volume, path) for path in list_scans(healthy)]
     folder = pipeline.find_model(model, ROOT)
+    if folder.parent.name == VERSIONS:
+        raise PublishFailed(
+            f"expected a model that may change, got the published version {folder.name}, calibrated when it was trained; "
+            "train a new version to calibrate on other scans"
+        )
+    loaders = [partial(read_volume, path) for path in list_scans(healthy)]
     with bars() as bar:
         calibrate_model(
             folder, loaders, healthy={"data": healthy.name}, device=device, progress=partial(bar.stage, "calibrating")
