@@ -147,7 +147,7 @@ def calibrate(
     folder = pipeline.find_model(model, ROOT)
     if folder.parent.name == VERSIONS:
         raise PublishFailed(
-            f"expected a model that may change, got the published version {folder.name}, calibrated when it was trained; "
+            f"expected a model that may change, got published version {folder.name}, calibrated when it was trained; "
             "train a new version to calibrate on other scans"
         )
     loaders = [partial(read_volume, path) for path in list_scans(healthy)]

@@ -56,7 +56,7 @@ def test_train_publish_list_roll_back_forget(app, data):
     listed = {entry["name"]: entry for entry in json.loads(run(app, "models", "list", "--json"))}
     assert listed["mine"]["version"] == "0002"
     run(app, "models", "verify")
-    assert "published version" in run(app, "calibrate", "--model", "mine", "--healthy", str(data), code=2)
+    assert "published version 0002" in run(app, "calibrate", "--model", "mine", "--healthy", str(data), code=2)
     run(app, "models", "rollback", "mine")
     assert (app / "model/mine/CURRENT").read_text().strip() == "0001"
 
