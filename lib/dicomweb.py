@@ -252,7 +252,12 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore):
 
     def _count(self, study: str, series: str) -> int:
         instances = self._client.retrieve_series(study, series)
-        return sum(int((instance.pixel_array != 0).sum()) for instance in instances if "PixelData" in instance)
+        try:
+            return sum(int((instance.pixel_array != 0).sum()) for instance in instances if "PixelData" in instance)
+        except Exception:
+            # Compressed or damaged: what cannot be looked into is not taken for empty.
+            logger.warning("a segmentation of the archive cannot be read; its series is not trained on")
+            return 1
 
     def to_dicom_seg(
         self,

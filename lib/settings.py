@@ -6,6 +6,7 @@ equals MONAI Label's default is taken as not set by the user.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tarfile
@@ -26,6 +27,9 @@ def apply() -> None:
     if stock == settings.MONAI_LABEL_DATASTORE_FILE_EXT:
         settings.MONAI_LABEL_DATASTORE_FILE_EXT = list(SCANS)
     add_environment_to_path()
+    # At INFO these write the ids of scans, which may be names; a training's log is shown to every user.
+    for name in ("monailabel.datastore", "monailabel.endpoints.datastore", "dicomweb_client"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Sessions may be uploaded as an archive, which MONAI Label unpacks without a filter; the class attribute
     # is Python's documented way to refuse absolute paths, parent folders and links (PEP 706).
     if hasattr(tarfile, "data_filter"):

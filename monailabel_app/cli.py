@@ -168,13 +168,20 @@ def evaluate(
     write_card: Annotated[bool, typer.Option("--write-card", help="Write the model's card from the result.")] = False,
 ) -> None:
     """Detection of implanted lesions and of real ones (mslub) beside both baselines, as tables."""
+    from monailabel_app.errors import PublishFailed
     from monailabel_app.pipelines import predict as pipeline
     from monailabel_app.pipelines.evaluate import evaluate_shipped
     from monailabel_app.pipelines.progress_bar import bars
+    from monailabel_app.weights.model_folder import VERSIONS
 
+    folder = pipeline.find_model(model, ROOT)
+    if write_card and folder.parent.name == VERSIONS:
+        raise PublishFailed(
+            f"expected a model that may change, got published version {folder.name}; evaluate it without --write-card"
+        )
     with bars() as bar:
         text = evaluate_shipped(
-            pipeline.find_model(model, ROOT),
+            folder,
             data,
             output,
             per_scan=per_scan,

@@ -7,15 +7,18 @@ Label's. What it answers about a running training is its last log lines; the pro
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, HTTPException
 from monailabel.config import settings
 from monailabel.endpoints import batch_infer, scoring, train
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.task import AsyncTask
+from monailabel.utils.async_tasks.utils import tasks
 
 from monailabel_app.errors import UnknownModel
 
@@ -26,18 +29,21 @@ _USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 _ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 
 
+_STARTING = threading.Lock()
+
+
 @router.get("/train/", summary="Progress of the training")
 def training_status(all: bool = False, check_if_running: bool = False, user: User = _USER) -> Any:
     """MONAI Label's answer; the newest task also has ``progress``: epoch, loss, images per second, time left."""
     answer = train.status(all, check_if_running)
-    tasks = answer if isinstance(answer, list) else [answer]
-    if not tasks:
+    listed = answer if isinstance(answer, list) else [answer]
+    if not listed:
         return answer
-    newest = dict(tasks[-1])
+    newest = dict(listed[-1])
     trainer = app_instance().trainers().get(str((newest.get("request") or {}).get("model")))
     if trainer is not None:
         newest["progress"] = trainer.stats()
-    return [*tasks[:-1], newest] if isinstance(answer, list) else newest
+    return [*listed[:-1], newest] if isinstance(answer, list) else newest
 
 
 @router.post("/train/", include_in_schema=False)
@@ -46,18 +52,28 @@ def run_all_trainings(params: dict | None = None, run_sync: bool = False, user: 
     trainers = app_instance().trainers()
     if not trainers:
         raise UnknownModel("this server was started without trainers; start it with --conf trainers ddpm, or all")
-    for name in trainers:
-        check_training(name, {**(params or {}), **((params or {}).get(name) or {})})
-    return train.run(params, run_sync)
+    requests = {
+        name: training_request(name, {**(params or {}), **((params or {}).get(name) or {})}) for name in trainers
+    }
+    answers = {}
+    for name, request in requests.items():
+        with _STARTING:
+            task, detail = AsyncTask.run("train", request=request, force_sync=run_sync, enqueue=True)
+        answers[name] = {"result": task, "detail": detail}
+    return answers
 
 
 @router.post("/train/{model}", summary="Train one model")
 def run_training(
     model: str, params: dict | None = None, run_sync: bool = False, enqueue: bool = False, user: User = _ADMIN
 ) -> Any:
-    """Start a training in a process of its own."""
-    check_training(model, params or {})
-    return train.run_model(model, params, run_sync, enqueue)
+    """Start a training in a process of its own; 429 while another one runs, unless it may wait (``enqueue``)."""
+    request = training_request(model, params or {})
+    # Two requests at once must not both find that nothing runs.
+    with _STARTING:
+        if not enqueue and any(task["status"] in {"SUBMITTED", "RUNNING"} for task in tasks("train")):
+            raise HTTPException(status_code=429, detail="a training is running already: wait for it or stop it")
+        return train.run_model(model, request, run_sync, enqueue)
 
 
 @router.post("/scoring/{method}", summary="Run one scoring method")
@@ -80,11 +96,16 @@ def run_batch(
     return batch_infer.run(model, images, params or {}, run_sync)
 
 
-def check_training(name: str, params: dict[str, Any]) -> None:
-    """Raises UnknownModel, InvalidSettings or TrainingFailed for a training that could not begin."""
+def training_request(name: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Exactly what the trainer will read. Raises AnomalyAppError when a training could not begin."""
     app = app_instance()
-    check_name("trainer", name, app.trainers())
-    app.trainers()[name].check(params, app.datastore())
+    trainers = app.trainers()
+    check_name("trainer", name, trainers)
+    request = {key: value for key, value in params.items() if key not in trainers} | {"model": name}
+    if request.get("gpus") is not None:
+        request["gpus"] = str(request["gpus"])
+    trainers[name].check(request, app.datastore())
+    return request
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

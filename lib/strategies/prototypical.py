@@ -14,6 +14,7 @@ import numpy as np
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
+from lib.errors import ArchiveUnreachable
 from lib.healthy import healthy_scans
 from monailabel_app.errors import AnomalyAppError
 
@@ -109,6 +110,8 @@ class Prototypical(Strategy):
                 path = Path(datastore.get_image_uri(image))
                 if stamp == (stamp := _stamp(path)):
                     continue
+            except ArchiveUnreachable:
+                return  # Asked again at the next request.
             except (AnomalyAppError, OSError) as error:
                 self._set_aside(image, _UNREACHABLE, error)
                 continue

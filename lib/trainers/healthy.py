@@ -16,6 +16,8 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
 from lib.healthy import HealthySelection
+from lib.runner import choose_device
+from monailabel_app.errors import TrainingFailed
 from monailabel_app.registry import method_info
 from monailabel_app.types import to_json
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from monailabel_app.training.settings import TrainProgress
 
 logger = logging.getLogger(__name__)
+NOT_FETCHED = "could not be fetched"
 
 
 class HealthyTrainTask(TrainTask):
@@ -60,16 +63,20 @@ class HealthyTrainTask(TrainTask):
         return to_json(read_progress(run)) if run is not None else {}
 
     def check(self, request: Mapping[str, Any], datastore: Datastore) -> None:
-        """Refuse what could not be trained before a process is started. Raises InvalidSettings, TrainingFailed."""
-        from monailabel_app.pipelines import site_options
-        from monailabel_app.weights import versions
+        """Refuse what could not be trained before a process is started. Raises AnomalyAppError."""
+        from monailabel_app.pipelines import site_options, site_start
+        from monailabel_app.training.run_folders import has_unfinished_run
+        from monailabel_app.weights.version_layout import check_name
 
         options = site_options.from_request(self.method_id, request)
-        if options.start_from not in (site_options.SERVING, site_options.SCRATCH):
-            name, version = versions.split_id(options.start_from)
-            versions.locate(self._root, name, version)
-        if not options.resume:
-            self._select(datastore).check()
+        check_name(options.name)
+        choose_device(options.device)
+        if options.resume:
+            if not has_unfinished_run(self._root, options.name):
+                raise TrainingFailed(f"expected an unfinished run of {options.name} to resume, found none")
+            return
+        site_start.start_folder(self._root, options)
+        self._select(datastore).check()
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train, calibrate and publish. Raises AnomalyAppError."""
@@ -80,14 +87,32 @@ class HealthyTrainTask(TrainTask):
         logger.info(
             "%d healthy scans, %d left out for a non-empty label", len(selection.scans), len(selection.contaminated)
         )
-        scans = [site_training.HealthyScanFile(Path(scan.path), scan.id, scan.patient) for scan in selection.scans]
+        scans, left_out = [], dict(selection.left_out)
+        for scan in selection.scans:
+            try:
+                # A resumed run has its scans already; of an archive's series nothing is fetched then.
+                path = Path() if options.resume else scan.path
+            except Exception as error:
+                # One series that an archive cannot give must not stop the others; its id stays out of the log.
+                logger.warning("a scan is left out: it could not be fetched (%s)", type(error).__name__)
+                left_out[NOT_FETCHED] = left_out.get(NOT_FETCHED, 0) + 1
+                continue
+            scans.append(site_training.HealthyScanFile(path, scan.id, scan.patient))
+
+        def healthy_now() -> list[str]:
+            # Labels that came in meanwhile were written by the server's process.
+            if hasattr(datastore, "refresh"):
+                datastore.refresh()
+            return [scan.id for scan in self._select(datastore).scans]
+
         result = site_training.train_site(
             self._root,
             scans,
             options,
             contaminated=len(selection.contaminated),
-            left_out=selection.left_out,
+            left_out=left_out,
             progress=_log_progress,
+            still_healthy=healthy_now,
         )
         return to_json(result.to_json())
 

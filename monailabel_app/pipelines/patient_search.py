@@ -169,14 +169,12 @@ def _by_weights(roles: tuple[str, ...]) -> bool:
 
 def _roles(manifest: Manifest, patient: str, contents: frozenset[str]) -> tuple[str, ...]:
     roles = manifest.roles(patient)
-    if roles:
-        return roles
     twins = {
         TRAINING: any(scan.content in contents for scan in manifest.train),
         HELD_OUT: any(scan.content in contents for scan in manifest.held_out),
     }
-    found = tuple(role for role, present in twins.items() if present)
-    return (*found, SAME_SCAN) if found else ()
+    more = tuple(role for role, present in twins.items() if present and role not in roles)
+    return (*roles, *more, SAME_SCAN) if more else roles
 
 
 def _descends(manifest: Manifest, tainted: list[SiteVersion]) -> bool:

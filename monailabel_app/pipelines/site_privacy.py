@@ -7,7 +7,6 @@ from the private scans themselves: the check by membership inference, which stay
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from monailabel_app.training.privacy import feasibility_of, privacy_report
 from .config_io import config_from_plain
 from .training_run import Plan, device_of
 
-_LOG = logging.getLogger(__name__)
 CHECK = "membership.json"
 
 
@@ -65,5 +63,4 @@ def check_membership(root: Path, run_folder: Path, plan: Plan, state: TrainingSt
         device=device_of(plan.options),
     ).to_json()
     (run_folder / CHECK).write_text(json.dumps(figures, indent=1))
-    _LOG.info("%s", membership_line(run_folder))
     return figures

@@ -67,22 +67,22 @@ class SiteResult:
 
 
 def publish_run(
-    root: Path, run_folder: Path, plan: Plan, state: TrainingState, tell: Stage, seconds: float
+    root: Path, run_folder: Path, plan: Plan, state: TrainingState, tell: Stage, seconds: float, *, lost: int = 0
 ) -> SiteResult:
     """Turn the averaged weights of a finished run into a published version.
 
-    tell(stage, done, total). seconds: since the training was asked for. Raises AnomalyAppError, and
-    nothing is published then.
+    tell(stage, done, total). seconds: since the training was asked for. lost: scans that turned out not to be healthy
+    meanwhile; the version is kept then, and does not serve. Raises AnomalyAppError, and nothing is published then.
     """
     staged = versions.new_staging(root, plan.options.name)
     try:
-        return _finish(root, run_folder, plan, state, staged, tell, seconds)
+        return _finish(root, run_folder, plan, state, staged, tell, seconds, lost)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
 
 def _finish(
-    root: Path, run_folder: Path, plan: Plan, state: TrainingState, staged: Path, tell: Stage, seconds: float
+    root: Path, run_folder: Path, plan: Plan, state: TrainingState, staged: Path, tell: Stage, seconds: float, lost: int
 ) -> SiteResult:
     options = plan.options
     count = len({scan.patient for scan in plan.train})
@@ -113,6 +113,8 @@ def _finish(
         own = replace(own, model_id=options.name)
         quality = own.to_json() | {"compared_with": other.to_json() if other else None, "note": note}
         promoted, reason = _decide(options.promote, own, other, note)
+    if lost:
+        promoted, reason = False, f"{lost} of its scans are not healthy any more: train anew"
     manifest = _manifest(root, run_folder, plan, state, privacy, quality, seconds)
     refuse_forgotten(root, manifest)
     manifest.write(staged)
@@ -241,8 +243,9 @@ def _manifest(
     if plan.start is None:
         return manifest
     parent = root / plan.start_folder
-    known = Manifest.read(parent) if (parent / "training.json").is_file() else None
-    return manifest.started_from(plan.start, known)
+    if plan.inherited or not (parent / "training.json").is_file():
+        return replace(manifest, start_from=plan.start, ancestors=plan.ancestors, inherited=plan.inherited)
+    return manifest.started_from(plan.start, Manifest.read(parent))
 
 
 def _finite(value: Any) -> Any:

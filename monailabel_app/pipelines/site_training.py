@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,25 @@ from monailabel_app.training.distributed import launch
 from monailabel_app.training.forgotten import forgotten_contents, forgotten_hashes, refuse_forgotten_weights
 from monailabel_app.training.healthy_loop import TrainProgress
 from monailabel_app.training.manifest import (
+    MANIFEST,
     Ancestor,
+    Manifest,
     keyed_hash,
     site_key,
 )
 from monailabel_app.training.monitor import Monitor
 from monailabel_app.training.run_folders import new_run_folder, note_latest_run
-from monailabel_app.training.split import MIN_HELD_OUT_PATIENTS, MIN_TRAINING_PATIENTS, split_by_patient
+from monailabel_app.training.split import MIN_HELD_OUT_PATIENTS, MIN_TRAINING_PATIENTS, Split, split_by_patient
 from monailabel_app.weights import versions
 from monailabel_app.weights.model_folder import open_model_folder
 
 from .config_io import config_from_plain, config_to_plain
-from .predict import find_model
 from .prepared_cache import ScanSource, prepare_sources, purge
-from .site_options import SCRATCH, SERVING, SiteOptions
+from .site_options import SiteOptions
 from .site_privacy import feasibility_lines
 from .site_publish import SiteResult, Stage, publish_run
-from .training_run import RESULT, Plan, PlannedScan, run_plan, unfinished_run
+from .site_start import start_folder
+from .training_run import RESULT, Plan, PlannedScan, run_plan, sole_worker, unfinished_run
 
 _LOG = logging.getLogger(__name__)
 TO_BE_FORGOTTEN = "to be forgotten"
@@ -80,12 +82,13 @@ def train_site(
     progress: Callable[[TrainProgress], None] | None = None,
     plan_only: bool = False,
     say: Callable[[str], None] = _LOG.info,
+    still_healthy: Callable[[], Iterable[str]] | None = None,
 ) -> SiteResult:
     """Train, calibrate, compare and publish.
 
     contaminated: scans not given because they carry a non-empty label; left_out: others not given, by reason.
     plan_only: stop once the run folder is ready for ``train-worker`` (several machines). say: gets the lines to be read
-    before training begins.
+    before training begins. still_healthy: see ``carry_out``.
 
     Raises AnomalyAppError; the model that serves is untouched then, and a run with a checkpoint goes on with ``resume``
     as long as all its scans are still among ``scans``.
@@ -105,16 +108,25 @@ def train_site(
         if resumed:
             plan = Plan.read(run_folder)
             _check_still_healthy(root, plan, scans)
-            plan = replace(plan, options=_with_new_limits(plan.options, options))
+            plan = replace(plan, options=_on_this_machine(plan.options, options))
         else:
             plan = _make_plan(root, scans, options, contaminated, left_out or {}, _shown_by(monitor, stage))
         plan.write(run_folder)
-        if options.privacy is not None:
+        if plan.options.privacy is not None:
             for line in feasibility_lines(plan):
                 say(line)
     if plan_only:
         return SiteResult(options.name, "", False, "planned, not trained", run_folder, run_folder, {}, None)
-    return carry_out(root, run_folder, plan, resume=resumed, stage=stage, progress=progress, started=started)
+    return carry_out(
+        root,
+        run_folder,
+        plan,
+        resume=resumed,
+        stage=stage,
+        progress=progress,
+        started=started,
+        still_healthy=still_healthy,
+    )
 
 
 def carry_out(
@@ -126,18 +138,29 @@ def carry_out(
     stage: Stage | None = None,
     progress: Callable[[TrainProgress], None] | None = None,
     started: float | None = None,
+    still_healthy: Callable[[], Iterable[str]] | None = None,
 ) -> SiteResult:
     """Train, calibrate, compare and publish as ``plan.json`` of the run folder says. Raises AnomalyAppError.
 
-    started: of ``time.monotonic`` when the training was asked for.
+    started: of ``time.monotonic`` when the training was asked for. still_healthy: the ids of the scans that are healthy
+    now; asked before publishing, because a reader may have found a lesion while the training ran.
     """
     started = time.monotonic() if started is None else started
-    state = _train(root, run_folder, plan, resume, progress)
-    with Monitor(run_folder) as monitor:
-        result = publish_run(root, run_folder, plan, state, _shown_by(monitor, stage), time.monotonic() - started)
-        (run_folder / RESULT).write_text(json.dumps(result.to_json(), indent=1))
-        monitor.finished(result.summary() | {"total_seconds": time.monotonic() - started})
+    with sole_worker(run_folder):
+        state = _train(root, run_folder, plan, resume, progress)
+        with Monitor(run_folder) as monitor:
+            lost = _no_longer_healthy(root, plan, still_healthy) if still_healthy is not None else 0
+            tell, seconds = _shown_by(monitor, stage), time.monotonic() - started
+            result = publish_run(root, run_folder, plan, state, tell, seconds, lost=lost)
+            (run_folder / RESULT).write_text(json.dumps(result.to_json(), indent=1))
+            monitor.finished(result.summary() | {"total_seconds": time.monotonic() - started})
     return result
+
+
+def _no_longer_healthy(root: Path, plan: Plan, still_healthy: Callable[[], Iterable[str]]) -> int:
+    key = site_key(root)
+    healthy = {keyed_hash(key, "scan", name) for name in still_healthy()}
+    return sum(scan.scan not in healthy for scan in (*plan.train, *plan.held_out))
 
 
 def _shown_by(monitor: Monitor, stage: Stage | None) -> Stage:
@@ -162,10 +185,11 @@ def _check_still_healthy(root: Path, plan: Plan, scans: Sequence[HealthyScanFile
         )
 
 
-def _with_new_limits(planned: SiteOptions, asked: SiteOptions) -> SiteOptions:
-    """A resumed run may be longer and run elsewhere; everything else is as it was planned."""
-    names = ("minutes", "device", "processes", "promote")
-    return replace(planned, **{name: getattr(asked, name) for name in names})
+def _on_this_machine(planned: SiteOptions, asked: SiteOptions) -> SiteOptions:
+    """A resumed run may run elsewhere; everything else is as it was planned. Raises InvalidSettings."""
+    if asked.privacy is not None and asked.privacy != planned.privacy:
+        raise InvalidSettings("expected the privacy budget of the run to resume, got another one; start a new run")
+    return replace(planned, device=asked.device, processes=asked.processes)
 
 
 def _make_plan(
@@ -177,9 +201,9 @@ def _make_plan(
     tell: Stage,
 ) -> Plan:
     key = site_key(root)
-    start, start_folder, config = _start(root, options)
-    if start_folder:
-        refuse_forgotten_weights(root, root / start_folder)
+    start, start_folder_name, config = _start(root, options)
+    if start_folder_name:
+        refuse_forgotten_weights(root, root / start_folder_name)
     forgotten = forgotten_hashes(root)
     sources, counts = [], dict(left_out)
     for scan in scans:
@@ -203,7 +227,9 @@ def _make_plan(
     cache = _without_forgotten(root, made.cache, counts)
     patients = cache.patients
     check_enough(len(set(patients)), left_out=counts)
+    ancestors, inherited = _lineage(root, start, start_folder_name)
     split = split_by_patient(patients, options.validation_share, key=key)
+    split = _unseen(split, patients, frozenset(inherited))
 
     def planned(rows: Sequence[int]) -> tuple[PlannedScan, ...]:
         return tuple(PlannedScan(patients[i], cache.ids[i], cache.digests[i]) for i in rows)
@@ -214,16 +240,25 @@ def _make_plan(
         train=planned(split.training),
         held_out=planned(split.held_out),
         start=start,
-        start_folder=start_folder,
+        start_folder=start_folder_name,
         contaminated=contaminated,
         left_out=counts,
+        ancestors=ancestors,
+        inherited=inherited,
     )
 
 
 def _without_forgotten(root: Path, cache: TrainingCache, counts: dict[str, int]) -> TrainingCache:
-    """Without scans of forgotten patients that came back under another id; their prepared copies go again."""
-    key, forgotten = site_key(root), forgotten_contents(root)
-    again = [i for i, digest in enumerate(cache.digests) if keyed_hash(key, "content", digest) in forgotten]
+    """Without patients forgotten while their scans were prepared, and forgotten scans that came back under another id.
+
+    Their prepared copies go again.
+    """
+    key, contents, patients = site_key(root), forgotten_contents(root), forgotten_hashes(root)
+    again = [
+        i
+        for i, digest in enumerate(cache.digests)
+        if cache.patients[i] in patients or keyed_hash(key, "content", digest) in contents
+    ]
     if not again:
         return cache
     purge(root / "cache", [cache.digests[i] for i in again])
@@ -234,32 +269,33 @@ def _without_forgotten(root: Path, cache: TrainingCache, counts: dict[str, int])
 def _start(root: Path, options: SiteOptions) -> tuple[Ancestor | None, str, Any]:
     """Where training begins: the model, its folder under ``root``, and the method's configuration."""
     method = load_method(options.method)
-    folder = None
-    if options.start_from == SERVING:
-        folder = versions.current(root, options.name)
-    elif options.start_from != SCRATCH:
-        folder = find_model(options.start_from, root)
+    folder = start_folder(root, options)
     if folder is None:
-        if options.privacy is not None:
-            raise InvalidSettings(
-                "expected public weights to start a private training from, got none: a few hundred private scans are "
-                "too few from scratch; choose start_from, for example ddpm_t1"
-            )
         return None, "", method.PRESETS[options.preset]
     opened = open_model_folder(folder)
-    if opened.config.get("method") != options.method:
-        raise InvalidSettings(
-            f"expected weights of {options.method} to start from, got {opened.id} of {opened.config.get('method')}; "
-            f"choose another start_from or model_name"
-        )
     config = config_from_plain(method.Config, dict(opened.config["config"]))
-    try:
-        relative = str(folder.relative_to(root))
-    except ValueError as error:
-        raise InvalidSettings(
-            "expected a model of this app to start from, got a folder elsewhere: copy it into model/"
-        ) from error
-    return _ancestor(root, folder, opened.hash), relative, config
+    return _ancestor(root, folder, opened.hash), str(folder.relative_to(root)), config
+
+
+def _lineage(root: Path, start: Ancestor | None, folder: str) -> tuple[tuple[Ancestor, ...], tuple[str, ...]]:
+    """The start model's ancestors, and the patients that it or they were trained on."""
+    if start is None or not (root / folder / MANIFEST).is_file():
+        return (), ()
+    nothing = Manifest(method="", modality="", site="", train=(), held_out=())
+    known = nothing.started_from(start, Manifest.read(root / folder))
+    return known.ancestors, known.inherited
+
+
+def _unseen(split: Split, patients: Sequence[str], seen: frozenset[str]) -> Split:
+    """Scans of patients that the start weights were trained on cannot be held out. Raises TrainingFailed."""
+    held_out = [i for i in split.held_out if patients[i] not in seen]
+    if len({patients[i] for i in held_out}) < MIN_HELD_OUT_PATIENTS:
+        raise TrainingFailed(
+            f"expected at least {MIN_HELD_OUT_PATIENTS} held-out patients that the start weights have not seen, got "
+            f"{len({patients[i] for i in held_out})}; add healthy scans, or start from scratch or from a shipped model"
+        )
+    moved = set(split.held_out) - set(held_out)
+    return Split(tuple(sorted({*split.training, *moved})), tuple(held_out))
 
 
 def _ancestor(root: Path, folder: Path, digest: str) -> Ancestor:

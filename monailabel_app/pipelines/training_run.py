@@ -10,19 +10,21 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
-from monailabel_app.errors import TrainingFailed
+from monailabel_app.errors import InvalidSettings, TrainingFailed
 from monailabel_app.registry import load_method
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.training.checkpoint import LAST, TrainingState
-from monailabel_app.training.distributed import rank
+from monailabel_app.training.distributed import rank, world_size
 from monailabel_app.training.healthy_loop import TrainProgress, train
 from monailabel_app.training.manifest import Ancestor
 from monailabel_app.training.monitor import Monitor
@@ -36,6 +38,7 @@ from .site_options import SiteOptions
 
 _LOG = logging.getLogger(__name__)
 PLAN, RESULT = "plan.json", "result.json"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Plan:
     """What one run does. config: of the method, as plain values. start: the model whose weights it starts from.
 
     start_folder: where those weights are, relative to the app folder; empty for random ones. counts: scans that were
-    left out, by reason, and those left out because of a non-empty label (``contaminated``).
+    left out, by reason, and those left out because of a non-empty label (``contaminated``). ancestors, inherited: the
+    start model's own lineage, as it was when the run was planned: the model may be gone when the run ends.
     """
 
     options: SiteOptions
@@ -63,6 +67,8 @@ class Plan:
     start_folder: str = ""
     contaminated: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
+    ancestors: tuple[Ancestor, ...] = ()
+    inherited: tuple[str, ...] = ()
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     def write(self, run_folder: Path) -> None:
@@ -82,6 +88,8 @@ class Plan:
                 values[part] = tuple(PlannedScan(**scan) for scan in values[part])
             values["options"] = SiteOptions.from_json(values["options"])
             values["start"] = Ancestor(**values["start"]) if values["start"] else None
+            values["ancestors"] = tuple(Ancestor(**ancestor) for ancestor in values.get("ancestors", ()))
+            values["inherited"] = tuple(values.get("inherited", ()))
             return cls(**values)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainingFailed(
@@ -109,18 +117,39 @@ class Plan:
 
 
 def unfinished_run(root: Path, name: str, method: str) -> Path | None:
-    """The newest run of a model that has a checkpoint and no result yet."""
+    """The newest run of a model that has a checkpoint, no result yet, and nobody working on it."""
     folder = root / "runs" / name
     if not folder.is_dir():
         return None
     for run in sorted(folder.iterdir(), reverse=True):
         if (run / PLAN).is_file() and (run / LAST).is_file() and not (run / RESULT).is_file():
             try:
-                if Plan.read(run).options.method == method:
+                if Plan.read(run).options.method == method and not is_busy(run):
                     return run
             except TrainingFailed as error:
                 _LOG.warning("a run is passed over: %s", error)
     return None
+
+
+@contextmanager
+def sole_worker(run_folder: Path) -> Iterator[None]:
+    """Hold a run for this process; the system lets go of it when the process dies. Raises TrainingFailed."""
+    try:
+        with FileLock(run_folder / _LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise TrainingFailed(
+            "expected a run that nobody works on, got one that another process is training; wait for it or stop it"
+        ) from error
+
+
+def is_busy(run_folder: Path) -> bool:
+    """Whether a process is working on a run."""
+    try:
+        with FileLock(run_folder / _LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def run_plan(
@@ -139,7 +168,8 @@ def run_plan(
     options = plan.options
     method = load_method(options.method)
     config = config_from_plain(method.Config, dict(plan.config))
-    start = open_model_folder(root / plan.start_folder).weights() if plan.start_folder else None
+    begins = plan.start_folder and (options.privacy is not None or not resume)
+    start = open_model_folder(root / plan.start_folder).weights() if begins else None
     device = device_of(options)
     settings = options.train_settings(device)
     healthy = plan.cache(root, plan.train)
@@ -186,6 +216,8 @@ def run_plan(
 
 def work(root: Path, run_folder: Path, *, resume: bool) -> None:
     """One process of a training on several GPUs or machines; the first one reports. Raises TrainingFailed."""
+    if Plan.read(run_folder).options.privacy is not None and world_size() > 1:
+        raise InvalidSettings("expected one process for a private training, got several: each would spend the budget")
     if rank() == 0:
         with Monitor(run_folder) as monitor:
             run_plan(root, run_folder, resume=resume, monitor=monitor)

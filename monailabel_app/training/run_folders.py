@@ -29,6 +29,12 @@ def new_run_folder(root: Path, name: str) -> Path:
     raise TrainingFailed(f"expected a free folder name beside {stamp}, found none; try again in a second")
 
 
+def has_unfinished_run(root: Path, name: str) -> bool:
+    """Whether a run of a model has a checkpoint and no result; whether somebody works on it is not looked at."""
+    runs = Path(root) / "runs" / name
+    return any(not (file.parent / "result.json").is_file() for file in runs.glob("*/last.safetensors"))
+
+
 def note_latest_run(root: Path, method: str, run_folder: Path) -> None:
     """Remember the run that a method's trainer works on."""
     pointer = _pointer(root, method)

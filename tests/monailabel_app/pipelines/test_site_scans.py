@@ -1,5 +1,7 @@
 """The healthy scans of a folder by name, patient and list."""
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from monailabel_app.errors import TrainingFailed
@@ -44,6 +46,19 @@ def test_a_list_chooses_scans_and_names_patients(tmp_path):
     scans, left_out = scans_of_folder(tmp_path / "scans", table)
     assert [(scan.id, scan.patient) for scan in scans] == [("a", "x")]
     assert left_out == {"not in the list": 1, "not healthy, by the list": 1}
+
+
+def test_a_scan_with_a_final_label_that_is_not_empty_is_never_taken(tmp_path):
+    touch(tmp_path, "a.nii.gz", "b.nii.gz", "c.nii.gz", "d.nii.gz")
+    (tmp_path / "labels" / "final").mkdir(parents=True)
+    (tmp_path / "labels" / "final_anna").mkdir()
+    for name, value in (("final/a", 0), ("final/b", 1), ("final_anna/c", 1)):
+        label = nib.Nifti1Image(np.full((4, 4, 4), value, np.uint8), np.eye(4))
+        nib.save(label, tmp_path / "labels" / f"{name}.nii.gz")
+    (tmp_path / "labels" / "final" / "d.nrrd").write_text("no label")
+    scans, left_out = scans_of_folder(tmp_path)
+    assert [scan.id for scan in scans] == ["a"]
+    assert left_out == {"with a non-empty final label": 3}
 
 
 def test_a_list_without_a_healthy_scan_is_an_error(tmp_path):
