@@ -61,6 +61,8 @@ def test_train_publish_list_roll_back_forget(app, data):
     assert (app / "model/mine/CURRENT").read_text().strip() == "0001"
 
     private = [*again[:-2], "--privacy", "epsilon=8", "delta=1e-5", "steps=3", "slices_per_patient=2"]
+    assert "trained at this site" in run(app, *private, "--start-from", "mine@0001", code=2)
+    private += ["--start-from", "ddpm_t1@shipped"]
     printed = run(app, *private)
     assert "what a privacy budget costs with" in printed
     assert "privacy spent: epsilon" in printed
@@ -68,7 +70,7 @@ def test_train_publish_list_roll_back_forget(app, data):
     card = (app / "model/mine/versions/0003/card.md").read_text()
     assert "Differential privacy" in card
     assert (app / "model/mine/versions/0003/calibration.json").read_bytes() == (
-        app / "model/mine/versions/0001/calibration.json"
+        app / "model_weights/ddpm_t1/calibration.json"
     ).read_bytes()
 
     plan = run(app, "models", "forget", "--patient", "sub-03", "--dry-run")
