@@ -27,10 +27,11 @@ from lib.errors import InvalidRequest
 from lib.reviewed import REVIEWED, read_flag
 from monailabel_app.errors import AnomalyAppError, InvalidSettings, TrainingFailed
 from monailabel_app.io.healthy_list import HealthyList, Matches, bids_person, read_healthy_list
+from monailabel_app.training.split import MIN_HELD_OUT_PATIENTS, MIN_TRAINING_PATIENTS
 
 REASONS = ("reviewed", "marked", "listed", "all")
 # Five patients to learn from and five held out; a patient's scans are never on both sides.
-MINIMUM_PATIENTS = 10
+MINIMUM_PATIENTS = MIN_TRAINING_PATIENTS + MIN_HELD_OUT_PATIENTS
 
 NOT_MARKED = "nobody said that it is healthy"
 SAID_NOT_HEALTHY = "image information says that it is not healthy"

@@ -14,7 +14,7 @@ from monailabel_app.registry import load_method
 from monailabel_app.training.accounting import feasibility_text
 from monailabel_app.training.checkpoint import TrainingState
 from monailabel_app.training.membership import membership_inference
-from monailabel_app.training.privacy import feasibility_of, privacy_report
+from monailabel_app.training.privacy import feasibility_of
 
 from .config_io import config_from_plain
 from .training_run import Plan, device_of
@@ -41,11 +41,6 @@ def membership_line(run_folder: Path) -> str:
         f"advantage {figures['advantage']:.3f}, p {figures['p_value']:.2f}, {figures['members']} members and "
         f"{figures['others']} others; computed from the private scans: keep it to yourselves"
     )
-
-
-def private_record(state: TrainingState) -> dict[str, Any]:
-    """The budget spent, for the manifest and the card."""
-    return privacy_report(state)
 
 
 def check_membership(root: Path, run_folder: Path, plan: Plan, state: TrainingState) -> dict[str, Any]:

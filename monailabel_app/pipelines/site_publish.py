@@ -22,6 +22,7 @@ from monailabel_app.training.cache import TrainingCache
 from monailabel_app.training.checkpoint import TrainingState
 from monailabel_app.training.forgotten import refuse_forgotten
 from monailabel_app.training.manifest import Manifest, ScanRecord, config_digest, fingerprint, keyed_hash, site_key
+from monailabel_app.training.privacy import privacy_report
 from monailabel_app.training.split import MIN_HELD_OUT_PATIENTS
 from monailabel_app.weights import versions
 from monailabel_app.weights.model_folder import CONFIG, seal
@@ -29,7 +30,7 @@ from monailabel_app.weights.model_folder import CONFIG, seal
 from .calibrate import calibrate_prepared
 from .fit import export_model, library_versions, rewrite_card, source_commit
 from .held_out_quality import HeldOutQuality, QualityFigures, compare, may_replace
-from .site_privacy import check_membership, private_record
+from .site_privacy import check_membership
 from .training_run import Plan, PlannedScan, device_of
 
 _LOG = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def _finish(
     if private:
         # Thresholds and figures of private scans would be statistics outside the budget: the public ones stay.
         _keep_public_calibration(root / plan.start_folder, staged)
-        privacy = private_record(state)
+        privacy = privacy_report(state)
         tell("evaluating membership inference", 0, 1)
         check_membership(root, run_folder, plan, state)
         tell("evaluating membership inference", 1, 1)

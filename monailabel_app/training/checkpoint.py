@@ -21,6 +21,8 @@ from safetensors.torch import save_file
 
 from monailabel_app.errors import TrainingFailed
 
+from .disk import sync_folder
+
 LAST = "last.safetensors"
 PREVIOUS = "previous.safetensors"
 
@@ -84,7 +86,7 @@ def save_state(folder: Path, state: TrainingState, *, keep_previous: bool = True
         else:
             (folder / PREVIOUS).unlink(missing_ok=True)
         partial.replace(target)
-        _sync_folder(folder)
+        sync_folder(folder)
     except (OSError, SafetensorError) as error:
         _remove(partial)
         raise TrainingFailed(
@@ -179,17 +181,6 @@ def _keep(last: Path) -> None:
         last.replace(previous)
     else:
         link.replace(previous)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the renaming to the disk as well, where folders can be opened."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove(path: Path) -> None:

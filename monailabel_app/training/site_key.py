@@ -17,6 +17,8 @@ from typing import Literal
 
 from monailabel_app.errors import CorruptModel
 
+from .disk import sync_folder
+
 KEY_FILE = "site.key"
 FORGOTTEN_FILE = "forgotten.json"
 Kind = Literal["patient", "scan", "content"]
@@ -76,7 +78,7 @@ def _create(path: Path) -> None:
                 _write_new(path, text)
         finally:
             beside.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except FileExistsError:
         return
     except OSError as error:
@@ -91,14 +93,6 @@ def _write_new(path: Path, text: str) -> None:
         handle.write(text)
         handle.flush()
         os.fsync(handle.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path) -> bytes:
