@@ -12,13 +12,18 @@ from monailabel_app.errors import UnknownModel
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """id: its name everywhere. module: where ``Config``, ``build``, ``training_loss`` and ``reconstruct`` live."""
+    """id: its name everywhere. module: where ``Config``, ``build``, ``training_loss`` and ``analyse`` live.
+
+    scores: what its maps can be made from, default first. private: whether it can be trained with differential
+    privacy (one loss, no state beside the weights).
+    """
 
     id: str
     module: str
     title: str
     paper: str
     scores: tuple[str, ...]
+    private: bool = False
 
 
 METHODS: Mapping[str, MethodInfo] = MappingProxyType(
@@ -29,6 +34,7 @@ METHODS: Mapping[str, MethodInfo] = MappingProxyType(
             title="Denoising diffusion reconstruction of axial slices",
             paper="Wyatt et al., AnoDDPM, CVPRW 2022; Behrendt et al., ISBI 2024 (scores)",
             scores=("signed", "l1", "ssim_ensemble"),
+            private=True,
         ),
     }
 )

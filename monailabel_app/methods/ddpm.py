@@ -6,8 +6,7 @@ clean-image prediction, L1 loss, one step from an intermediate noise level; seve
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from torch import nn
 from monailabel_app.networks.diffusion_unet import Denoiser, DenoiserConfig
 
 from .diffusion import DiffusionConfig, DiffusionEngine
+from .output import MethodOutput, Progress, fast_autocast, over_slices
 
 
 @dataclass(frozen=True)
@@ -65,42 +65,38 @@ def training_loss(model: nn.Module, config: Config, batch: torch.Tensor, generat
 
 
 @torch.inference_mode()
-def reconstruct(
+def analyse(
     model: nn.Module,
     config: Config,
     image: torch.Tensor,
+    brain_mask: torch.Tensor,
     generator: torch.Generator,
     *,
     batch_size: int = 16,
-    progress: Callable[[float], None] | None = None,
-) -> torch.Tensor:
-    """The pseudo-healthy volume: (X, Y, Z) in [0, 1] -> (X, Y, Z), mean over levels and draws.
+    progress: Progress | None = None,
+) -> MethodOutput:
+    """The pseudo-healthy volume of (X, Y, Z) in [0, 1]: mean over levels and draws, and their variance.
 
     image lives on the model's device. Slices without brain stay zero and cost nothing.
     """
     engine = DiffusionEngine(config.diffusion)
-    out = torch.zeros_like(image)
-    used = torch.nonzero(image.amax(dim=(0, 1)) > 0).flatten()
     passes = len(config.levels) * config.draws
-    precise = torch.autocast(image.device.type, torch.bfloat16, enabled=_bfloat16_is_fast(image.device))
-    for first in range(0, len(used), batch_size):
-        index = used[first : first + batch_size]
-        slices = image[:, :, index].permute(2, 0, 1)[:, None]
-        total = torch.zeros_like(slices)
-        with precise:
-            for _, _, estimate in engine.t_sweep(
+
+    def estimate(slices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        total, square = torch.zeros_like(slices), torch.zeros_like(slices)
+        with fast_autocast(slices.device):
+            for _, _, made in engine.t_sweep(
                 model, slices, config.levels, config.draws, generator, chain_steps=config.chain_steps
             ):
-                total += estimate
-        out[:, :, index] = (total / passes)[:, 0].permute(1, 2, 0)
-        if progress is not None:
-            progress(min(1.0, (first + batch_size) / len(used)))
-    return out
+                total += made
+                square += made**2
+        mean = total / passes
+        return mean, (square / passes - mean**2).clamp(min=0)
+
+    mean, variance = over_slices(image, estimate, outputs=2, batch_size=batch_size, progress=progress)
+    return MethodOutput(mean, variance=variance if passes > 1 else None)
 
 
-def _bfloat16_is_fast(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def light(config: Config) -> Config:
+    """One noise draw, for figures that follow a training."""
+    return replace(config, draws=1)

@@ -17,5 +17,8 @@ SCORES: dict[str, Callable[..., np.ndarray]] = {
     "l1": l1_residual,
     "squared": squared_residual,
     "signed": signed_residual,
+    # One sign only, decided after standardising and smoothing: what lies the other way counts as nothing.
+    "brighter": signed_residual,
+    "darker": lambda image, reconstruction, mask: -signed_residual(image, reconstruction, mask),
     "ssim_ensemble": _ssim_ensemble,
 }

@@ -1,0 +1,33 @@
+"""The models that the app ships: which method, learnt from which scans, with which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+DATA_SETS = ("ixi_t1", "soop_flair", "ixi_any")
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """One folder of model_weights/.
+
+    data: of DATA_SETS. overrides: test-time settings that differ from the preset. scores: those calibrated, default
+    first; empty for all of the method. training: settings of the run that differ from the defaults.
+    """
+
+    name: str
+    method: str
+    data: str
+    preset: str = "compact"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    scores: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+_MODELS = (
+    # Levels and draws chosen on lesions implanted into ten validation scans, of other shapes than `evaluate` uses.
+    ShippedModel("ddpm_t1", "ddpm", "ixi_t1", overrides={"levels": [0.97, 0.93], "draws": 3}),
+)
+SHIPPED: Mapping[str, ShippedModel] = {model.name: model for model in _MODELS}
