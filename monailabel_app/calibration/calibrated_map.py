@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -60,9 +59,7 @@ class Calibration:
         """calibration.json for people and thresholds, calibration.safetensors for the voxel maps (half precision)."""
         tensors, entries = {}, {}
         for name, calibration in self.scores.items():
-            for part in ("mean", "std"):
-                values = torch.from_numpy(getattr(calibration.statistics, part)).half().contiguous()
-                tensors[f"{name}/{part}"] = values
+            tensors |= {f"{name}/{part}": values for part, values in calibration.statistics.packed().items()}
             entries[name] = {
                 "points": {
                     smoothing: {point: value.to_json() for point, value in table.items()}
@@ -88,7 +85,9 @@ class Calibration:
             tensors = load_file(str(folder / _TENSORS))
             scores = {
                 name: ScoreCalibration(
-                    VoxelStatistics(tensors[f"{name}/mean"].float().numpy(), tensors[f"{name}/std"].float().numpy()),
+                    VoxelStatistics.unpacked(
+                        {key.partition("/")[2]: v for key, v in tensors.items() if key.partition("/")[0] == name}
+                    ),
                     {
                         smoothing: {point: OperatingPoint.from_json(value) for point, value in table.items()}
                         for smoothing, table in entry["points"].items()

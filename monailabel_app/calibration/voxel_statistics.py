@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 from monailabel_app.errors import InvalidSettings
@@ -25,6 +26,38 @@ class VoxelStatistics:
     def standardize(self, score_map: np.ndarray, brain_mask: np.ndarray) -> np.ndarray:
         """Healthy standard deviations above the healthy mean: (X, Y, Z) float32, 0 outside the brain."""
         return np.where(brain_mask, (score_map - self.mean) / self.std, 0.0).astype(np.float32)
+
+    def packed(self) -> dict[str, torch.Tensor]:
+        """``mean`` and ``std`` in half precision where they differ from what most of the grid, the background, has.
+
+        A third of the dense size; ``shape``, ``inside`` (packed bits), ``background`` (mean and std there) say where.
+        """
+        background = [_commonest(self.mean), _commonest(self.std)]
+        inside = (self.mean != background[0]) | (self.std != background[1])
+        return {
+            "mean": torch.from_numpy(self.mean[inside]).half(),
+            "std": torch.from_numpy(self.std[inside]).half(),
+            "inside": torch.from_numpy(np.packbits(inside)),
+            "background": torch.tensor(background, dtype=torch.float16),
+            "shape": torch.tensor(self.mean.shape, dtype=torch.int32),
+        }
+
+    @classmethod
+    def unpacked(cls, tensors: Mapping[str, torch.Tensor]) -> VoxelStatistics:
+        """The inverse of ``packed``; dense maps, as earlier versions stored them, are taken as they are.
+
+        Raises KeyError or ValueError for incomplete tensors.
+        """
+        if "shape" not in tensors:
+            return cls(tensors["mean"].float().numpy(), tensors["std"].float().numpy())
+        shape = tuple(int(n) for n in tensors["shape"])
+        inside = np.unpackbits(tensors["inside"].numpy(), count=int(np.prod(shape))).reshape(shape).astype(bool)
+        maps = []
+        for name, background in zip(("mean", "std"), tensors["background"].float().tolist(), strict=True):
+            dense = np.full(shape, background, np.float32)
+            dense[inside] = tensors[name].float().numpy()
+            maps.append(dense)
+        return cls(*maps)
 
 
 class HealthyMoments:
@@ -62,6 +95,11 @@ class HealthyMoments:
         std = np.sqrt(spread / (_blur(count, _VARIANCE_SIGMA) + _PRIOR_SCANS))
         std = np.maximum(std, max(float(np.percentile(std[brain], _FLOOR_PERCENTILE)), 1e-6))
         return VoxelStatistics(mean.astype(np.float32), std.astype(np.float32))
+
+
+def _commonest(values: np.ndarray) -> float:
+    found, counts = np.unique(values, return_counts=True)
+    return float(found[counts.argmax()])
 
 
 def _blur(values: np.ndarray, sigma: float) -> np.ndarray:

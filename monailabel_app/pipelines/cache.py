@@ -7,31 +7,13 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from monailabel_app.types import PreparedVolume, Volume
+from monailabel_app.types import Volume
 
-
-@dataclass(frozen=True)
-class CachedReconstruction:
-    """A prepared volume and its reconstruction (X, Y, Z) on the model grid."""
-
-    prepared: PreparedVolume
-    reconstruction: np.ndarray
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        arrays = (
-            self.reconstruction,
-            self.prepared.image,
-            self.prepared.brain_mask,
-            self.prepared.native_brain_mask,
-        )
-        return sum(array.nbytes for array in arrays)
+from .analysis import Analysis
 
 
 class MapCache:
@@ -39,11 +21,11 @@ class MapCache:
 
     def __init__(self, max_bytes: int = 512 * 2**20) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[str, CachedReconstruction] = OrderedDict()
+        self._entries: OrderedDict[str, Analysis] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> CachedReconstruction | None:
+    def get(self, key: str) -> Analysis | None:
         """The entry, now the most recently used one, or None."""
         with self._lock:
             entry = self._entries.get(key)
@@ -51,7 +33,7 @@ class MapCache:
                 self._entries.move_to_end(key)
             return entry
 
-    def put(self, key: str, entry: CachedReconstruction) -> None:
+    def put(self, key: str, entry: Analysis) -> None:
         """Keep an entry; older ones leave until the bound holds. One larger than the bound is not kept."""
         if entry.nbytes > self._max_bytes:
             return
@@ -74,8 +56,8 @@ class MapCache:
         return len(self._entries)
 
 
-def reconstruction_key(volume: Volume, model_hash: str, settings: Mapping[str, Any]) -> str:
-    """sha256 over voxels, geometry, model and the settings that change the reconstruction."""
+def analysis_key(volume: Volume, model_hash: str, settings: Mapping[str, Any]) -> str:
+    """sha256 over voxels, geometry, model and the settings that change the analysis."""
     digest = hashlib.sha256(np.ascontiguousarray(volume.data).view(np.uint8))
     digest.update(np.ascontiguousarray(volume.affine, dtype=np.float64).tobytes())
     digest.update(json.dumps([volume.data.shape, model_hash, dict(settings)], sort_keys=True).encode())

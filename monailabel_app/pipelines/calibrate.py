@@ -1,10 +1,9 @@
-"""Calibrate a model on held-out healthy scans: reconstruct them, take voxel statistics, choose the thresholds."""
+"""Calibrate a model on held-out healthy scans: analyse them, take voxel statistics, choose the thresholds."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +20,19 @@ from monailabel_app.calibration.calibrated_map import (
 from monailabel_app.calibration.operating_points import choose_operating_points
 from monailabel_app.calibration.voxel_statistics import HealthyMoments, VoxelStatistics
 from monailabel_app.errors import AnomalyAppError, TrainingFailed
-from monailabel_app.scoring import SCORES
 from monailabel_app.training.cache import TrainingCache
-from monailabel_app.types import BrainMask, PreparedVolume, Volume
+from monailabel_app.types import BrainMask, Volume
 from monailabel_app.weights.model_folder import seal
 
-from .predict import AnomalyModel, PredictSettings, prepare, reconstruct
+from .analysis import Analysis
+from .predict import AnomalyModel, PredictSettings, analyse, prepare
 
 _LOG = logging.getLogger(__name__)
 MIN_HEALTHY_SCANS = 5
 TRUSTWORTHY_SCANS = 20
 
 
-@dataclass(frozen=True)
-class HealthyScan:
-    """A held-out healthy scan in model space with its reconstruction (X, Y, Z)."""
-
-    prepared: PreparedVolume
-    reconstruction: np.ndarray
-
-    def raw(self, score: str) -> np.ndarray:
-        """The uncalibrated map of one score, (X, Y, Z)."""
-        return SCORES[score](self.prepared.image[0], self.reconstruction, self.prepared.brain_mask)
-
-
-def reconstruct_healthy(
+def analyse_healthy(
     volumes: Sequence[Callable[[], Volume]],
     model: AnomalyModel,
     *,
@@ -53,7 +40,7 @@ def reconstruct_healthy(
     device: str = "cpu",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> list[HealthyScan]:
+) -> list[Analysis]:
     """Bring healthy scans through the same path as patients' scans, one at a time.
 
     volumes: loaders, so that only one scan is in memory on its native grid. brains: masks to use instead of the
@@ -65,7 +52,7 @@ def reconstruct_healthy(
         try:
             brain = brains[index]() if brains is not None else None
             prepared = prepare(load(), model, device, brain=brain)
-            scans.append(HealthyScan(prepared, reconstruct(prepared, model, settings)))
+            scans.append(analyse(prepared, model, settings))
         except AnomalyAppError as error:
             _LOG.warning("healthy scan %d of %d left out: %s", index + 1, len(volumes), error)
         if progress is not None:
@@ -73,7 +60,7 @@ def reconstruct_healthy(
     return scans
 
 
-def reconstruct_prepared(
+def analyse_cache(
     cache: TrainingCache,
     model: AnomalyModel,
     indices: Sequence[int] | None = None,
@@ -81,8 +68,8 @@ def reconstruct_prepared(
     device: str = "cpu",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> list[HealthyScan]:
-    """The same for scans that were prepared before (all, or those of ``indices``): nothing but the reconstruction.
+) -> list[Analysis]:
+    """The same for scans that were prepared before (all, or those of ``indices``): nothing but the analysis.
 
     Raises TrainingFailed when the cache was made for another template than the model's.
     """
@@ -96,14 +83,14 @@ def reconstruct_prepared(
     scans = []
     for done, index in enumerate(chosen):
         prepared = cache.prepared(index, model.template.affine)
-        scans.append(HealthyScan(prepared, reconstruct(prepared, model, settings)))
+        scans.append(analyse(prepared, model, settings))
         if progress is not None:
             progress(done + 1, len(chosen))
     return scans
 
 
 def calibration_of(
-    scans: Sequence[HealthyScan],
+    scans: Sequence[Analysis],
     scores: Sequence[str],
     *,
     erosion_mm: float,
@@ -162,10 +149,10 @@ def calibrate_model(
     brains: Sequence[Callable[[], BrainMask]] | None = None,
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Calibration, list[HealthyScan]]:
+) -> tuple[Calibration, list[Analysis]]:
     """Calibrate the model in ``folder`` on held-out healthy scans and seal the folder with the result."""
     model = AnomalyModel(folder, calibrated=False)
-    scans = reconstruct_healthy(volumes, model, brains=brains, device=device, progress=progress)
+    scans = analyse_healthy(volumes, model, brains=brains, device=device, progress=progress)
     return _keep(model, scans, healthy), scans
 
 
@@ -177,20 +164,20 @@ def calibrate_prepared(
     healthy: Mapping[str, Any],
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Calibration, list[HealthyScan]]:
+) -> tuple[Calibration, list[Analysis]]:
     """``calibrate_model`` for scans prepared before (all of ``cache``, or those of ``indices``).
 
     The result is that of ``calibrate_model`` up to the cache's 8 bits. The scans must not have trained the model.
     """
     model = AnomalyModel(folder, calibrated=False)
-    scans = reconstruct_prepared(cache, model, indices, device=device, progress=progress)
+    scans = analyse_cache(cache, model, indices, device=device, progress=progress)
     patients = [cache.patients[i] for i in (range(len(cache)) if indices is None else indices)]
     return _keep(model, scans, healthy, patients), scans
 
 
 def _keep(
     model: AnomalyModel,
-    scans: Sequence[HealthyScan],
+    scans: Sequence[Analysis],
     healthy: Mapping[str, Any],
     patients: Sequence[str] | None = None,
 ) -> Calibration:

@@ -18,11 +18,11 @@ from monailabel_app.metrics.voxelwise import ScoreHistogram, auroc, average_prec
 from monailabel_app.preprocessing.pipeline import to_native
 from monailabel_app.types import PreparedVolume, Volume
 
+from .analysis import Analysis
 from .baselines import IntensityAtlas, atlas_z, intensity_z, smoothed_magnitude
-from .calibrate import HealthyScan
 from .implants import implant, list_shapes, plan_implants, shape_on_grid, standard_to_template
 from .ixi import IxiScan
-from .predict import AnomalyModel, PredictSettings, prepare, reconstruct
+from .predict import AnomalyModel, PredictSettings, analyse, prepare
 
 _BASELINE_SIGMAS_MM = (0.0, 2.0, 3.0, 5.0)
 
@@ -76,7 +76,7 @@ class Row:
 
 def implanted_cases(
     scans: Sequence[IxiScan],
-    healthy: Sequence[HealthyScan],
+    healthy: Sequence[Analysis],
     shapes_folder: Path,
     brain_mask: np.ndarray,
     template_affine: np.ndarray,
@@ -122,7 +122,7 @@ def evaluate_detection(
     atlas: IntensityAtlas,
     cases: Iterator[Case],
     *,
-    healthy: Sequence[HealthyScan] = (),
+    healthy: Sequence[Analysis] = (),
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def evaluate_detection(
     listed = []
     for index, case in enumerate(cases):
         prepared = prepare(case.volume, model, device)
-        scan = HealthyScan(prepared, reconstruct(prepared, model, PredictSettings(device=device)))
+        scan = analyse(prepared, model, PredictSettings(device=device))
         entry = dict(case.details)
         for name, score_map, threshold in _detectors(model, atlas, scan, case, moments):
             row = rows.setdefault(name, Row(name))
@@ -154,7 +154,7 @@ def evaluate_detection(
 def _detectors(
     model: AnomalyModel,
     atlas: IntensityAtlas,
-    scan: HealthyScan,
+    scan: Analysis,
     case: Case,
     moments: Mapping[str, HealthyMoments],
 ) -> Iterator[tuple[str, np.ndarray, float | None]]:

@@ -12,7 +12,7 @@ from monailabel_app.reports.model_card import detection_table, model_card
 from monailabel_app.types import to_json
 
 from .baselines import IntensityAtlas
-from .calibrate import reconstruct_healthy
+from .calibrate import analyse_healthy
 from .detection import Case, evaluate_detection, implanted_cases, stored_case
 from .fit import rewrite_card
 from .ixi import list_ixi
@@ -41,7 +41,7 @@ def evaluate_shipped(
     model, atlas = load_model(folder), IntensityAtlas.load(SHIPPED_MODELS / "template")
     scans = list_ixi(data / "ixi_t1", "val")
     tell = (lambda name, total: lambda *now: stage(name, now[0], total)) if stage else (lambda name, total: None)
-    healthy = reconstruct_healthy(
+    healthy = analyse_healthy(
         [scan.volume for scan in scans], model, device=device, progress=tell("healthy scans", len(scans))
     )
     if len(healthy) != len(scans):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ def export_model(
             "scores": list(scores or info.scores),
             "erosion_mm": EROSION_MM,
             "bias_field": bias_field,
-            "illumination_mm": ILLUMINATION_MM,
+            "illumination_mm": illumination_of(method),
             "spacing_mm": 2.0,
             "config": config_to_plain(config),
             "training_data": dict(training_data),
@@ -129,6 +130,11 @@ def export_model(
     (folder / CARD).write_text(f"# {folder.name}\n\nNot calibrated and not measured yet. Research use only.\n")
     seal(folder)
     return folder
+
+
+def illumination_of(method: ModuleType) -> float:
+    """The standard deviation in mm from which on a residual is illumination, not a lesion, for a method; 0: none."""
+    return float(getattr(method, "ILLUMINATION_MM", ILLUMINATION_MM))
 
 
 def rewrite_card(folder: Path, text: str) -> None:

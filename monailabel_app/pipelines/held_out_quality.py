@@ -28,12 +28,12 @@ from monailabel_app.postprocessing.illumination import match_illumination
 from monailabel_app.preprocessing.lesion_implant import implant_lesion, random_blob
 from monailabel_app.registry import load_method, method_info
 from monailabel_app.reports.contact_sheet import contact_sheet
-from monailabel_app.scoring import SCORES
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.types import PreparedVolume
 
-from .fit import EROSION_MM, ILLUMINATION_MM
-from .predict import AnomalyModel, PredictSettings, reconstruct
+from .fit import EROSION_MM, ILLUMINATION_MM, illumination_of
+from .analysis import Evidence, examine, light_config
+from .predict import AnomalyModel, PredictSettings, analyse
 from .quality_figures import Comparison, QualityFigures, compare, keep, may_replace, mean_interval, read_kept
 
 __all__ = ["Comparison", "HeldOutQuality", "ImplantedScan", "QualityFigures", "compare", "may_replace"]
@@ -46,8 +46,8 @@ _RIM_MM = 4.0  # lesions keep this distance from the brain's edge, so that no mo
 _QUICK_SCANS, _QUICK_SLICES = 6, 8
 _PICTURES = 3
 
-# (healthy or lesioned image, brain mask), both (X, Y, Z) -> the pseudo-healthy image
-Reconstruct = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (healthy or lesioned image, brain mask), both (X, Y, Z) -> what a method makes of them
+Examine = Callable[[np.ndarray, np.ndarray], Evidence]
 
 
 @dataclass(frozen=True)
@@ -120,18 +120,18 @@ class HeldOutQuality:
         voxels of the slices without lesions that score as high as the upper half of the lesion voxels. They follow one
         run in seconds; models are compared by ``full``. No global random state is touched.
         """
-        rebuild = _of_network(method_id, _light(config), network, device)
-        return self.quick_of(rebuild, method_info(method_id).scores[0])
+        look = _of_network(method_id, config, network, device)
+        smooth = illumination_of(load_method(method_id))
+        return self.quick_of(look, method_info(method_id).scores[0], illumination_mm=smooth)
 
-    def quick_of(self, rebuild: Reconstruct, score: str) -> dict[str, float]:
-        """``quick`` for anything that reconstructs."""
+    def quick_of(self, look: Examine, score: str, *, illumination_mm: float = ILLUMINATION_MM) -> dict[str, float]:
+        """``quick`` for anything that examines a brain."""
         slab = self._quick_slab
         masks = [np.ascontiguousarray(scan.brain_mask[..., slab]) for scan in self._quick_scans]
         raws = {
             name: [
-                SCORES[score](*_matched(image, _only(rebuild, image, scan.brain_mask, slab), mask, slab), mask)
-                for scan, mask in zip(self._quick_scans, masks, strict=True)
-                for image in [getattr(scan, name)]
+                _only(look, getattr(scan, name), scan.brain_mask, slab, illumination_mm).raw(score)
+                for scan in self._quick_scans
             ]
             for name in ("healthy", "lesioned")
         }
@@ -179,12 +179,12 @@ class HeldOutQuality:
             )
         settings = PredictSettings(device=device)
 
-        def rebuild(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
-            return reconstruct(_prepared(image, brain, model), model, settings)
+        def look(image: np.ndarray, brain: np.ndarray) -> Evidence:
+            return analyse(_prepared(image, brain, model), model, settings).evidence
 
         figures = replace(
             self.full_of(
-                rebuild, str(model.meta["scores"][0]), erosion_mm=float(model.meta["erosion_mm"]), progress=progress
+                look, str(model.meta["scores"][0]), erosion_mm=float(model.meta["erosion_mm"]), progress=progress
             ),
             model_id=model.id,
             model_hash=model.hash,
@@ -194,18 +194,18 @@ class HeldOutQuality:
 
     def full_of(
         self,
-        rebuild: Reconstruct,
+        look: Examine,
         score: str,
         *,
         erosion_mm: float,
         progress: Callable[[int, int], None] | None = None,
     ) -> QualityFigures:
-        """``full`` for anything that reconstructs."""
+        """``full`` for anything that examines a brain."""
         masks, healthy_raws, lesioned_raws = [], [], []
         for index in range(len(self)):
             scan = self.scan(index)
             for kept, image in ((healthy_raws, scan.healthy), (lesioned_raws, scan.lesioned)):
-                kept.append(SCORES[score](image, rebuild(image, scan.brain_mask), scan.brain_mask))
+                kept.append(look(image, scan.brain_mask).raw(score))
             masks.append(scan.brain_mask)
             if progress is not None:
                 progress(index + 1, len(self))
@@ -245,15 +245,21 @@ class HeldOutQuality:
         Columns: the healthy slice, its reconstruction and residual, then the same slice with its lesions. The
         residual is grey where nothing differs, and its window is fixed.
         """
-        rebuild = _of_network(method_id, _light(config), network, device)
+        look = _of_network(method_id, config, network, device)
+        smooth, score = illumination_of(load_method(method_id)), method_info(method_id).scores[0]
         rows = []
         for scan in self._quick_scans[:_PICTURES]:
             slab = scan.slab(1)
             row = []
             for image in (scan.healthy, scan.lesioned):
-                made = _only(rebuild, image, scan.brain_mask, slab)
-                shown, made = (v[..., 0] for v in _matched(image, made, scan.brain_mask[..., slab], slab))
-                row += [("image", shown), ("image", made), ("residual", shown - made)]
+                seen = _only(look, image, scan.brain_mask, slab, smooth)
+                shown = seen.image[..., 0]
+                if seen.reconstruction is None:
+                    raw = seen.raw(score)[..., 0]
+                    row += [("image", shown), ("image", np.zeros_like(raw)), ("residual", raw)]
+                else:
+                    made = seen.reconstruction[..., 0]
+                    row += [("image", shown), ("image", made), ("residual", shown - made)]
             rows.append(row)
         columns = ("healthy", "reconstruction", "residual", "with lesions", "reconstruction", "residual")
         return contact_sheet(rows, columns, [f"held-out {n + 1}" for n in range(len(rows))])
@@ -300,33 +306,26 @@ def _implanted(healthy: np.ndarray, brain: np.ndarray, generator: np.random.Gene
     return ImplantedScan(healthy, np.clip(image, 0, 1), lesions, brain)
 
 
-def _light(config: Any) -> Any:
-    """The configuration with one noise draw, for methods that average several."""
-    return replace(config, draws=1) if hasattr(config, "draws") else config
-
-
-def _of_network(method_id: str, config: Any, network: nn.Module, device: str | torch.device) -> Reconstruct:
+def _of_network(method_id: str, config: Any, network: nn.Module, device: str | torch.device) -> Examine:
     method = load_method(method_id)
+    light = light_config(method, config)
 
-    def rebuild(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
-        generator = torch.Generator().manual_seed(0)
-        made = method.reconstruct(network, config, torch.from_numpy(image).to(device), generator)
-        return np.where(brain, made.float().cpu().numpy(), 0).astype(np.float32)
+    def look(image: np.ndarray, brain: np.ndarray) -> Evidence:
+        return examine(method, network, light, image, brain, device=device)
 
-    return rebuild
-
-
-def _only(rebuild: Reconstruct, image: np.ndarray, brain: np.ndarray, slab: slice) -> np.ndarray:
-    """The reconstruction of some slices; the others are empty, which costs nothing."""
-    part = np.zeros_like(image)
-    part[..., slab] = image[..., slab]
-    return rebuild(part, brain)
+    return look
 
 
-def _matched(image: np.ndarray, made: np.ndarray, brain: np.ndarray, slab: slice) -> tuple[np.ndarray, np.ndarray]:
-    """The slices of an image and of its reconstruction in the image's illumination."""
-    image, made = np.ascontiguousarray(image[..., slab]), np.ascontiguousarray(made[..., slab])
-    return image, match_illumination(image, made, brain, sigma_mm=ILLUMINATION_MM)
+def _only(look: Examine, image: np.ndarray, brain: np.ndarray, slab: slice, illumination_mm: float) -> Evidence:
+    """What is made of some slices, in the image's illumination; the others are empty, which costs nothing."""
+    part, inside = np.zeros_like(image), np.zeros_like(brain)
+    part[..., slab], inside[..., slab] = image[..., slab], brain[..., slab]
+    seen = look(part, inside)
+    image, brain = np.ascontiguousarray(image[..., slab]), np.ascontiguousarray(brain[..., slab])
+    made = seen.reconstruction
+    if made is not None:
+        made = match_illumination(image, np.ascontiguousarray(made[..., slab]), brain, sigma_mm=illumination_mm)
+    return Evidence(image, brain, made, {name: values[..., slab] for name, values in seen.maps.items()})
 
 
 def _prepared(image: np.ndarray, brain: np.ndarray, model: AnomalyModel) -> PreparedVolume:

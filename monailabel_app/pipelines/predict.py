@@ -17,19 +17,18 @@ from monailabel_app.calibration.operating_points import TARGET_FPR
 from monailabel_app.errors import CorruptModel, InvalidSettings, UnknownModel
 from monailabel_app.metrics.imagewise import rank_p_value
 from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML, find_lesions
-from monailabel_app.postprocessing.illumination import match_illumination
 from monailabel_app.preprocessing.brain_mask import BrainExtractor
 from monailabel_app.preprocessing.pipeline import PrepareSettings, Preprocessor, to_native
 from monailabel_app.preprocessing.regions import REGION_NAMES
 from monailabel_app.preprocessing.template import Template
 from monailabel_app.registry import load_method
-from monailabel_app.scoring import SCORES
 from monailabel_app.types import BrainMask, Finding, PreparedVolume, Volume
 from monailabel_app.weights.listing import list_models
 from monailabel_app.weights.model_folder import VERSIONS, open_model_folder
 from monailabel_app.weights.versions import locate, split_id
 
-from .cache import CachedReconstruction, MapCache, reconstruction_key
+from .analysis import Analysis, examine
+from .cache import MapCache, analysis_key
 from .config_io import config_from_plain
 
 SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "model_weights"
@@ -110,7 +109,7 @@ def predict(
 ) -> Finding:
     """Find what healthy brains do not explain.
 
-    The reconstruction is cached by content; score, smoothing, operating point and volume limit are applied to it
+    The analysis is cached by content; score, smoothing, operating point and volume limit are applied to it
     afterwards and never run the network again. Raises InvalidSettings, and what preprocessing raises.
     """
     tell = progress or (lambda stage, share: None)
@@ -120,15 +119,14 @@ def predict(
     _check(settings)
 
     expensive = {"seed": settings.seed, "given_mask": brain is not None}
-    key = reconstruction_key(volume, model.hash, expensive) if cache is not None and brain is None else ""
+    key = analysis_key(volume, model.hash, expensive) if cache is not None and brain is None else ""
     held = cache.get(key) if key else None
     if held is None:
         prepared = prepare(volume, model, settings.device, brain=brain, progress=tell)
         seconds |= prepared.seconds
         started = time.perf_counter()
-        reconstruction = reconstruct(prepared, model, settings, progress=tell)
+        held = analyse(prepared, model, settings, progress=tell)
         seconds["reconstruction"] = time.perf_counter() - started
-        held = CachedReconstruction(prepared, reconstruction)
         if key:
             cache.put(key, held)
     prepared = held.prepared
@@ -136,7 +134,7 @@ def predict(
     tell("scoring", 0.0)
     started = time.perf_counter()
     model_map = calibrated_map(
-        SCORES[score](prepared.image[0], held.reconstruction, prepared.brain_mask),
+        held.raw(score),
         prepared.brain_mask,
         calibration.statistics,
         score=score,
@@ -195,22 +193,25 @@ def prepare(
     return preprocessor.prepare(volume, PrepareSettings(bias_field=model.bias_field), brain=brain, progress=tell)
 
 
-def reconstruct(
+def analyse(
     prepared: PreparedVolume, model: AnomalyModel, settings: PredictSettings, *, progress: Progress | None = None
-) -> np.ndarray:
-    """The pseudo-healthy brain on the model grid: (X, Y, Z) float32 in [0, 1], zero outside the brain."""
+) -> Analysis:
+    """Run the model's method on a prepared brain; everything that follows is cheap."""
     device = torch.device(settings.device)
     network = model.network.to(device)
-    image = torch.from_numpy(prepared.image[0]).to(device)
-    generator = torch.Generator().manual_seed(settings.seed)
     tell = (lambda share: progress("reconstruction", share)) if progress is not None else None
-    made = model.method.reconstruct(network, model.config, image, generator, progress=tell).float().cpu().numpy()
-    return match_illumination(
+    evidence = examine(
+        model.method,
+        network,
+        model.config,
         prepared.image[0],
-        np.where(prepared.brain_mask, made, 0.0).astype(np.float32),
         prepared.brain_mask,
-        sigma_mm=model.illumination_mm,
+        seed=settings.seed,
+        device=device,
+        illumination_mm=model.illumination_mm,
+        progress=tell,
     )
+    return Analysis(prepared, evidence)
 
 
 def _check(settings: PredictSettings) -> None:

@@ -89,11 +89,11 @@ class Encoder:
     """The frozen encoder made from a diffusion model folder, and the name of what it computes."""
 
     def __init__(self, folder: Path = SHIPPED_MODELS / "ddpm_t1") -> None:
-        """Raises CorruptModel; InvalidSettings for a model without a denoising network."""
+        """Raises CorruptModel; InvalidSettings for a model of another method than ddpm."""
         model = AnomalyModel(folder, calibrated=False)
-        if not hasattr(model.config, "diffusion"):
+        if model.meta["method"] != "ddpm":
             raise InvalidSettings(
-                f"expected a diffusion model to compare scans with, got {model.id} ({model.meta['method']}); "
+                f"expected a ddpm model to compare scans with, got {model.id} ({model.meta['method']}); "
                 "use ddpm_t1 or another ddpm model"
             )
         heights = np.flatnonzero(model.template.brain_mask.any(axis=(0, 1)))

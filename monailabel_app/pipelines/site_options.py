@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from monailabel_app.errors import InvalidSettings
-from monailabel_app.registry import load_method, method_info
+from monailabel_app.registry import METHODS, load_method, method_info
 from monailabel_app.training.privacy_settings import PrivacySettings
 from monailabel_app.training.settings import TrainSettings
 
@@ -68,6 +68,12 @@ class SiteOptions:
         presets = load_method(self.method).PRESETS
         if self.preset not in presets:
             raise InvalidSettings(f"expected a preset out of {', '.join(presets)}, got {self.preset[:40]!r}")
+        if self.privacy is not None and not method_info(self.method).private:
+            able = ", ".join(info.id for info in METHODS.values() if info.private)
+            raise InvalidSettings(
+                f"expected a method whose training can be private ({able}), got {self.method}: it learns more from a "
+                "batch than one bounded gradient per patient"
+            )
         if math.isinf(self.max_epochs) and math.isinf(self.minutes) and self.steps is None and not self.privacy:
             raise InvalidSettings("expected a limit for the training, got none: give max_epochs, minutes or steps")
         for name, low, high in (

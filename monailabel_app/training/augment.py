@@ -1,4 +1,4 @@
-"""Cheap augmentation of healthy slices: what differs between scanners, never what looks like a lesion."""
+"""Cheap augmentation of healthy samples: what differs between scanners, never what looks like a lesion."""
 
 from __future__ import annotations
 
@@ -19,24 +19,29 @@ class AugmentConfig:
     shift: int = 2
 
 
-def augment_slices(slices: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
-    """(n, 1, X, Y) in [0, 1] -> the same with random gamma, gain, smooth bias, left-right flip and shift.
+def augment(
+    samples: torch.Tensor, config: AugmentConfig, generator: torch.Generator, *, flips: bool = True
+) -> torch.Tensor:
+    """Slices (n, 1, A, B) or brains (n, 1, X, Y, Z) in [0, 1] -> the same with random gamma, gain, smooth bias,
+    left-right flip (along the first spatial axis, unless ``flips`` is off) and shift.
 
     Background (exact zero) stays zero. Drawn on the CPU from ``generator``, so that a run repeats on any device.
     """
-    n, _, size_x, size_y = slices.shape
+    n, size = len(samples), samples.shape[2:]
+    ones = (1,) * (samples.ndim - 1)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    gamma = torch.exp(config.gamma * normal(n, 1, 1, 1)).to(slices)
-    gain = torch.exp(config.gain * normal(n, 1, 1, 1)).to(slices)
-    coarse = config.bias * normal(n, 1, 3, 4)
-    bias = torch.exp(functional.interpolate(coarse, (size_x, size_y), mode="bicubic", align_corners=True)).to(slices)
-    out = (slices.clamp(min=0) ** gamma * gain * bias).clamp(0, 1)
-    flipped = (torch.rand(n, generator=generator) < config.flip).to(slices.device)
-    out = torch.where(flipped[:, None, None, None], out.flip(2), out)
+    gamma = torch.exp(config.gamma * normal(n, *ones)).to(samples)
+    gain = torch.exp(config.gain * normal(n, *ones)).to(samples)
+    coarse = config.bias * normal(n, 1, *(3, 4, 3)[: len(size)])
+    mode = "bicubic" if len(size) == 2 else "trilinear"
+    bias = torch.exp(functional.interpolate(coarse, tuple(size), mode=mode, align_corners=True)).to(samples)
+    out = (samples.clamp(min=0) ** gamma * gain * bias).clamp(0, 1)
+    flipped = (torch.rand(n, generator=generator) < (config.flip if flips else 0.0)).to(samples.device)
+    out = torch.where(flipped.reshape(n, *ones), out.flip(2), out)
     if config.shift:
-        moves = torch.randint(-config.shift, config.shift + 1, (2,), generator=generator).tolist()
-        out = torch.roll(out, moves, dims=(2, 3))
+        moves = torch.randint(-config.shift, config.shift + 1, (len(size),), generator=generator).tolist()
+        out = torch.roll(out, moves, dims=tuple(range(2, samples.ndim)))
     return out

@@ -18,14 +18,15 @@ from torch import nn
 from monailabel_app.errors import TrainingFailed
 from monailabel_app.registry import load_method
 
-from .augment import AugmentConfig, augment_slices
+from .augment import AugmentConfig, augment
 from .cache import TrainingCache
 from .checkpoint import TrainingState, load_state, save_state
+from .completion import complete, compute, is_computed
 from .distributed import process_group
 from .lanes import Lane, Lanes, free_memory, is_out_of_memory, stream_seed
-from .schedule import Budget, averaged, learning_rate
+from .schedule import Budget, averaged, copy_buffers, learning_rate
 from .settings import TrainProgress, TrainSettings, identity, same_run
-from .slices import SlicePool
+from .slices import sample_pool
 from .validation import Evaluate, Validator, record
 
 __all__ = ["Evaluate", "TrainProgress", "TrainSettings", "train"]
@@ -61,6 +62,8 @@ def train(
     stays), when a single slice needs more memory than there is, for weights that do not fit the network and for a run
     folder that belongs to other settings.
     """
+    if is_computed(load_method(method_id)):
+        return compute(load_method(method_id), method_id, config, cache, settings, run_folder)
     with process_group(settings.device) as (group, device):
         if settings.batch_size < group.world:
             raise TrainingFailed(
@@ -72,7 +75,8 @@ def train(
             run.resume()
         else:
             run.start(start_from)
-        return run.finish()
+        state = run.finish()
+        return complete(run.method, config, cache, settings, run_folder, state) if group.is_first else state
 
 
 class _Run:
@@ -83,20 +87,18 @@ class _Run:
         self.folder, self.group, self.device = run_folder, group, device
         self.progress = progress
         self.identity = identity(method_id, config, settings)
-        self.slices = SlicePool(cache, device)
-        held_out = SlicePool(validation, device) if validation is not None else None
+        self.samples = sample_pool(cache, device, self.method, config)
+        held_out = sample_pool(validation, device, self.method, config) if validation is not None else None
         self.validator = Validator(self.method, config, settings, device, held_out, evaluate)
         self.augment = AugmentConfig()
-        self.budget = Budget(settings, len(self.slices))
+        self.budget = Budget(settings, len(self.samples))
         torch.manual_seed(settings.seed)
         self.model = self.method.build(config).to(device)
         self.average = averaged(self.model, settings.ema)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            betas=(0.9, 0.99),
-        )
+        own = dict(getattr(self.method, "OPTIMIZER", {}))
+        self.rate_factor = float(own.pop("lr", 1.0))
+        usual = {"weight_decay": settings.weight_decay, "betas": (0.9, 0.99)}
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=settings.learning_rate, **{**usual, **own})
         self.lanes = Lanes(settings.lanes, settings.batch_size, settings.seed, rank=group.rank, world=group.world)
         self.step, self.recorded = 0, -1
         self.recent: list[float] = []
@@ -170,7 +172,8 @@ class _Run:
     def _advance(self, share: float) -> None:
         """One step of the optimizer. Raises TrainingFailed on every rank for a loss or gradient that is not finite."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.settings, self.step, share)
+            group["lr"] = self.rate_factor * learning_rate(self.settings, self.step, share)
+        self._begin_step(share)
         while (loss := self._gradients()) is None:
             self._use_more_lanes()
         parameters = list(self.model.parameters())
@@ -183,7 +186,9 @@ class _Run:
                     "checkpoint is kept, start a new run with a lower learning rate"
                 )
             self.optimizer.step()
+            self._share_buffers()
             self.average.update_parameters(self.model)
+            copy_buffers(self.model, self.average.module)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -194,6 +199,17 @@ class _Run:
             ) from error
         self.step += 1
         self.recent.append(loss)
+
+    def _begin_step(self, share: float) -> None:
+        """Methods that train in stages learn here how much of the run is over."""
+        if hasattr(self.method, "begin_step"):
+            self.method.begin_step(self.model, self.config, share)
+
+    def _share_buffers(self) -> None:
+        """Statistics that a network keeps beside its weights are those of the first process."""
+        buffers = list(self.model.buffers())
+        if buffers and self.group.world > 1:
+            self.group.copy_from_first(buffers)
 
     def _gradients(self) -> float | None:
         """The mean loss of the whole batch, its gradient left in the parameters; None when memory ran out."""
@@ -222,7 +238,8 @@ class _Run:
     def _lane(self, lane: Lane) -> float:
         # For networks with dropout, whose masks come from torch's global generator.
         torch.manual_seed(stream_seed(self.settings.seed, lane.number, self.step))
-        batch = augment_slices(self.slices.draw(lane.size, lane.generator), self.augment, lane.generator)
+        drawn, flips = self.samples.draw(lane.size, lane.generator)
+        batch = augment(drawn, self.augment, lane.generator, flips=flips)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp):
             loss = self.method.training_loss(self.model, self.config, batch, lane.generator)
         loss = loss * (lane.size / self.settings.batch_size)

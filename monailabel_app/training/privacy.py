@@ -52,7 +52,7 @@ from .accounting import (
     noise_multiplier_for,
     spent,
 )
-from .augment import AugmentConfig, augment_slices
+from .augment import AugmentConfig, augment
 from .cache import TrainingCache
 from .checkpoint import TrainingState, load_state, save_state
 from .lanes import is_out_of_memory
@@ -291,7 +291,7 @@ class _Run:
         slices = self.pool.slices(patient, count, copies, self.draws)
         if len(slices) == 0:
             return
-        slices = augment_slices(slices, AugmentConfig(), self.draws)
+        slices = augment(slices, AugmentConfig(), self.draws)
         try:
             backward(self.method, self.network, self.config, slices, self.draws, self.settings.batch_size, self._cast)
         except (RuntimeError, MemoryError) as error:

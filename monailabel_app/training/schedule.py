@@ -67,3 +67,10 @@ def averaged(model: torch.nn.Module, decay: float) -> AveragedModel:
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(average, current, count)
 
     return AveragedModel(model, multi_avg_fn=update).eval()
+
+
+@torch.no_grad()
+def copy_buffers(model: torch.nn.Module, average: torch.nn.Module) -> None:
+    """What a network keeps beside its weights (stages, statistics, codebooks) is taken over as it is, not averaged."""
+    for target, source in zip(average.buffers(), model.buffers(), strict=True):
+        target.copy_(source)

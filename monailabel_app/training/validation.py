@@ -13,7 +13,7 @@ from torch import nn
 
 from .lanes import free_memory, is_out_of_memory
 from .settings import TrainSettings
-from .slices import SlicePool
+from .slices import SlicePool, VolumePool
 
 _LOG = logging.getLogger(__name__)
 _BATCHES = 8
@@ -35,7 +35,7 @@ class Validator:
         config: Any,
         settings: TrainSettings,
         device: torch.device,
-        held_out: SlicePool | None,
+        held_out: SlicePool | VolumePool | None,
         evaluate: Evaluate | None,
     ) -> None:
         self._method, self._config, self._settings, self._device = method, config, settings, device
@@ -71,17 +71,16 @@ class Validator:
 
     @torch.inference_mode()
     def _loss(self, network: nn.Module, piece: int) -> float:
-        """Training loss on the same slices and noise every time."""
+        """Training loss on the same samples and noise every time."""
         generator = torch.Generator().manual_seed(20240229)
         size = self._settings.batch_size
-        count = min(_BATCHES, max(1, len(self._held_out) // size))
-        rows = torch.randperm(len(self._held_out), generator=generator)[: count * size]
+        samples = self._held_out.held_out(min(_BATCHES, max(1, len(self._held_out.index) // size)) * size, generator)
         total = 0.0
-        for part in rows.split(piece):
+        for part in samples.split(piece):
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.amp):
-                loss = self._method.training_loss(network, self._config, self._held_out.take(part), generator)
+                loss = self._method.training_loss(network, self._config, part, generator)
             total += float(loss) * len(part)
-        return total / len(rows)
+        return total / len(samples)
 
 
 def record(history: list[dict[str, Any]], entry: dict[str, Any], notes: Sequence[str]) -> list[dict[str, Any]]:

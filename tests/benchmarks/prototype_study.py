@@ -31,8 +31,9 @@ import torch  # noqa: E402
 from monailabel_app.calibration.calibrated_map import calibrated_map  # noqa: E402
 from monailabel_app.calibration.voxel_statistics import HealthyMoments  # noqa: E402
 from monailabel_app.metrics.intervals import bootstrap_interval  # noqa: E402
+from monailabel_app.pipelines.analysis import Analysis  # noqa: E402
 from monailabel_app.pipelines.baselines import IntensityAtlas, atlas_z, smoothed_magnitude  # noqa: E402
-from monailabel_app.pipelines.calibrate import HealthyScan, calibration_of  # noqa: E402
+from monailabel_app.pipelines.calibrate import calibration_of  # noqa: E402
 from monailabel_app.pipelines.detection import Row, implanted_cases  # noqa: E402
 from monailabel_app.pipelines.fit import export_model  # noqa: E402
 from monailabel_app.pipelines.ixi import list_ixi  # noqa: E402
@@ -40,8 +41,8 @@ from monailabel_app.pipelines.predict import (  # noqa: E402
     SHIPPED_MODELS,
     AnomalyModel,
     PredictSettings,
+    analyse,
     prepare,
-    reconstruct,
 )
 from monailabel_app.pipelines.rebuild import DDPM_T1_OVERRIDES  # noqa: E402
 from monailabel_app.preprocessing.pipeline import to_native  # noqa: E402
@@ -109,7 +110,7 @@ def make_cases(work: Path, data: Path) -> None:
     """Prepare the validation heads and the implanted ones once: no model of the study has a part in it."""
     model = AnomalyModel(SHIPPED_MODELS / "ddpm_t1")
     scans = list_ixi(data / "ixi_t1", "val")
-    healthy = [HealthyScan(prepare(scan.volume(), model), np.zeros(0)) for scan in scans]
+    healthy = [Analysis(prepare(scan.volume(), model), None) for scan in scans]
     planned = implanted_cases(
         scans,
         healthy,
@@ -133,7 +134,7 @@ def evaluate(work: Path, subset: str) -> None:
         return _baselines(work, cases)
     model = AnomalyModel(folder, calibrated=False)
     settings = PredictSettings()
-    healthy = [HealthyScan(p, reconstruct(p, model, settings)) for p in prepared]
+    healthy = [analyse(p, model, settings) for p in prepared]
     erosion = float(model.meta["erosion_mm"])
     calibration = calibration_of(healthy, SCORES, erosion_mm=erosion, healthy={"scans": len(healthy)})
     if subset != "shipped":
@@ -143,7 +144,7 @@ def evaluate(work: Path, subset: str) -> None:
     moments = {score: HealthyMoments([scan.raw(score) for scan in healthy], masks) for score in SCORES}
     rows = {(score, smoothing): Row(f"{score} {smoothing}") for score in SCORES for smoothing in SMOOTHING}
     for case, brain in cases:
-        scan = HealthyScan(brain, reconstruct(brain, model, settings))
+        scan = analyse(brain, model, settings)
         for (score, smoothing), row in rows.items():
             made = calibrated_map(
                 scan.raw(score),

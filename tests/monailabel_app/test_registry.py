@@ -19,7 +19,7 @@ def test_every_entry_is_a_whole_method(method_id):
     assert info.id == method_id
     assert set(info.scores) <= set(SCORES)
     assert info.scores
-    for name in ("Config", "PRESETS", "build", "training_loss", "reconstruct"):
+    for name in ("Config", "PRESETS", "build", "training_loss", "analyse"):
         assert hasattr(module, name), name
     assert all(isinstance(preset, module.Config) for preset in module.PRESETS.values())
     assert "compact" in module.PRESETS

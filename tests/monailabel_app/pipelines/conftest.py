@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from monailabel_app.pipelines.calibrate import HealthyScan, calibrate_model
+from monailabel_app.pipelines.analysis import Analysis
+from monailabel_app.pipelines.calibrate import calibrate_model
 from monailabel_app.pipelines.fit import export_model, fit
 from monailabel_app.registry import METHODS, load_method
 from tests.monailabel_app.synthetic import TINY, TINY_TRAINING, person, random_cache, save_template, scan
@@ -21,7 +22,7 @@ class Made:
     method_id: str
     folder: Path
     run_folder: Path
-    healthy: list[HealthyScan]
+    healthy: list[Analysis]
 
 
 def healthy_loaders(count: int = HEALTHY):

@@ -1,4 +1,4 @@
-"""The memory of reconstructions: bounded, least recently used first out, told apart by content."""
+"""The memory of analyses: bounded, least recently used first out, told apart by content."""
 
 import threading
 from dataclasses import replace
@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from monailabel_app.pipelines.cache import CachedReconstruction, MapCache, reconstruction_key
+from monailabel_app.pipelines.analysis import Analysis, Evidence
+from monailabel_app.pipelines.cache import MapCache, analysis_key
 from monailabel_app.types import PreparedVolume, Volume
 
 
-def entry(mark=0, side=4) -> CachedReconstruction:
+def entry(mark=0, side=4) -> Analysis:
     """Ten bytes a voxel: image and reconstruction as float32, two masks."""
     shape = (side, side, side)
     prepared = PreparedVolume(
@@ -22,7 +23,8 @@ def entry(mark=0, side=4) -> CachedReconstruction:
         native_shape=shape,
         native_brain_mask=np.ones(shape, bool),
     )
-    return CachedReconstruction(prepared, np.full(shape, mark, np.float32))
+    made = np.full(shape, mark, np.float32)
+    return Analysis(prepared, Evidence(prepared.image[0], prepared.brain_mask, made))
 
 
 def test_an_entry_counts_all_its_arrays():
@@ -100,9 +102,9 @@ def volume():
 
 
 def test_the_same_content_has_the_same_key_whatever_its_name_and_memory_order(volume):
-    key = reconstruction_key(volume, "hash", {"seed": 0, "b": 1})
+    key = analysis_key(volume, "hash", {"seed": 0, "b": 1})
     twin = Volume(np.asfortranarray(volume.data), np.eye(4, dtype=np.float32), "other name")
-    assert reconstruction_key(twin, "hash", {"b": 1, "seed": 0}) == key
+    assert analysis_key(twin, "hash", {"b": 1, "seed": 0}) == key
 
 
 def test_any_difference_in_content_geometry_model_or_settings_changes_the_key(volume):
@@ -111,11 +113,11 @@ def test_any_difference_in_content_geometry_model_or_settings_changes_the_key(vo
     shifted = np.eye(4)
     shifted[0, 3] = 1e-9
     keys = [
-        reconstruction_key(volume, "hash", {"seed": 0}),
-        reconstruction_key(replace(volume, data=changed), "hash", {"seed": 0}),
-        reconstruction_key(replace(volume, data=volume.data.reshape(1, 4, 3, 5)), "hash", {"seed": 0}),
-        reconstruction_key(replace(volume, affine=shifted), "hash", {"seed": 0}),
-        reconstruction_key(volume, "other", {"seed": 0}),
-        reconstruction_key(volume, "hash", {"seed": 1}),
+        analysis_key(volume, "hash", {"seed": 0}),
+        analysis_key(replace(volume, data=changed), "hash", {"seed": 0}),
+        analysis_key(replace(volume, data=volume.data.reshape(1, 4, 3, 5)), "hash", {"seed": 0}),
+        analysis_key(replace(volume, affine=shifted), "hash", {"seed": 0}),
+        analysis_key(volume, "other", {"seed": 0}),
+        analysis_key(volume, "hash", {"seed": 1}),
     ]
     assert len(set(keys)) == len(keys)

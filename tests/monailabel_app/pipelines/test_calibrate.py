@@ -1,6 +1,7 @@
 """Calibrating on prepared scans: the same as on scans as they come, and honest about how few they are."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,8 @@ from scipy import ndimage
 
 from monailabel_app.calibration.calibrated_map import Calibration
 from monailabel_app.errors import TrainingFailed
-from monailabel_app.pipelines.calibrate import (
-    HealthyScan,
-    calibrate_prepared,
-    calibration_of,
-    reconstruct_prepared,
-)
+from monailabel_app.pipelines.analysis import Analysis
+from monailabel_app.pipelines.calibrate import analyse_cache, calibrate_prepared, calibration_of
 from monailabel_app.pipelines.predict import load_model, predict
 from monailabel_app.training.cache import to_cache
 from monailabel_app.weights.model_folder import verify
@@ -90,7 +87,10 @@ def test_twenty_scans_warn_of_nothing_and_a_stale_warning_goes(made):
 def test_a_patient_s_other_scans_do_not_vouch_for_it(made):
     """Standardised with the statistics of their own second scans, healthy scans look more normal than new ones do."""
     generator = np.random.default_rng(0)
-    scans = [HealthyScan(h.prepared, h.reconstruction + own_anatomy(generator, h)) for h in made.healthy[:6]]
+    scans = [
+        Analysis(h.prepared, replace(h.evidence, reconstruction=h.reconstruction + own_anatomy(generator, h)))
+        for h in made.healthy[:6]
+    ]
     twice = [scan for scan in scans for _ in range(2)]
     patients = [str(i) for i in range(6) for _ in range(2)]
     options = {"erosion_mm": 2.0, "healthy": {}}
@@ -113,4 +113,4 @@ def own_anatomy(generator, healthy):
 def test_scans_prepared_for_another_template_are_refused(made):
     image, mask = np.zeros((1, 4, 5, 6), np.float32), np.ones((4, 5, 6), bool)
     with pytest.raises(TrainingFailed, match="model's grid"):
-        reconstruct_prepared(to_cache([image], [mask], ["a"], "t1"), load_model(made.folder))
+        analyse_cache(to_cache([image], [mask], ["a"], "t1"), load_model(made.folder))

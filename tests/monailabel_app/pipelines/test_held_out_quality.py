@@ -10,6 +10,7 @@ from scipy import ndimage, stats
 
 from monailabel_app.errors import EvaluationFailed
 from monailabel_app.methods import ddpm
+from monailabel_app.pipelines.analysis import Evidence
 from monailabel_app.pipelines.held_out_quality import HeldOutQuality, QualityFigures, compare, may_replace
 from monailabel_app.pipelines.quality_figures import mean_interval
 from monailabel_app.preprocessing.template import Template
@@ -44,22 +45,25 @@ def knows_the_healthy_brain(quality: HeldOutQuality):
     """A reconstruction nobody can have: the brain as it was before the lesions were put in."""
     scans = [*(quality.scan(index) for index in range(len(quality))), *quality._quick_scans]
 
-    def rebuild(image, brain):
+    def look(image, brain):
         shown = image > 0
         for scan in scans:
             if any(np.array_equal(image[shown], version[shown]) for version in (scan.healthy, scan.lesioned)):
-                return scan.healthy.copy()
+                return Evidence(image, brain, scan.healthy.copy())
         raise AssertionError("an image that is in no held-out scan")
 
-    return rebuild
+    return look
 
 
 def copies_its_input(image, brain):
-    return image.copy()
+    return Evidence(image, brain, image.copy())
 
 
 def blurs(sigma: float):
-    return lambda image, brain: np.where(brain, ndimage.gaussian_filter(image, sigma), 0).astype(np.float32)
+    def look(image, brain):
+        return Evidence(image, brain, np.where(brain, ndimage.gaussian_filter(image, sigma), 0).astype(np.float32))
+
+    return look
 
 
 def test_perfect_knowledge_comes_near_one(quality, perfect):

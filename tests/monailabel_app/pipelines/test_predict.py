@@ -8,9 +8,10 @@ import torch
 
 from monailabel_app.errors import BrainNotFound, CorruptModel, InvalidSettings, InvalidVolume
 from monailabel_app.methods import ddpm
+from monailabel_app.methods.output import MethodOutput
 from monailabel_app.pipelines import predict as module
 from monailabel_app.pipelines.cache import MapCache
-from monailabel_app.pipelines.calibrate import HealthyScan, calibration_of
+from monailabel_app.pipelines.calibrate import calibration_of
 from monailabel_app.pipelines.predict import PredictSettings, find_model, list_model_folders, load_model, predict
 from monailabel_app.types import BrainMask, Volume
 from tests.monailabel_app.io.heads import rotation
@@ -20,14 +21,14 @@ LESION_MM = (-10.0, 14.0, 6.0)
 
 
 def healthy_brain(calls):
-    """A ``reconstruct`` that answers with the template's mean, and counts in ``calls``."""
+    """An ``analyse`` that answers with the template's mean, and counts in ``calls``."""
     mean = torch.from_numpy(template().mean)
 
-    def reconstruct(network, config, image, generator, *, batch_size=16, progress=None):
+    def analyse(network, config, image, brain_mask, generator, *, batch_size=16, progress=None):
         calls.append(1)
-        return mean.clone()
+        return MethodOutput(mean.clone())
 
-    return reconstruct
+    return analyse
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +37,9 @@ def oracle_calibration(make_model):
     made = make_model("ddpm")
     loaded = load_model(made.folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ddpm, "reconstruct", healthy_brain([]))
+        patch.setattr(ddpm, "analyse", healthy_brain([]))
         settings = PredictSettings()
-        healthy = [HealthyScan(s.prepared, module.reconstruct(s.prepared, loaded, settings)) for s in made.healthy]
+        healthy = [module.analyse(s.prepared, loaded, settings) for s in made.healthy]
     return calibration_of(healthy, ["l1", "signed"], erosion_mm=2.0, healthy={"scans": len(healthy)})
 
 
@@ -46,7 +47,7 @@ def oracle_calibration(make_model):
 def oracle(monkeypatch):
     """``ddpm`` reconstructs the template's mean; the list counts how often."""
     calls = []
-    monkeypatch.setattr(ddpm, "reconstruct", healthy_brain(calls))
+    monkeypatch.setattr(ddpm, "analyse", healthy_brain(calls))
     return calls
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from monailabel_app.training.augment import AugmentConfig, augment_slices
+from monailabel_app.training.augment import AugmentConfig, augment
 
 OFF = AugmentConfig(gamma=0, gain=0, bias=0, flip=0, shift=0)
 
@@ -14,7 +14,7 @@ def slices(count=6) -> torch.Tensor:
 
 
 def augmented(config, seed=0):
-    return augment_slices(slices(), config, torch.Generator().manual_seed(seed))
+    return augment(slices(), config, torch.Generator().manual_seed(seed))
 
 
 def test_the_same_seed_gives_the_same_slices():
