@@ -7,6 +7,7 @@ import numpy as np
 from monailabel_app.errors import InvalidVolume
 
 LOW_PERCENTILE, HIGH_PERCENTILE, HIGH_LEVEL = 1.0, 98.0, 0.8
+SLICE_PERCENTILES, MEDIAN_LEVEL = (5.0, 50.0), 0.4
 
 
 def normalize_intensity(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
@@ -19,14 +20,32 @@ def normalize_intensity(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.n
     image: (x, y, z) float. brain_mask: (x, y, z) bool. Returns the float32 image and the (low, high) input values.
     Raises InvalidVolume when the brain has no contrast.
     """
+    return _between_percentiles(image, brain_mask, (LOW_PERCENTILE, HIGH_PERCENTILE), HIGH_LEVEL)
+
+
+def normalize_slice(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """Map the brain's 5th percentile to 0 and its median to 0.4, clip to [0, 1], zero outside the brain.
+
+    In a single slice through the ventricles a lesion easily covers a tenth of the brain: it would set the 98th
+    percentile and make all other tissue look dark. The median hardly moves, and the 5th percentile is fluid.
+
+    image: (x, y, z) float. brain_mask: (x, y, z) bool. Returns the float32 image and the (low, median) input values.
+    Raises InvalidVolume when the brain has no contrast.
+    """
+    return _between_percentiles(image, brain_mask, SLICE_PERCENTILES, MEDIAN_LEVEL)
+
+
+def _between_percentiles(
+    image: np.ndarray, brain_mask: np.ndarray, percentiles: tuple[float, float], level: float
+) -> tuple[np.ndarray, tuple[float, float]]:
     inside = image[brain_mask]
     if inside.size == 0:
         raise InvalidVolume("expected a brain mask with voxels in it, got an empty one; check the brain extraction")
-    low, high = (float(v) for v in np.percentile(inside, (LOW_PERCENTILE, HIGH_PERCENTILE)))
+    low, high = (float(v) for v in np.percentile(inside, percentiles))
     if not high > low:
         raise InvalidVolume(
             f"expected an image with contrast inside the brain, got the constant value {low:g}; "
             "check that the right series was sent"
         )
-    scaled = (image - low) * np.float32(HIGH_LEVEL / (high - low))
+    scaled = (image - low) * np.float32(level / (high - low))
     return np.where(brain_mask, np.clip(scaled, 0.0, 1.0), 0.0).astype(np.float32), (low, high)
