@@ -206,12 +206,13 @@ def rebuild(
     data: Annotated[Path, typer.Option(help="The data folder (ixi_t1, mslub).")],
     minutes: Annotated[float, typer.Option(help="Minutes of training per network at most.")] = 75,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    only: Annotated[str | None, typer.Option(help="template, brain_extraction or ddpm_t1 (default: all).")] = None,
+    only: Annotated[str | None, typer.Option(help="One target, such as template or ddpm_t1 (default: all).")] = None,
+    preset: Annotated[str | None, typer.Option(help="Instead of each model's own, such as large on a GPU.")] = None,
 ) -> None:
     """Build everything in model_weights/ anew from the data folder."""
     from monailabel_app.pipelines.progress_bar import bars
     from monailabel_app.pipelines.rebuild import rebuild_weights
 
     with bars() as bar:
-        for line in rebuild_weights(ROOT, data, minutes=minutes, device=device, only=only, bar=bar):
+        for line in rebuild_weights(ROOT, data, minutes=minutes, device=device, only=only, bar=bar, preset=preset):
             typer.echo(line)

@@ -1,4 +1,4 @@
-"""The network's half of a prediction: a prepared brain in, the method's evidence out, from which every score follows."""
+"""The network's half of a prediction: a prepared brain in, the method's evidence out; every score follows from it."""
 
 from __future__ import annotations
 

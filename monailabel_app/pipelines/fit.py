@@ -80,6 +80,8 @@ def export_model(
     scores: tuple[str, ...] | None = None,
     training: Mapping[str, Any] | None = None,
     state: TrainingState | None = None,
+    description: str = "",
+    extra: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the averaged weights of a run's last checkpoint as a model folder (not calibrated yet).
 
@@ -90,12 +92,14 @@ def export_model(
     A calibration that lies in the folder is removed: it belongs to the weights that are replaced.
 
     overrides: test-time settings of the method (noise levels, draws) that differ from those it was trained with.
+    description: what it learnt from, in words. extra: further keys of config.yaml, such as the levels of a slice model.
     """
     state = load_state(run_folder) if state is None else state
     method_id = state.settings["method"]
     method, info = load_method(method_id), method_info(method_id)
     values = {**state.settings["config"], **(overrides or {})}
     config = config_from_plain(method.Config, values)
+    learnt = description or f"learnt from healthy {modality.upper()} scans"
     folder.mkdir(parents=True, exist_ok=True)
     Calibration.remove(folder)
     write_weights(folder, state.ema)
@@ -105,13 +109,14 @@ def export_model(
             "kind": "anomaly",
             "method": method_id,
             "modality": modality,
-            "description": f"{info.title} ({method_id}), learnt from healthy {modality.upper()} scans",
+            "description": f"{info.title} ({method_id}), {learnt}",
             "paper": info.paper,
             "scores": list(scores or info.scores),
             "erosion_mm": EROSION_MM,
             "bias_field": bias_field,
             "illumination_mm": illumination_of(method),
             "spacing_mm": 2.0,
+            **(extra or {}),
             "config": config_to_plain(config),
             "training_data": dict(training_data),
             "training": {

@@ -31,8 +31,8 @@ from monailabel_app.reports.contact_sheet import contact_sheet
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.types import PreparedVolume
 
-from .fit import EROSION_MM, ILLUMINATION_MM, illumination_of
 from .analysis import Evidence, examine, light_config
+from .fit import EROSION_MM, ILLUMINATION_MM, illumination_of
 from .predict import AnomalyModel, PredictSettings, analyse
 from .quality_figures import Comparison, QualityFigures, compare, keep, may_replace, mean_interval, read_kept
 

@@ -18,6 +18,7 @@ from monailabel_app.errors import CorruptModel, InvalidSettings, UnknownModel
 from monailabel_app.metrics.imagewise import rank_p_value
 from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML, find_lesions
 from monailabel_app.preprocessing.brain_mask import BrainExtractor
+from monailabel_app.preprocessing.normalize import NORMALIZATIONS
 from monailabel_app.preprocessing.pipeline import PrepareSettings, Preprocessor, to_native
 from monailabel_app.preprocessing.regions import REGION_NAMES
 from monailabel_app.preprocessing.template import Template
@@ -75,7 +76,14 @@ class AnomalyModel:
         self.calibration = Calibration.load(folder) if calibrated else Calibration({}, 0.0, {})
         self.template = Template.load(_companion(folder, _TEMPLATE))
         self.folder = Path(folder)
-        self.bias_field = bool(opened.config.get("bias_field", False))
+        self.prepare_settings = PrepareSettings(
+            bool(opened.config.get("bias_field", False)), str(opened.config.get("normalization", "percentile"))
+        )
+        if self.prepare_settings.normalization not in NORMALIZATIONS:
+            raise CorruptModel(
+                f"expected normalization out of {', '.join(NORMALIZATIONS)} in {opened.id}/config.yaml, got "
+                f"{self.prepare_settings.normalization!r}; restore the model folder"
+            )
         self.illumination_mm = float(opened.config.get("illumination_mm", 0.0))
         self.labels = {"anomaly": 1}
         self._extractors: dict[str, BrainExtractor] = {}
@@ -190,7 +198,7 @@ def prepare(
     """The scan in the model's space, with the app's brain extraction unless a mask is given."""
     preprocessor = Preprocessor(model.template, lambda scan: model.extractor(device).extract(scan))
     tell = (lambda stage: progress(stage, 0.0)) if progress is not None else None
-    return preprocessor.prepare(volume, PrepareSettings(bias_field=model.bias_field), brain=brain, progress=tell)
+    return preprocessor.prepare(volume, model.prepare_settings, brain=brain, progress=tell)
 
 
 def analyse(

@@ -1,9 +1,10 @@
-"""Build every shipped model anew from the data folder: template and atlas, brain extraction, ddpm."""
+"""Build every shipped model anew from the data folder: template and atlas, brain extraction, every method's models."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,21 +14,29 @@ from monailabel_app.training.cache import TrainingCache
 from monailabel_app.weights.model_folder import CARD, seal, write_config
 
 from .baselines import IntensityAtlas
-from .build_model import build_model, prepare_set
+from .build_model import prepare_set
 from .build_template import build_template
-from .fit import training_settings
+from .calibrate import calibrate_prepared
+from .fit import export_model, fit, training_settings
+from .shipped_data import shipped_data
+from .shipped_models import SHIPPED, ShippedModel
 
 if TYPE_CHECKING:
     from .progress_bar import Bars
 
-TARGETS = ("template", "brain_extraction", "ddpm_t1")
+TARGETS = ("template", "brain_extraction", *SHIPPED)
 _BRAIN_STEPS = 12000
-# Chosen on lesions implanted into ten of the validation scans (other shapes and places than those of `evaluate`).
-DDPM_T1_OVERRIDES = {"levels": [0.97, 0.93], "draws": 3}
 
 
 def rebuild_weights(
-    root: Path, data: Path, *, minutes: float, device: str, only: str | None, bar: Bars
+    root: Path,
+    data: Path,
+    *,
+    minutes: float,
+    device: str,
+    only: str | None,
+    bar: Bars,
+    preset: str | None = None,
 ) -> Iterator[str]:
     """Rebuild one target or all; yields a line for each that is done. Cards of re-trained models start anew.
 
@@ -48,21 +57,54 @@ def rebuild_weights(
         brain_training.export_brain_unet(run, folder)
         seal(folder)
         yield f"brain extraction: {folder}"
-    if "ddpm_t1" in wanted:
-        healthy = prepare_set(data / "ixi_t1", "t1", cache, stage=bar.stage)
-        shutil.rmtree(runs / "ddpm_t1", ignore_errors=True)
-        folder = build_model(
-            "ddpm",
-            healthy,
-            weights / "ddpm_t1",
-            runs / "ddpm_t1",
-            training_settings(minutes=minutes, steps=60000, device=device),
-            modality="t1",
-            overrides=DDPM_T1_OVERRIDES,
-            progress=bar.training,
-            stage=bar.stage,
-        )
-        yield f"ddpm for T1: {folder}"
+    for name in SHIPPED:
+        if name in wanted:
+            yield rebuild_model(SHIPPED[name], root, data, minutes=minutes, device=device, preset=preset, bar=bar)
+
+
+def rebuild_model(
+    shipped: ShippedModel, root: Path, data: Path, *, minutes: float, device: str, preset: str | None, bar: Bars
+) -> str:
+    """Train and calibrate one shipped model; preset replaces its own, such as ``large`` where there is a GPU.
+
+    The folder is replaced as a whole when everything has gone well.
+    """
+    healthy = shipped_data(shipped.data, data, root / "cache", stage=bar.stage)
+    run, folder = root / "runs" / shipped.name, root / "model_weights" / shipped.name
+    shutil.rmtree(run, ignore_errors=True)
+    settings = training_settings(**{"minutes": minutes, "steps": 60000, "device": device, **shipped.training})
+    fit(
+        shipped.method,
+        healthy.train,
+        run,
+        settings,
+        preset=preset or shipped.preset,
+        validation_file=healthy.held_out,
+        progress=bar.training,
+    )
+    made = root / "runs" / f"{shipped.name}.new" / shipped.name
+    shutil.rmtree(made.parent, ignore_errors=True)
+    export_model(
+        run,
+        made,
+        modality=healthy.modality,
+        training_data=healthy.record,
+        overrides=shipped.overrides,
+        scores=shipped.scores or None,
+        description=healthy.description,
+        extra=healthy.config,
+    )
+    calibrate_prepared(
+        made,
+        TrainingCache.load(healthy.held_out),
+        healthy={"data": healthy.record["name"]},
+        device=settings.device,
+        progress=partial(bar.stage, "calibrating"),
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    made.replace(folder)
+    made.parent.rmdir()
+    return f"{shipped.name}: {folder}"
 
 
 def _rebuild_template(folder: Path, data: Path, cache: Path, bar: Bars) -> str:

@@ -27,9 +27,9 @@ FIRST_REGION = FIRST_INSIDE + 1
 _MAX_LABELS = 256
 
 # Tissue of each DLMUSE region: ventricles and CSF, white matter, deep grey matter; all others are cortex.
-_CSF = {1, 4, 11, 46, 49, 50, 51, 52}
-_WHITE = {35, 40, 41, 61, 62, 69, *range(81, 96)}
-_DEEP = {23, 30, 31, 32, 36, 37, 47, 48, 55, 56, 57, 58, 59, 60}
+CSF_LABELS = {1, 4, 11, 46, 49, 50, 51, 52}
+WHITE_LABELS = {35, 40, 41, 61, 62, 69, *range(81, 96)}
+DEEP_LABELS = {23, 30, 31, 32, 36, 37, 47, 48, 55, 56, 57, 58, 59, 60}
 # Typical grey values (1: brightest) of csf, cortex, deep, white, rim, bone, cavity, muscle to fat.
 _CONTRASTS = {
     "t1": (0.15, 0.5, 0.55, 0.75, 0.15, 0.08, 0.05, 0.3, 0.45, 0.6, 0.8, 0.95),
@@ -119,7 +119,7 @@ def head_from_arrays(image: np.ndarray, regions: np.ndarray) -> Head:
     tissue[SULCI] = 0
     for index, region in enumerate(int(r) for r in np.unique(regions) if r > 0):
         compartments[(regions == region) & mask] = FIRST_REGION + index
-        kind = 0 if region in _CSF else 3 if region in _WHITE else 2 if region in _DEEP else 1
+        kind = 0 if region in CSF_LABELS else 3 if region in WHITE_LABELS else 2 if region in DEEP_LABELS else 1
         tissue[FIRST_REGION + index] = kind
     return Head(torch.from_numpy(grey), torch.from_numpy(compartments), tissue)
 

@@ -7,7 +7,7 @@ import numpy as np
 from monailabel_app.errors import InvalidVolume
 
 LOW_PERCENTILE, HIGH_PERCENTILE, HIGH_LEVEL = 1.0, 98.0, 0.8
-SLICE_PERCENTILES, MEDIAN_LEVEL = (5.0, 50.0), 0.4
+MEDIAN_PERCENTILES, MEDIAN_LEVEL = (5.0, 50.0), 0.4
 
 
 def normalize_intensity(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
@@ -23,16 +23,16 @@ def normalize_intensity(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.n
     return _between_percentiles(image, brain_mask, (LOW_PERCENTILE, HIGH_PERCENTILE), HIGH_LEVEL)
 
 
-def normalize_slice(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+def normalize_median(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
     """Map the brain's 5th percentile to 0 and its median to 0.4, clip to [0, 1], zero outside the brain.
 
-    In a single slice through the ventricles a lesion easily covers a tenth of the brain: it would set the 98th
-    percentile and make all other tissue look dark. The median hardly moves, and the 5th percentile is fluid.
+    In a single slice through the ventricles, or with a large tumour, a lesion easily covers a tenth of the brain: it
+    would set the 98th percentile and make all other tissue look dark. The median hardly moves.
 
     image: (x, y, z) float. brain_mask: (x, y, z) bool. Returns the float32 image and the (low, median) input values.
     Raises InvalidVolume when the brain has no contrast.
     """
-    return _between_percentiles(image, brain_mask, SLICE_PERCENTILES, MEDIAN_LEVEL)
+    return _between_percentiles(image, brain_mask, MEDIAN_PERCENTILES, MEDIAN_LEVEL)
 
 
 def _between_percentiles(
@@ -49,3 +49,7 @@ def _between_percentiles(
         )
     scaled = (image - low) * np.float32(level / (high - low))
     return np.where(brain_mask, np.clip(scaled, 0.0, 1.0), 0.0).astype(np.float32), (low, high)
+
+
+# What a model's config.yaml may name. ``percentile`` is the default.
+NORMALIZATIONS = {"percentile": normalize_intensity, "median": normalize_median}

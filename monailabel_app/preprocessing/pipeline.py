@@ -14,7 +14,7 @@ from monailabel_app.types import BrainMask, PreparedVolume, Volume, to_json
 
 from .align import align_brain
 from .bias_field import n4_bias_field
-from .normalize import normalize_intensity
+from .normalize import NORMALIZATIONS, normalize_intensity
 from .template import Template
 
 _WORK_SPACING_MM = 2.0
@@ -23,9 +23,13 @@ _MARGIN_MM = 6.0
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """bias_field: divide by an N4 field before normalisation (about two seconds more)."""
+    """bias_field: divide by an N4 field before normalisation (about two seconds more).
+
+    normalization: of normalize.NORMALIZATIONS, for what the model sees; alignment always uses ``percentile``.
+    """
 
     bias_field: bool = False
+    normalization: str = "percentile"
 
 
 class Preprocessor:
@@ -105,7 +109,7 @@ class Preprocessor:
         )
         if field is not None:
             image = image / resample(field, work_affine, *grid, transform=alignment.matrix, fill=1.0)
-        normalized, levels = normalize_intensity(image, mask)
+        normalized, levels = NORMALIZATIONS[settings.normalization](image, mask)
         lap("resampling")
 
         steps = (
@@ -128,7 +132,7 @@ class Preprocessor:
                 "mutual_information": -alignment.metric,
             },
             {"step": "resample", "spacing_mm": _WORK_SPACING_MM, "shape": self.template.shape},
-            {"step": "normalize", "low": levels[0], "high": levels[1]},
+            {"step": "normalize", "kind": settings.normalization, "low": levels[0], "high": levels[1]},
         )
         return PreparedVolume(
             image=normalized[None],

@@ -44,7 +44,7 @@ from monailabel_app.pipelines.predict import (  # noqa: E402
     analyse,
     prepare,
 )
-from monailabel_app.pipelines.rebuild import DDPM_T1_OVERRIDES  # noqa: E402
+from monailabel_app.pipelines.shipped_models import SHIPPED  # noqa: E402
 from monailabel_app.preprocessing.pipeline import to_native  # noqa: E402
 from monailabel_app.registry import load_method  # noqa: E402
 from monailabel_app.training.cache import TrainingCache  # noqa: E402
@@ -95,7 +95,7 @@ def run_training(work: Path, cache_file: Path, subset: str) -> None:
         work / "models" / subset,
         modality="t1",
         training_data={"name": "IXI T1", "scans": len(ids), "licence": "CC BY-SA 3.0"},
-        overrides=DDPM_T1_OVERRIDES,
+        overrides=SHIPPED["ddpm_t1"].overrides,
     )
     record = {
         "scans": len(ids),

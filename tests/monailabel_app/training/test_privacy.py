@@ -11,7 +11,7 @@ from torch import nn
 from monailabel_app.errors import InvalidSettings, TrainingFailed
 from monailabel_app.registry import METHODS, load_method
 from monailabel_app.training import privacy as module
-from monailabel_app.training.augment import AugmentConfig, augment_slices
+from monailabel_app.training.augment import AugmentConfig, augment
 from monailabel_app.training.checkpoint import PREVIOUS, load_state
 from monailabel_app.training.patient_gradients import PatientPool, private_generators
 from monailabel_app.training.privacy import PrivacySettings, feasibility_of, privacy_report, train_private
@@ -82,7 +82,7 @@ def test_a_step_is_the_clipped_mean_gradients_of_the_patients_drawn(tmp_path, ca
     pool, (draws, _) = PatientPool(cache, torch.device("cpu")), private_generators(privacy.seed, torch.device("cpu"))
     total, norms = [torch.zeros_like(p) for p in network.parameters()], []
     for patient in pool.sample(4 / 5, draws):
-        slices = augment_slices(pool.slices(patient, 3, 1, draws), AugmentConfig(), draws)
+        slices = augment(pool.slices(patient, 3, 1, draws), AugmentConfig(), draws)
         loss = method.training_loss(network, CONFIG, slices, draws)
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
