@@ -26,7 +26,7 @@ from .predict import SHIPPED_MODELS, AnomalyModel, prepare
 from .soop import levels_of, prepare_soop
 
 Stage = Callable[[str, int, int], None]
-_TRAIN_CONTRASTS = ("flair", "flair", "t2", "pd", "any", "t1")
+_TRAIN_CONTRASTS = ("flair", "flair", "t2", "pd", "any")
 _HELD_OUT_CONTRASTS = ("flair", "t2")
 _SEED = 20
 

@@ -80,13 +80,15 @@ def change_contrast(
     offsets[0] = 0.0
     made += ndimage.gaussian_filter(offsets[labels].astype(np.float32), 0.7)
 
-    made += generator.uniform(0.0, 0.03) * _smooth_field(image.shape, generator, 1.2)
+    # Relative to the contrast there is: normalisation will stretch a flat image together with its noise.
+    spread = max(values) - min(values)
+    made += spread * generator.uniform(0.0, 0.06) * _smooth_field(image.shape, generator, 1.2)
     made *= np.exp(generator.uniform(0.0, 0.12) * _smooth_field(image.shape, generator, 14.0))
     thick = float(generator.choice((0.0, 0.0, 0.6, 1.0, 1.3)))
     sigma = [float(generator.uniform(0.0, 0.5))] * 3
     sigma[int(generator.choice((0, 1, 2), p=(0.15, 0.15, 0.7)))] = max(thick, sigma[0])
     made = ndimage.gaussian_filter(made * brain_mask, sigma)
-    noise = generator.uniform(0.0, 0.03)
+    noise = spread * generator.uniform(0.0, 0.04)
     made = np.hypot(
         made + noise * generator.standard_normal(image.shape, dtype=np.float32),
         noise * generator.standard_normal(image.shape, dtype=np.float32),

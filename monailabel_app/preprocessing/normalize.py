@@ -7,7 +7,7 @@ import numpy as np
 from monailabel_app.errors import InvalidVolume
 
 LOW_PERCENTILE, HIGH_PERCENTILE, HIGH_LEVEL = 1.0, 98.0, 0.8
-MEDIAN_PERCENTILES, MEDIAN_LEVEL = (5.0, 50.0), 0.4
+SLICE_PERCENTILES, MEDIAN_PERCENTILES, MEDIAN_LEVEL = (5.0, 50.0), (1.0, 50.0), 0.4
 
 
 def normalize_intensity(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
@@ -23,8 +23,16 @@ def normalize_intensity(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.n
     return _between_percentiles(image, brain_mask, (LOW_PERCENTILE, HIGH_PERCENTILE), HIGH_LEVEL)
 
 
+def normalize_slice(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """``normalize_median`` for a single FLAIR slice through the ventricles: its 5th percentile, fluid, goes to 0.
+
+    A slice has fewer voxels and a rim that is known less well, so that its 1st percentile is less reliable.
+    """
+    return _between_percentiles(image, brain_mask, SLICE_PERCENTILES, MEDIAN_LEVEL)
+
+
 def normalize_median(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """Map the brain's 5th percentile to 0 and its median to 0.4, clip to [0, 1], zero outside the brain.
+    """Map the brain's 1st percentile to 0 and its median to 0.4, clip to [0, 1], zero outside the brain.
 
     In a single slice through the ventricles, or with a large tumour, a lesion easily covers a tenth of the brain: it
     would set the 98th percentile and make all other tissue look dark. The median hardly moves.

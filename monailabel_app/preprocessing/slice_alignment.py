@@ -12,7 +12,7 @@ from monailabel_app.errors import AlignmentFailed, BrainNotFound, InvalidVolume
 from monailabel_app.io.geometry import axcodes, reorient, resample
 from monailabel_app.types import BrainMask, PreparedVolume, Volume, to_json
 
-from .normalize import normalize_median
+from .normalize import normalize_slice
 from .template import Template
 
 # Cross-section of an adult brain at its widest levels, in square cm, with room for small and swollen ones.
@@ -149,7 +149,7 @@ def prepare_slice(
     shape = (*template.shape[:2], 1)
     image = resample(volume.data[0], volume.affine, shape, grid, transform=matrix)
     inside = resample(brain.mask.astype(np.float32), volume.affine, shape, grid, transform=matrix) >= 0.5
-    normalized, levels = normalize_median(image, inside)
+    normalized, levels = normalize_slice(image, inside)
     steps = (
         {"step": "read", "shape": volume.shape, "spacing_mm": volume.spacing_mm, "axes": codes},
         {"step": "brain_mask", "method": brain.method, "area_cm2": _area_cm2(brain.mask, volume)},
