@@ -36,6 +36,20 @@ METHODS: Mapping[str, MethodInfo] = MappingProxyType(
             scores=("signed", "l1", "ssim_ensemble"),
             private=True,
         ),
+        "intensity": MethodInfo(
+            id="intensity",
+            module="monailabel_app.methods.intensity",
+            title="Intensity within the scan itself",
+            paper="Meissen et al., BrainLes 2021",
+            scores=("intensity_z", "intensity_z_brighter", "equalized"),
+        ),
+        "atlas_zscore": MethodInfo(
+            id="atlas_zscore",
+            module="monailabel_app.methods.atlas_zscore",
+            title="Deviation from the mean healthy brain, voxel by voxel",
+            paper="the usual baseline, as in Baur et al., Medical Image Analysis 69, 2021",
+            scores=("atlas_z", "atlas_z_brighter", "atlas_z_darker"),
+        ),
     }
 )
 

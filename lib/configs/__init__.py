@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from lib.configs import ddpm
+from lib.configs import atlas_zscore, ddpm, intensity
 from lib.configs.base import MethodConfig
 
-METHODS: dict[str, MethodConfig] = {config.method: config for config in (ddpm.CONFIG,)}
+_CONFIGS = (
+    ddpm.CONFIG,
+    intensity.CONFIG,
+    atlas_zscore.CONFIG,
+)
+METHODS: dict[str, MethodConfig] = {config.method: config for config in _CONFIGS}
 
 __all__ = ["METHODS", "MethodConfig"]

@@ -22,7 +22,7 @@ from .voxel_statistics import VoxelStatistics
 
 SMOOTHING_MM: Mapping[str, float] = MappingProxyType({"standard": 4.0, "none": 0.0, "strong": 6.0})
 # Scores that go both ways: a deviation below the healthy mean counts like one above it.
-TWO_SIDED = frozenset({"signed"})
+TWO_SIDED = frozenset({"signed", "intensity_z", "atlas_z"})
 TOP_ML = 2.0
 _JSON, _TENSORS = "calibration.json", "calibration.safetensors"
 

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from monailabel_app.calibration.calibrated_map import analysed_mask
 from monailabel_app.errors import CorruptModel
+from monailabel_app.methods.atlas_zscore import healthy_moments
+from monailabel_app.methods.intensity import z_score
 from monailabel_app.postprocessing.smooth import gaussian_smooth
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.types import PreparedVolume
@@ -28,15 +30,7 @@ class IntensityAtlas:
     @classmethod
     def fit(cls, cache: TrainingCache) -> IntensityAtlas:
         """From a training cache, one volume at a time. The deviation has a floor of 0.01."""
-        count = np.zeros(cache.images.shape[1:], np.float64)
-        total, square = np.zeros_like(count), np.zeros_like(count)
-        for image, mask in zip(cache.images, cache.brain_masks, strict=True):
-            values = np.where(mask.numpy(), image.numpy() / 255.0, 0.0)
-            count += mask.numpy()
-            total += values
-            square += values**2
-        mean = total / np.maximum(count, 1)
-        std = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean**2, 1e-4))
+        mean, std = (values.numpy() for values in healthy_moments(cache.images, cache.brain_masks))
         return cls(mean.astype(np.float32), std.astype(np.float32))
 
     def save(self, folder: Path) -> None:
@@ -55,9 +49,7 @@ class IntensityAtlas:
 
 def intensity_z(prepared: PreparedVolume) -> np.ndarray:
     """Signed z-score of each brain voxel within its own scan: (X, Y, Z)."""
-    image, mask = prepared.image[0], prepared.brain_mask
-    inside = image[mask]
-    return np.where(mask, (image - inside.mean()) / max(float(inside.std()), 1e-6), 0.0).astype(np.float32)
+    return z_score(torch.from_numpy(prepared.image[0]), torch.from_numpy(prepared.brain_mask)).numpy()
 
 
 def atlas_z(prepared: PreparedVolume, atlas: IntensityAtlas) -> np.ndarray:

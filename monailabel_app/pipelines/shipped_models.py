@@ -29,5 +29,10 @@ class ShippedModel:
 _MODELS = (
     # Levels and draws chosen on lesions implanted into ten validation scans, of other shapes than `evaluate` uses.
     ShippedModel("ddpm_t1", "ddpm", "ixi_t1", overrides={"levels": [0.97, 0.93], "draws": 3}),
+    # Lesions are bright in FLAIR; in T1 most are dark, some bright.
+    ShippedModel("intensity_t1", "intensity", "ixi_t1", scores=("intensity_z", "equalized")),
+    ShippedModel("intensity_flair", "intensity", "soop_flair", scores=("intensity_z_brighter", "equalized")),
+    ShippedModel("atlas_zscore_t1", "atlas_zscore", "ixi_t1", scores=("atlas_z", "atlas_z_darker")),
+    ShippedModel("atlas_zscore_flair", "atlas_zscore", "soop_flair", scores=("atlas_z_brighter", "atlas_z")),
 )
 SHIPPED: Mapping[str, ShippedModel] = {model.name: model for model in _MODELS}

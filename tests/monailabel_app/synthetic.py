@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from monailabel_app.io.geometry import voxel_to_mm
-from monailabel_app.methods import ddpm
+from monailabel_app.methods import atlas_zscore, ddpm, intensity
 from monailabel_app.methods.diffusion import DiffusionConfig
 from monailabel_app.networks.diffusion_unet import DenoiserConfig
 from monailabel_app.preprocessing.normalize import normalize_intensity
@@ -33,7 +33,9 @@ TINY = {
         denoiser=DenoiserConfig(channels=(8, 16), attention_levels=(False, False), head_channels=8, norm_groups=4),
         diffusion=DiffusionConfig(train_levels=(0.1, 0.97)),
         draws=2,
-    )
+    ),
+    "intensity": intensity.Config(),
+    "atlas_zscore": atlas_zscore.Config(),
 }
 TINY_TRAINING = TrainSettings(
     steps=8, batch_size=4, warmup=2, ema=0.5, amp=False, checkpoint_every=2, learning_rate=2e-3
