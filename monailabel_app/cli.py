@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from monailabel_app import cli_forget, cli_models, cli_prototypes, cli_train
+from monailabel_app import cli_compare, cli_forget, cli_models, cli_prototypes, cli_train
 from monailabel_app.errors import AnomalyAppError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,6 +193,7 @@ def evaluate(
 
 
 cli_train.register(app)
+cli_compare.register(app)
 cli_prototypes.register(app)
 
 cli_models.register(app)
@@ -216,3 +217,15 @@ def rebuild(
     with bars() as bar:
         for line in rebuild_weights(ROOT, data, minutes=minutes, device=device, only=only, bar=bar, preset=preset):
             typer.echo(line)
+
+
+@weights_app.command()
+def cards(
+    table: Annotated[Path, typer.Option(help="methods_table.json of `compare`.")] = ROOT
+    / "tests/benchmarks/results/methods_table.json",
+) -> None:
+    """Write the card of every shipped model from a comparison."""
+    from monailabel_app.pipelines.cards import write_cards
+
+    for name in write_cards(ROOT, table):
+        typer.echo(name)

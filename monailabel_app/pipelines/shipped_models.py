@@ -36,3 +36,5 @@ _MODELS = (
     ShippedModel("atlas_zscore_flair", "atlas_zscore", "soop_flair", scores=("atlas_z_brighter", "atlas_z")),
 )
 SHIPPED: Mapping[str, ShippedModel] = {model.name: model for model in _MODELS}
+# What is offered first for a sequence: what won on the development sets by more than its interval, or the simplest.
+DEFAULTS: Mapping[str, str] = {"t1": "ddpm_t1"}
