@@ -1,9 +1,8 @@
-"""Confidence intervals and paired tests with the patient as the unit."""
+"""Confidence intervals with the patient as the unit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,43 +48,6 @@ def bootstrap_interval(
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail]) if len(values) else (np.nan, np.nan)
     return Interval(float(statistic(*groups)), float(low), float(high), len(values))
-
-
-def paired_permutation_test(
-    first: Sequence[float] | np.ndarray,
-    second: Sequence[float] | np.ndarray,
-    *,
-    generator: np.random.Generator,
-    permutations: int = 10_000,
-) -> float:
-    """Two-sided p-value for a mean difference of 0 between two results of the same patients.
-
-    Under the hypothesis the two methods are exchangeable within a patient, so each difference is as likely
-    with either sign. All 2^n sign patterns are counted when there are no more than ``permutations`` of them;
-    otherwise that many are drawn and p = (1 + count) / (1 + permutations).
-
-    Raises InvalidSettings for lists that are empty, differ in length or hold NaN, or fewer than one
-    permutation.
-    """
-    first, second = (np.asarray(v, dtype=np.float64).ravel() for v in (first, second))
-    if len(first) != len(second) or len(first) == 0:
-        raise InvalidSettings(f"Expected one pair per patient, got {len(first)} and {len(second)} values")
-    differences = first - second
-    if np.isnan(differences).any() or permutations < 1:
-        raise InvalidSettings("Expected values without NaN and at least one permutation")
-    n = len(differences)
-    observed = abs(differences.sum())
-    tolerance = 1e-12 * np.abs(differences).sum()  # sums in another order must count as ties
-    if n < 63 and 2**n <= permutations:
-        signs = np.array(list(product((-1.0, 1.0), repeat=n)))
-        return float((np.abs(signs @ differences) >= observed - tolerance).mean())
-    extreme, left = 0, permutations
-    while left:
-        block = min(left, 1 + 2**22 // n)
-        signs = 2.0 * generator.integers(2, size=(block, n)) - 1
-        extreme += int((np.abs(signs @ differences) >= observed - tolerance).sum())
-        left -= block
-    return (1 + extreme) / (1 + permutations)
 
 
 def _take(group: Sequence[Any], index: np.ndarray) -> Any:

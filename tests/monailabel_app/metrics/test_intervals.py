@@ -1,14 +1,13 @@
-"""Bootstrap intervals and paired permutation tests against worked examples and theory."""
+"""Bootstrap intervals against worked examples and theory."""
 
 import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.metrics.imagewise import scan_auroc
-from monailabel_app.metrics.intervals import bootstrap_interval, paired_permutation_test
+from monailabel_app.metrics.intervals import bootstrap_interval
 
 
 def seeded(seed: int = 0) -> np.random.Generator:
@@ -74,41 +73,8 @@ def test_the_seed_decides_the_interval():
     )
 
 
-def test_all_sign_patterns_of_few_pairs_are_counted():
-    """Differences 1, 2, 3: only +++ and --- reach |6|, 2 of 8 patterns."""
-    assert paired_permutation_test([2, 4, 6], [1, 2, 3], generator=seeded()) == 0.25
-    # 1, 1, -1: |sum| >= 1 for every pattern.
-    assert paired_permutation_test([1, 1, 0], [0, 0, 1], generator=seeded()) == 1
-
-
-def test_drawn_patterns_agree_with_scipy():
-    rng = seeded(5)
-    first = rng.normal(0.4, 1, 30)
-    second = rng.normal(0, 1, 30)
-    expected = stats.permutation_test(
-        (first, second),
-        lambda a, b: np.mean(a - b),
-        permutation_type="samples",
-        n_resamples=20_000,
-        rng=seeded(9),
-    ).pvalue
-    assert paired_permutation_test(first, second, generator=seeded(), permutations=20_000) == pytest.approx(
-        expected, abs=0.015
-    )
-
-
-def test_equal_results_have_p_one_and_no_p_is_zero():
-    assert paired_permutation_test([0.3] * 40, [0.3] * 40, generator=seeded()) == 1
-    p = paired_permutation_test(np.arange(40.0) + 1, np.zeros(40), generator=seeded(), permutations=999)
-    assert p == pytest.approx(1 / 1000)
-
-
 def test_bad_arguments_are_refused():
     with pytest.raises(InvalidSettings, match="patient"):
         bootstrap_interval(np.mean, np.array([]), generator=seeded())
     with pytest.raises(InvalidSettings, match="level"):
         bootstrap_interval(np.mean, np.array([1.0]), generator=seeded(), level=1)
-    with pytest.raises(InvalidSettings, match="pair"):
-        paired_permutation_test([1, 2], [1], generator=seeded())
-    with pytest.raises(InvalidSettings, match="NaN"):
-        paired_permutation_test([1, np.nan], [1, 2], generator=seeded())
