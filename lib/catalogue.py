@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from monailabel_app.errors import UnknownModel
+from monailabel_app.pipelines.shipped_models import DEFAULTS
 from monailabel_app.weights.listing import ModelEntry, list_models
 from monailabel_app.weights.version_layout import SHIPPED, TRAINED
 
@@ -14,11 +15,11 @@ __all__ = ["SHIPPED", "TRAINED", "ModelEntry", "choose", "list_models", "still_c
 def choose(available: Mapping[str, ModelEntry], wanted: str | None) -> dict[str, ModelEntry]:
     """The models that ``--conf models`` asks for: ``all`` (also when absent) or names separated by commas.
 
-    Raises UnknownModel naming what there is.
+    Of all, the default of each sequence comes first: viewers preselect the first one. Raises UnknownModel naming what there is.
     """
     names = _names(wanted)
     if not names:
-        return dict(available)
+        return {name: available[name] for name in _defaults_first(available)}
     unknown = [name for name in names if name not in available]
     if unknown:
         there_is = ", ".join(available) or "none yet (train one, or copy a model folder into model_weights/)"
@@ -33,9 +34,14 @@ def still_chosen(
     available: Mapping[str, ModelEntry], wanted: str | None, trained: Iterable[str]
 ) -> dict[str, ModelEntry]:
     """As ``choose`` while the server runs: what is gone is left out, and what was trained here comes after the rest."""
-    names = _names(wanted) or list(available)
+    names = _names(wanted) or _defaults_first(available)
     names += [name for name in sorted(trained) if name not in names]
     return {name: available[name] for name in names if name in available}
+
+
+def _defaults_first(available: Mapping[str, ModelEntry]) -> list[str]:
+    first = [name for name in DEFAULTS.values() if name in available]
+    return list(dict.fromkeys([*first, *available]))
 
 
 def _names(wanted: str | None) -> list[str]:

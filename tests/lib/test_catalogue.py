@@ -73,3 +73,13 @@ def test_the_scores_are_those_the_model_is_calibrated_for(app):
 
 def test_every_registered_method_has_a_configuration():
     assert set(METHODS) == set(registry.METHODS)
+
+
+def test_the_default_of_each_sequence_comes_first(app, monkeypatch):
+    add(app, "another_t1", "kind: anomaly\nmethod: ddpm\n")
+    monkeypatch.setattr(catalogue, "DEFAULTS", {"t1": "ddpm_t1", "flair": "not_here"})
+    models = catalogue.list_models(app)
+    assert next(iter(models)) == "another_t1"
+    assert list(catalogue.choose(models, None)) == ["ddpm_t1", "another_t1", "mine"]
+    assert list(catalogue.still_chosen(models, None, [])) == ["ddpm_t1", "another_t1", "mine"]
+    assert list(catalogue.choose(models, "mine,ddpm_t1")) == ["mine", "ddpm_t1"]
