@@ -76,13 +76,25 @@ class DiffusionEngine:
         """x_t from x in [-1, 1]; timesteps (n,)."""
         return self._at(self._signal, timesteps, clean) * clean + self._at(self._noise, timesteps, clean) * noise
 
-    def training_loss(self, network: Network, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Mean loss of the configured prediction over a batch (n, 1, X, Y) in [0, 1] (Ho et al. 2020, eq. 14)."""
+    def training_loss(
+        self,
+        network: Network,
+        images: torch.Tensor,
+        generator: torch.Generator,
+        *,
+        within: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Mean loss of the configured prediction over a batch (n, 1, X, Y) in [0, 1] (Ho et al. 2020, eq. 14).
+
+        within: (n, 1, X, Y) bool, the pixels that are noised and count; the network sees the others as they are.
+        """
         clean = images * 2 - 1
         index = torch.randint(len(self._train_steps), (len(images),), generator=generator)
         timesteps = self._train_steps[index].to(images.device)
         noise = self.draw_noise(images.shape, generator, images.device)
         noisy = self.add_noise(clean, timesteps, noise)
+        if within is not None:
+            noisy = torch.where(within, noisy, clean)
         predicted = network(noisy, timesteps).float()
         target = {
             "sample": clean,
@@ -91,7 +103,9 @@ class DiffusionEngine:
             - self._at(self._noise, timesteps, clean) * clean,
         }[self.config.prediction]
         distance = functional.l1_loss if self.config.loss == "l1" else functional.mse_loss
-        return distance(predicted, target)
+        if within is None:
+            return distance(predicted, target)
+        return distance(predicted[within], target[within])
 
     def clean_estimate(self, network: Network, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """The one-step estimate of x in [-1, 1] from x_t (Salimans and Ho 2022, section 4, for v), clipped."""
@@ -133,13 +147,19 @@ class DiffusionEngine:
 
         Yields (level, draw, estimate in [0, 1]); residuals, likelihood terms and z-scores are all derived from it.
         """
-        clean = images * 2 - 1
         for level in levels:
-            start = self.timestep(level)
-            t = torch.full((len(images),), start, device=images.device)
             for draw in range(draws):
-                noisy = self.add_noise(clean, t, self.draw_noise(images.shape, generator, images.device))
-                yield level, draw, (self.chain(network, noisy, start, chain_steps) + 1) / 2
+                noise = self.draw_noise(images.shape, generator, images.device)
+                yield level, draw, self.restore(network, images, level, noise, chain_steps=chain_steps)
+
+    def restore(
+        self, network: Network, images: torch.Tensor, level: float, noise: torch.Tensor, *, chain_steps: int = 1
+    ) -> torch.Tensor:
+        """The clean estimate in [0, 1] of ``images`` (n, 1, X, Y) in [0, 1] after ``noise`` was added at ``level``."""
+        start = self.timestep(level)
+        t = torch.full((len(images),), start, device=images.device)
+        noisy = self.add_noise(images * 2 - 1, t, noise)
+        return (self.chain(network, noisy, start, chain_steps) + 1) / 2
 
     def _at(self, table: torch.Tensor, timesteps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return table.to(like.device)[timesteps].reshape(-1, *([1] * (like.ndim - 1)))
