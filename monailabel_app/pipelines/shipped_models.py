@@ -31,9 +31,13 @@ _MODELS = (
     ShippedModel("ddpm_t1", "ddpm", "ixi_t1", overrides={"levels": [0.97, 0.93], "draws": 3}),
     # Lesions are bright in FLAIR; in T1 most are dark, some bright.
     ShippedModel("intensity_t1", "intensity", "ixi_t1", scores=("intensity_z", "equalized")),
+    ShippedModel("intensity_any", "intensity", "ixi_any", scores=("intensity_z_brighter", "equalized")),
     ShippedModel("intensity_flair", "intensity", "soop_flair", scores=("intensity_z_brighter", "equalized")),
     ShippedModel("atlas_zscore_t1", "atlas_zscore", "ixi_t1", scores=("atlas_z", "atlas_z_darker")),
     ShippedModel("atlas_zscore_flair", "atlas_zscore", "soop_flair", scores=("atlas_z_brighter", "atlas_z")),
+    # Whole brains: few, large samples; the average must forget what the autoencoder was before it came to rest.
+    ShippedModel("latent_ddpm_3d_t1", "latent_ddpm_3d", "ixi_t1", training={"batch_size": 4, "ema": 0.99}),
+    ShippedModel("latent_transformer_t1", "latent_transformer", "ixi_t1", training={"batch_size": 4, "ema": 0.99}),
 )
 SHIPPED: Mapping[str, ShippedModel] = {model.name: model for model in _MODELS}
 # What is offered first for a sequence: what won on the development sets by more than its interval, or the simplest.
