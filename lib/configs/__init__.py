@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from lib.configs import atlas_zscore, ddpm, intensity
+from lib.configs import (
+    atlas_zscore,
+    cold_diffusion,
+    conditioned_ddpm,
+    ddpm,
+    denoising_autoencoder,
+    intensity,
+    latent_ddpm_3d,
+    latent_transformer,
+    patched_ddpm,
+)
 from lib.configs.base import MethodConfig
 
 _CONFIGS = (
+    cold_diffusion.CONFIG,
+    denoising_autoencoder.CONFIG,
     ddpm.CONFIG,
+    patched_ddpm.CONFIG,
+    conditioned_ddpm.CONFIG,
     intensity.CONFIG,
     atlas_zscore.CONFIG,
+    latent_ddpm_3d.CONFIG,
+    latent_transformer.CONFIG,
 )
 METHODS: dict[str, MethodConfig] = {config.method: config for config in _CONFIGS}
 

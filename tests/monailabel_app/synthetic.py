@@ -12,9 +12,21 @@ import numpy as np
 from scipy import ndimage
 
 from monailabel_app.io.geometry import voxel_to_mm
-from monailabel_app.methods import atlas_zscore, ddpm, intensity
+from monailabel_app.methods import (
+    atlas_zscore,
+    cold_diffusion,
+    conditioned_ddpm,
+    ddpm,
+    denoising_autoencoder,
+    intensity,
+    latent_ddpm_3d,
+    latent_transformer,
+    patched_ddpm,
+)
 from monailabel_app.methods.diffusion import DiffusionConfig
 from monailabel_app.networks.diffusion_unet import DenoiserConfig
+from monailabel_app.networks.restoration_unet import RestorationConfig
+from monailabel_app.networks.slice_encoder import EncoderConfig
 from monailabel_app.preprocessing.normalize import normalize_intensity
 from monailabel_app.preprocessing.pipeline import Preprocessor
 from monailabel_app.preprocessing.template import Template
@@ -34,8 +46,24 @@ TINY = {
         diffusion=DiffusionConfig(train_levels=(0.1, 0.97)),
         draws=2,
     ),
+    "patched_ddpm": patched_ddpm.Config(
+        denoiser=DenoiserConfig(channels=(8, 16), attention_levels=(False, False), head_channels=8, norm_groups=4),
+        draws=2,
+    ),
+    "conditioned_ddpm": conditioned_ddpm.Config(
+        denoiser=DenoiserConfig(channels=(8, 16), attention_levels=(False, False), head_channels=8, norm_groups=4),
+        encoder=EncoderConfig(channels=(8, 8), blocks=(1, 1), features=8, norm_groups=4),
+        levels=(0.9,),
+        draws=2,
+    ),
+    "cold_diffusion": cold_diffusion.Config(
+        network=RestorationConfig(channels=(8, 16), norm_groups=4, outputs=3), severities=(0.3, 0.7)
+    ),
+    "denoising_autoencoder": denoising_autoencoder.Config(network=RestorationConfig(channels=(8, 16), norm_groups=4)),
     "intensity": intensity.Config(),
     "atlas_zscore": atlas_zscore.Config(),
+    "latent_ddpm_3d": latent_ddpm_3d.TINY,
+    "latent_transformer": latent_transformer.TINY,
 }
 TINY_TRAINING = TrainSettings(
     steps=8, batch_size=4, warmup=2, ema=0.5, amp=False, checkpoint_every=2, learning_rate=2e-3
