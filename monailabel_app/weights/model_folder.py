@@ -18,6 +18,7 @@ from monailabel_app.errors import CorruptModel
 
 CONFIG, WEIGHTS, CARD, SUMS = "config.yaml", "model.safetensors", "card.md", "sha256sums.txt"
 VERSIONS = "versions"
+_DECIDING = (CONFIG, WEIGHTS, "calibration.")
 _VERSION = re.compile(r"[0-9]{4,8}")
 _SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
@@ -100,6 +101,21 @@ def verify(path: Path) -> str:
                 "damaged, restore it"
             )
     return hashlib.sha256(sums.read_bytes()).hexdigest()
+
+
+def result_hash(path: Path) -> str:
+    """sha256 of what decides the results of a model: its configuration, weights and calibration, as listed.
+
+    Unlike the folder's hash it stays when the card is rewritten. Nothing is verified here. Raises CorruptModel when
+    there is no checksum list.
+    """
+    try:
+        lines = (path / SUMS).read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise CorruptModel(f"expected the checksum list {SUMS} in model folder {path.name}; restore it") from error
+    entries = [match.groups() for line in lines if (match := _SUM_LINE.fullmatch(line))]
+    deciding = [f"{name}:{value}" for value, name in entries if name.startswith(_DECIDING)]
+    return hashlib.sha256("\n".join(sorted(deciding)).encode()).hexdigest()
 
 
 def seal(path: Path) -> str:

@@ -1,0 +1,152 @@
+"""Scans with ground truth on the model grid, prepared once and kept on disk: every model meets the same ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from monailabel_app.errors import EvaluationFailed
+from monailabel_app.io.geometry import resample
+from monailabel_app.types import PreparedVolume, to_json
+from monailabel_app.weights.model_folder import sha256_of
+
+_VERSION = 1  # raised when preprocessing changes what it makes of the same scan
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A brain in model space with its truth; every array on the model grid.
+
+    prepared: its native grid is the model grid. gt_mask: (X, Y, Z) bool, empty for a healthy scan. counted: (X, Y, Z)
+    bool, the voxels that metrics count: the true brain, where that is known. patient: the unit of resampling. scan:
+    for a case made from a healthy scan of the set, that scan's index. seconds: what preparing took.
+    """
+
+    id: str
+    patient: str
+    prepared: PreparedVolume
+    gt_mask: np.ndarray
+    counted: np.ndarray
+    scan: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class CaseSet:
+    """A set of prepared cases. key: names its content. healthy, cases: read from disk when indexed.
+
+    modality: the sequence of its scans. level: the axial level of the model grid that its slices lie at; None for
+    volumes. title: in words, for tables.
+    """
+
+    name: str
+    title: str
+    modality: str
+    key: str
+    healthy: Sequence[PreparedCase]
+    cases: Sequence[PreparedCase]
+    level: int | None = None
+
+
+class StoredCases(Sequence[PreparedCase]):
+    """The cases of some files; one is in memory only while it is used."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> PreparedCase:
+        return load_case(self._paths[index])
+
+
+def on_model_grid(mask: np.ndarray, prepared: PreparedVolume) -> np.ndarray:
+    """A native (x, y, z) bool mask where it covers at least half of a model voxel, by linear interpolation."""
+    share = resample(
+        mask.astype(np.float32),
+        prepared.native_affine,
+        prepared.brain_mask.shape,
+        prepared.model_affine,
+        transform=prepared.native_to_template,
+    )
+    return share >= 0.5
+
+
+def save_case(path: Path, case: PreparedCase) -> None:
+    """Write a case: the image in half precision, masks as bits."""
+    prepared = case.prepared
+    tensors = {"image": torch.from_numpy(prepared.image).half().contiguous()}
+    for name, mask in (("brain", prepared.brain_mask), ("gt", case.gt_mask), ("counted", case.counted)):
+        tensors[name] = torch.from_numpy(np.packbits(mask))
+    tensors["model_affine"] = torch.from_numpy(np.asarray(prepared.model_affine, dtype=np.float64))
+    tensors["native_to_template"] = torch.from_numpy(np.asarray(prepared.native_to_template, dtype=np.float64))
+    about = {
+        "version": _VERSION,
+        "id": case.id,
+        "patient": case.patient,
+        "scan": case.scan,
+        "details": dict(case.details),
+        "seconds": case.seconds,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, str(partial), {"about": json.dumps(to_json(about))})
+    partial.replace(path)
+
+
+def load_case(path: Path) -> PreparedCase:
+    """Read a case. Raises EvaluationFailed for a damaged file."""
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            about = json.loads((handle.metadata() or {})["about"])
+            image = handle.get_tensor("image").float().numpy()
+            shape = image.shape[1:]
+            count = int(np.prod(shape))
+            brain, truth, counted = (
+                np.unpackbits(handle.get_tensor(name).numpy(), count=count).astype(bool).reshape(shape)
+                for name in ("brain", "gt", "counted")
+            )
+            affine = handle.get_tensor("model_affine").numpy()
+            alignment = handle.get_tensor("native_to_template").numpy()
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise EvaluationFailed(
+            f"expected a prepared case, got {type(error).__name__} reading {path.name}; remove the folder "
+            f"{path.parent.name} and run again"
+        ) from error
+    prepared = PreparedVolume(
+        image=image,
+        brain_mask=brain,
+        model_affine=affine,
+        native_to_template=np.eye(4),
+        native_affine=affine,
+        native_shape=tuple(shape),
+        native_brain_mask=brain,
+        steps=({"step": "read", "from": "prepared cases", "native_to_template": alignment.tolist()},),
+    )
+    return PreparedCase(
+        about["id"], about["patient"], prepared, truth, counted, about["scan"], about["details"], about["seconds"]
+    )
+
+
+def alignment_of(case: PreparedCase) -> np.ndarray:
+    """(4, 4) native RAS mm -> template RAS mm of the scan that a stored case was prepared from."""
+    return np.array(case.prepared.steps[0]["native_to_template"])
+
+
+def set_key(files: Sequence[Path], settings: Mapping[str, Any]) -> str:
+    """Names the content of a set: the files it is made from and what is done with them."""
+    digest = hashlib.sha256(json.dumps([_VERSION, to_json(settings)], sort_keys=True).encode())
+    for file in files:
+        digest.update(f"{file.name}:{sha256_of(file)}\n".encode())
+    return digest.hexdigest()
