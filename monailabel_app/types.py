@@ -99,6 +99,7 @@ class Finding:
 
     mask: (x, y, z) uint8, 1 = anomaly. anomaly_map: (x, y, z) float32, calibrated (healthy standard deviations).
     anomaly_score: scan-level score; p_value: its rank among the held-out healthy scans.
+    analysed: how much of the scan a model of single levels looked at; None where all of it was analysed.
     """
 
     mask: np.ndarray
@@ -116,6 +117,7 @@ class Finding:
     steps: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
     reconstruction: np.ndarray | None = None
+    analysed: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON types (no numpy scalars, no NaN)."""
@@ -128,6 +130,7 @@ class Finding:
                 "anomaly_volume_ml": sum(lesion.volume_ml for lesion in self.lesions),
                 "lesions": [asdict(lesion) for lesion in self.lesions],
                 "model": {"id": self.model_id, "hash": self.model_hash},
+                "analysed": None if self.analysed is None else dict(self.analysed),
                 "settings": dict(self.settings),
                 "seconds": dict(self.seconds),
                 "preprocessing": list(self.steps),

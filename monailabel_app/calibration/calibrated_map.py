@@ -22,7 +22,7 @@ from .voxel_statistics import VoxelStatistics
 
 SMOOTHING_MM: Mapping[str, float] = MappingProxyType({"standard": 4.0, "none": 0.0, "strong": 6.0})
 # Scores that go both ways: a deviation below the healthy mean counts like one above it.
-TWO_SIDED = frozenset({"signed", "intensity_z", "atlas_z"})
+TWO_SIDED = frozenset({"signed", "healed_signed", "evidence", "intensity_z", "atlas_z", "mahalanobis"})
 TOP_ML = 2.0
 _JSON, _TENSORS = "calibration.json", "calibration.safetensors"
 
@@ -117,24 +117,45 @@ def calibrated_map(
     """Standardise, smooth, cut the brain's edge: (X, Y, Z) float32, not below 0, 0 where nothing is analysed.
 
     A two-sided score is smoothed with its sign and made absolute afterwards, so that noise of both signs cancels.
-    Raises InvalidSettings for an unknown smoothing.
+    Statistics of depth 1 come from single slices and hold for every level given; then each level is smoothed and cut
+    in its plane, as those slices were, or its noise would be less than theirs. Raises InvalidSettings for an unknown
+    smoothing.
     """
     if smoothing not in SMOOTHING_MM:
         raise InvalidSettings(f"expected a smoothing out of {', '.join(SMOOTHING_MM)}, got {smoothing!r}")
-    spacing = (spacing_mm,) * 3
+    in_plane = statistics.mean.shape[2] == 1
+    spacing = (spacing_mm, spacing_mm, np.inf if in_plane else spacing_mm)
     values = statistics.standardize(raw, brain_mask)
     values = gaussian_smooth(values, brain_mask, sigma_mm=SMOOTHING_MM[smoothing], spacing_mm=spacing)
     if score in TWO_SIDED:
         values = np.abs(values)
-    inside = analysed_mask(brain_mask, erosion_mm, spacing_mm)
+    inside = analysed_mask(brain_mask, erosion_mm, spacing_mm, in_plane=in_plane)
     return np.where(inside, np.maximum(values, 0), 0).astype(np.float32)
 
 
-def analysed_mask(brain_mask: np.ndarray, erosion_mm: float, spacing_mm: float = 2.0) -> np.ndarray:
-    """The voxels that are scored: the brain without a rim where masks and alignment are least certain."""
+def analysed_mask(
+    brain_mask: np.ndarray, erosion_mm: float, spacing_mm: float = 2.0, *, in_plane: bool = False
+) -> np.ndarray:
+    """The voxels that are scored: the brain without a rim where masks and alignment are least certain.
+
+    in_plane: each axial level by itself, as for a single slice.
+    """
     if erosion_mm <= 0:
         return brain_mask
-    return erode_brain(brain_mask, distance_mm=erosion_mm, spacing_mm=(spacing_mm,) * 3)
+    options = {"distance_mm": erosion_mm, "spacing_mm": (spacing_mm,) * 3}
+    if in_plane:
+        levels = range(brain_mask.shape[2])
+        return np.concatenate([erode_brain(brain_mask[..., i : i + 1], **options) for i in levels], axis=2)
+    return erode_brain(brain_mask, **options)
+
+
+def slice_score(anomaly_map: np.ndarray) -> float:
+    """The anomaly score of a few levels analysed one by one: the mean of their scores, each as of a single slice.
+
+    The mean, not the highest: the p-value compares it with healthy single slices.
+    """
+    used = np.flatnonzero(anomaly_map.any(axis=(0, 1)))
+    return float(np.mean([scan_score(anomaly_map[..., level]) for level in used])) if len(used) else 0.0
 
 
 def scan_score(anomaly_map: np.ndarray, *, voxel_mm3: float = 8.0) -> float:

@@ -103,4 +103,6 @@ def _commonest(values: np.ndarray) -> float:
 
 
 def _blur(values: np.ndarray, sigma: float) -> np.ndarray:
-    return ndimage.gaussian_filter(values, sigma, mode="constant", truncate=3.0)
+    # Along an axis of one voxel there are no neighbours to pool, and zeros beyond it would only weaken the counts.
+    widths = [sigma if size > 1 else 0.0 for size in values.shape]
+    return ndimage.gaussian_filter(values, widths, mode="constant", truncate=3.0)

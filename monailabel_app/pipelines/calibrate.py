@@ -20,11 +20,13 @@ from monailabel_app.calibration.calibrated_map import (
 from monailabel_app.calibration.operating_points import choose_operating_points
 from monailabel_app.calibration.voxel_statistics import HealthyMoments, VoxelStatistics
 from monailabel_app.errors import AnomalyAppError, TrainingFailed
+from monailabel_app.preprocessing.slice_alignment import level_affine
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.types import BrainMask, Volume
 from monailabel_app.weights.model_folder import seal
 
 from .analysis import Analysis
+from .levels import middle_level, middle_slice
 from .predict import AnomalyModel, PredictSettings, analyse, prepare
 
 _LOG = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ def analyse_healthy(
         try:
             brain = brains[index]() if brains is not None else None
             prepared = prepare(load(), model, device, brain=brain)
+            if model.levels is not None:
+                prepared = middle_slice(prepared)  # what is normal is kept for a single slice
             scans.append(analyse(prepared, model, settings))
         except AnomalyAppError as error:
             _LOG.warning("healthy scan %d of %d left out: %s", index + 1, len(volumes), error)
@@ -75,14 +79,17 @@ def analyse_cache(
     """
     settings = PredictSettings(device=device, seed=seed)
     chosen = range(len(cache)) if indices is None else indices
-    if tuple(cache.images.shape[1:]) != model.template.shape:
+    grid, affine = model.template.shape, model.template.affine
+    if model.levels is not None:
+        grid, affine = (*grid[:2], 1), level_affine(model.template, middle_level(model.levels))
+    if tuple(cache.images.shape[1:]) != grid:
         raise TrainingFailed(
-            f"expected scans prepared on the model's grid {model.template.shape}, got {tuple(cache.images.shape[1:])}; "
+            f"expected scans prepared on the model's grid {grid}, got {tuple(cache.images.shape[1:])}; "
             "prepare them again"
         )
     scans = []
     for done, index in enumerate(chosen):
-        prepared = cache.prepared(index, model.template.affine)
+        prepared = cache.prepared(index, affine)
         scans.append(analyse(prepared, model, settings))
         if progress is not None:
             progress(done + 1, len(chosen))

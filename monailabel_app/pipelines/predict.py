@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from monailabel_app.calibration.calibrated_map import SMOOTHING_MM, Calibration, calibrated_map, scan_score
+from monailabel_app.calibration.calibrated_map import SMOOTHING_MM, Calibration, calibrated_map, scan_score, slice_score
 from monailabel_app.calibration.operating_points import TARGET_FPR
-from monailabel_app.errors import CorruptModel, InvalidSettings, UnknownModel
+from monailabel_app.errors import CorruptModel, InvalidSettings, InvalidVolume, UnknownModel
 from monailabel_app.metrics.imagewise import rank_p_value
 from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML, find_lesions
 from monailabel_app.preprocessing.brain_mask import BrainExtractor
 from monailabel_app.preprocessing.normalize import NORMALIZATIONS
 from monailabel_app.preprocessing.pipeline import PrepareSettings, Preprocessor, to_native
 from monailabel_app.preprocessing.regions import REGION_NAMES
+from monailabel_app.preprocessing.slice_alignment import is_slice, prepare_slice
 from monailabel_app.preprocessing.template import Template
 from monailabel_app.registry import load_method
 from monailabel_app.types import BrainMask, Finding, PreparedVolume, Volume
@@ -31,6 +32,7 @@ from monailabel_app.weights.versions import locate, split_id
 from .analysis import Analysis, examine
 from .cache import MapCache, analysis_key
 from .config_io import config_from_plain
+from .levels import analysed_part, at_levels, levels_of_config, middle_level, on_grid_of
 
 SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "model_weights"
 _TEMPLATE, _EXTRACTOR = "template", "brain_extraction"
@@ -84,6 +86,7 @@ class AnomalyModel:
                 f"expected normalization out of {', '.join(NORMALIZATIONS)} in {opened.id}/config.yaml, got "
                 f"{self.prepare_settings.normalization!r}; restore the model folder"
             )
+        self.levels = levels_of_config(opened.config, self.template, opened.id)
         self.illumination_mm = float(opened.config.get("illumination_mm", 0.0))
         self.labels = {"anomaly": 1}
         self._extractors: dict[str, BrainExtractor] = {}
@@ -149,14 +152,15 @@ def predict(
         smoothing=settings.smoothing,
         erosion_mm=model.calibration.erosion_mm,
     )
-    anomaly_score = scan_score(model_map)
+    anomaly_score = scan_score(model_map) if model.levels is None else slice_score(model_map)
     seconds["scoring"] = time.perf_counter() - started
 
     tell("post-processing", 0.0)
     started = time.perf_counter()
     point = calibration.points[settings.smoothing][settings.operating_point]
     anomaly_map = to_native(model_map, prepared)
-    regions = to_native(model.template.regions, prepared, order=0).astype(np.uint8)
+    regions = on_grid_of(model.template.regions, model.template, prepared)
+    regions = to_native(regions, prepared, order=0).astype(np.uint8)
     mask, lesions = find_lesions(
         anomaly_map,
         prepared.native_brain_mask,
@@ -184,6 +188,7 @@ def predict(
         steps=prepared.steps,
         warnings=(*volume.warnings, *prepared.warnings, *model.calibration.warnings),
         reconstruction=held.reconstruction,
+        analysed=analysed_part(prepared),
     )
 
 
@@ -195,10 +200,25 @@ def prepare(
     brain: BrainMask | None = None,
     progress: Progress | None = None,
 ) -> PreparedVolume:
-    """The scan in the model's space, with the app's brain extraction unless a mask is given."""
+    """The scan in the model's space, with the app's brain extraction unless a mask is given.
+
+    A model of single levels gets a volume cut to these, or a single skull-stripped slice laid over the middle one.
+    Raises InvalidVolume for a single slice and a model of volumes, and what preprocessing raises.
+    """
+    if is_slice(volume):
+        if model.levels is None:
+            raise InvalidVolume(
+                f"expected a volume for the model {model.id}, got a single slice of shape {volume.shape}; send the "
+                "whole series, or use a model of single slices (their names end in _flair)"
+            )
+        return prepare_slice(volume, model.template, middle_level(model.levels), brain=brain)
     preprocessor = Preprocessor(model.template, lambda scan: model.extractor(device).extract(scan))
     tell = (lambda stage: progress(stage, 0.0)) if progress is not None else None
-    return preprocessor.prepare(volume, model.prepare_settings, brain=brain, progress=tell)
+    if model.levels is None:
+        return preprocessor.prepare(volume, model.prepare_settings, brain=brain, progress=tell)
+    # The median's scale clips least before the levels get that of slices.
+    settings = replace(model.prepare_settings, normalization="median")
+    return at_levels(preprocessor.prepare(volume, settings, brain=brain, progress=tell), model.levels)
 
 
 def analyse(
