@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,13 @@ class _Sets:
 
     def of(self, info: SetInfo, model: AnomalyModel) -> CaseSet:
         """The set as this model wants it prepared."""
-        key = info.name, model.prepare_settings
+        settings = model.prepare_settings
+        if model.levels is not None:
+            # As `predict` prepares a volume that is cut to levels.
+            settings = replace(settings, normalization="median")
+        key = info.name, settings
         if key not in self._made:
-            self._made[key] = self._builder.build(info.name, model.prepare_settings)
+            self._made[key] = self._builder.build(info.name, settings)
         return self._made[key]
 
 
