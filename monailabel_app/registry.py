@@ -66,6 +66,13 @@ METHODS: Mapping[str, MethodInfo] = MappingProxyType(
             paper="the usual baseline, as in Baur et al., Medical Image Analysis 69, 2021",
             scores=("atlas_z", "atlas_z_brighter", "atlas_z_darker"),
         ),
+        "latent_ddpm": MethodInfo(
+            id="latent_ddpm",
+            module="monailabel_app.methods.latent_ddpm",
+            title="Latent diffusion of axial slices that redraws what is unlikely at its place",
+            paper="Pinaya et al., MICCAI 2022",
+            scores=("kl", "healed_signed", "healed", "healed_brighter", "signed", "brighter"),
+        ),
         "latent_ddpm_3d": MethodInfo(
             id="latent_ddpm_3d",
             module="monailabel_app.methods.latent_ddpm_3d",

@@ -9,6 +9,7 @@ from lib.configs import (
     ddpm,
     denoising_autoencoder,
     intensity,
+    latent_ddpm,
     latent_ddpm_3d,
     latent_transformer,
     patched_ddpm,
@@ -23,6 +24,7 @@ _CONFIGS = (
     conditioned_ddpm.CONFIG,
     intensity.CONFIG,
     atlas_zscore.CONFIG,
+    latent_ddpm.CONFIG,
     latent_ddpm_3d.CONFIG,
     latent_transformer.CONFIG,
 )

@@ -35,6 +35,9 @@ _MODELS = (
     ShippedModel("intensity_flair", "intensity", "soop_flair", scores=("intensity_z_brighter", "equalized")),
     ShippedModel("atlas_zscore_t1", "atlas_zscore", "ixi_t1", scores=("atlas_z", "atlas_z_darker")),
     ShippedModel("atlas_zscore_flair", "atlas_zscore", "soop_flair", scores=("atlas_z_brighter", "atlas_z")),
+    # Batches of slices for the autoencoder first, for the diffusion on its latents afterwards.
+    ShippedModel("latent_ddpm_t1", "latent_ddpm", "ixi_t1", scores=("kl", "healed_signed", "healed")),
+    ShippedModel("latent_ddpm_flair", "latent_ddpm", "soop_flair", scores=("kl", "healed_brighter", "healed")),
     # Whole brains: few, large samples; the average must forget what the autoencoder was before it came to rest.
     ShippedModel("latent_ddpm_3d_t1", "latent_ddpm_3d", "ixi_t1", training={"batch_size": 4, "ema": 0.99}),
     ShippedModel("latent_transformer_t1", "latent_transformer", "ixi_t1", training={"batch_size": 4, "ema": 0.99}),

@@ -19,6 +19,7 @@ from monailabel_app.methods import (
     ddpm,
     denoising_autoencoder,
     intensity,
+    latent_ddpm,
     latent_ddpm_3d,
     latent_transformer,
     patched_ddpm,
@@ -27,6 +28,7 @@ from monailabel_app.methods.diffusion import DiffusionConfig
 from monailabel_app.networks.diffusion_unet import DenoiserConfig
 from monailabel_app.networks.restoration_unet import RestorationConfig
 from monailabel_app.networks.slice_encoder import EncoderConfig
+from monailabel_app.networks.vq_vae import VqVaeConfig
 from monailabel_app.preprocessing.normalize import normalize_intensity
 from monailabel_app.preprocessing.pipeline import Preprocessor
 from monailabel_app.preprocessing.template import Template
@@ -62,6 +64,16 @@ TINY = {
     "denoising_autoencoder": denoising_autoencoder.Config(network=RestorationConfig(channels=(8, 16), norm_groups=4)),
     "intensity": intensity.Config(),
     "atlas_zscore": atlas_zscore.Config(),
+    "latent_ddpm": latent_ddpm.Config(
+        vq=VqVaeConfig(channels=(8, 16), code_dim=4, num_codes=16),
+        denoiser=DenoiserConfig(
+            channels=(8, 16), attention_levels=(False, False), head_channels=8, norm_groups=4, block_size=1
+        ),
+        kl_steps=3,
+        heal_steps=3,
+        healthy_slices=48,
+        grid=(8, 10, 4),
+    ),
     "latent_ddpm_3d": latent_ddpm_3d.TINY,
     "latent_transformer": latent_transformer.TINY,
 }
