@@ -9,13 +9,24 @@ from typing import Any
 import numpy as np
 
 from monailabel_app.errors import CorruptModel, InvalidVolume
+from monailabel_app.io.geometry import resample
 from monailabel_app.preprocessing.normalize import normalize_slice
 from monailabel_app.preprocessing.pipeline import to_native
+from monailabel_app.preprocessing.slice_alignment import align_slice, closed_and_filled, level_affine
 from monailabel_app.preprocessing.template import Template
-from monailabel_app.types import PreparedVolume, to_json
+from monailabel_app.types import PreparedVolume, Volume, to_json
 
 Levels = tuple[int, int]
 STEP = "levels"
+_RECORDED = (
+    "native_axis",
+    "native_slices",
+    "native_slices_of_brain",
+    "native_first",
+    "native_last",
+    "template_mm",
+    "levels",
+)
 
 
 def levels_of_config(config: Mapping[str, Any], template: Template, model_id: str) -> Levels | None:
@@ -43,28 +54,40 @@ def middle_level(levels: Levels) -> int:
     return (levels[0] + levels[1]) // 2
 
 
-def at_levels(prepared: PreparedVolume, levels: Levels) -> PreparedVolume:
-    """A prepared volume cut to some levels of the model grid, in the intensities of slices, with what that leaves out.
+def at_levels(prepared: PreparedVolume, volume: Volume, template: Template, levels: Levels) -> PreparedVolume:
+    """A volume at some levels of the model grid, as slices are prepared, with a record of what that leaves out.
 
-    prepared: on the whole model grid. The record of what was analysed becomes a step and a warning. Raises
-    InvalidVolume when there is no brain at these levels.
+    prepared: on the whole model grid. At its levels the brain is closed and filled and laid over the template's
+    outline in the plane, then the scan is interpolated once more from its own grid. The record becomes a step and a
+    warning. Raises InvalidVolume when there is no brain at these levels, AlignmentFailed when it does not fit.
     """
     first, last = levels
-    mask = prepared.brain_mask[..., first : last + 1]
-    if not mask.any(axis=(0, 1)).any():
+    shape = (*template.shape[:2], last - first + 1)
+    affine = level_affine(template, first)
+    matrix = prepared.native_to_template
+    mask = _filled(prepared.brain_mask[..., first : last + 1])
+    if not mask.any(axis=(0, 1)).all():
         raise InvalidVolume(
             "expected a scan that shows the brain at the level of the lateral ventricles, which is all that this model "
             "knows; got one without it, send a scan that covers it or use a model of whole volumes"
         )
-    image, scale = normalize_slice(prepared.image[0][..., first : last + 1], mask)
-    affine = prepared.model_affine.copy()
-    affine[:3, 3] += first * affine[:3, 2]
-    cut = replace(prepared, image=image[None], brain_mask=mask, model_affine=affine)
+    aligned = align_slice(mask, affine, template.brain_mask[..., first : last + 1], affine)
+    matrix = aligned.matrix @ matrix
+    image = resample(volume.data[0], volume.affine, shape, affine, transform=matrix)
+    native = prepared.native_brain_mask.astype(np.float32)
+    mask = _filled(resample(native, volume.affine, shape, affine, transform=matrix) >= 0.5)
+    image, scale = normalize_slice(image, mask)
+    cut = replace(prepared, image=image[None], brain_mask=mask, model_affine=affine, native_to_template=matrix)
     record = _analysed(cut, levels)
-    step = {"step": STEP, **record, "low": scale[0], "median": scale[1]}
-    return replace(
-        cut, steps=(*prepared.steps, to_json(step)), warnings=(*prepared.warnings, _sentence(record))
-    )
+    step = {
+        "step": STEP,
+        **record,
+        "native_to_template": matrix,
+        "mask_dice": aligned.mask_dice,
+        "low": scale[0],
+        "median": scale[1],
+    }
+    return replace(cut, steps=(*prepared.steps, to_json(step)), warnings=(*prepared.warnings, _sentence(record)))
 
 
 def middle_slice(prepared: PreparedVolume) -> PreparedVolume:
@@ -83,7 +106,7 @@ def analysed_part(prepared: PreparedVolume) -> Mapping[str, Any] | None:
     found = next((step for step in prepared.steps if step["step"] == STEP), None)
     if found is None:
         return None
-    return {name: value for name, value in found.items() if name not in ("step", "low", "median")}
+    return {name: found[name] for name in _RECORDED}
 
 
 def on_grid_of(values: np.ndarray, template: Template, prepared: PreparedVolume) -> np.ndarray:
@@ -91,6 +114,12 @@ def on_grid_of(values: np.ndarray, template: Template, prepared: PreparedVolume)
     offset = (prepared.model_affine[2, 3] - template.affine[2, 3]) / template.affine[2, 2]
     first, depth = round(float(offset)), prepared.brain_mask.shape[2]
     return np.ascontiguousarray(values[..., first : first + depth])
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """Each level closed and filled, as slices are: a stripped volume's sulci are often as empty as its background."""
+    levels = [closed_and_filled(mask[..., level], (2.0, 2.0)) for level in range(mask.shape[2])]
+    return np.stack(levels, axis=2)
 
 
 def _analysed(cut: PreparedVolume, levels: Levels) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -214,11 +214,8 @@ def prepare(
         return prepare_slice(volume, model.template, middle_level(model.levels), brain=brain)
     preprocessor = Preprocessor(model.template, lambda scan: model.extractor(device).extract(scan))
     tell = (lambda stage: progress(stage, 0.0)) if progress is not None else None
-    if model.levels is None:
-        return preprocessor.prepare(volume, model.prepare_settings, brain=brain, progress=tell)
-    # The median's scale clips least before the levels get that of slices.
-    settings = replace(model.prepare_settings, normalization="median")
-    return at_levels(preprocessor.prepare(volume, settings, brain=brain, progress=tell), model.levels)
+    prepared = preprocessor.prepare(volume, model.prepare_settings, brain=brain, progress=tell)
+    return prepared if model.levels is None else at_levels(prepared, volume, model.template, model.levels)
 
 
 def analyse(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ def stripped_slice_mask(volume: Volume) -> BrainMask:
             "strip the whole head volume first, or send that volume: brains are found in volumes, not in slices"
         )
     spacing = [s for s, n in zip(volume.spacing_mm, volume.shape, strict=True) if n > 1]
-    mask = _closed_and_filled(flat != background, spacing)
+    mask = closed_and_filled(flat != background, spacing)
     area_cm2 = float(mask.sum()) * spacing[0] * spacing[1] / 100
     if not PLAUSIBLE_CM2[0] <= area_cm2 <= PLAUSIBLE_CM2[1]:
         raise BrainNotFound(
@@ -84,28 +85,20 @@ def stripped_slice_mask(volume: Volume) -> BrainMask:
 def align_slice(
     moving_mask: np.ndarray, moving_affine: np.ndarray, fixed_mask: np.ndarray, fixed_affine: np.ndarray
 ) -> SliceAlignment:
-    """Lay the outline of a brain slice over another by the first and second moments of the filled masks.
+    """Lay the outline of brain slices over another by the first and second moments of the filled masks.
 
-    Masks: (x, y) bool. Affines: (3, 3) diagonal, pixel index -> mm. A scale per axis and a shift match the centroids
-    and the deviations along both axes: closed-form and deterministic, and a dent in the outline moves them less than
-    it moves a bounding box. Rotation in the plane is not corrected. Raises AlignmentFailed when the outlines differ
-    too much afterwards.
+    Masks: (x, y, n) bool, n axial levels of the same heights. Affines: (4, 4), axis-parallel. A scale per axis and a
+    shift, the same for all levels, match the centroids and the deviations along x and y: closed-form and
+    deterministic, and a dent in the outline moves them less than it moves a bounding box. Rotation in the plane is not
+    corrected. Raises AlignmentFailed when the outlines differ too much afterwards.
     """
-    (moving_mean, moving_std), (fixed_mean, fixed_std) = (
-        _moments(moving_mask, moving_affine),
-        _moments(fixed_mask, fixed_affine),
-    )
+    moving_mean, moving_std = _moments(moving_mask, moving_affine)
+    fixed_mean, fixed_std = _moments(fixed_mask, fixed_affine)
     scale = fixed_std / moving_std
     matrix = np.diag([scale[0], scale[1], 1.0, 1.0])
     matrix[:2, 3] = fixed_mean - scale * moving_mean
-    moved = resample(
-        moving_mask[..., None].astype(np.float32),
-        _spatial(moving_affine),
-        (*fixed_mask.shape, 1),
-        _spatial(fixed_affine),
-        transform=matrix,
-    )
-    overlap = moved[..., 0] >= 0.5
+    moved = resample(moving_mask.astype(np.float32), moving_affine, fixed_mask.shape, fixed_affine, transform=matrix)
+    overlap = moved >= 0.5
     dice = 2.0 * float((overlap & fixed_mask).sum()) / max(float(overlap.sum() + fixed_mask.sum()), 1.0)
     if dice < _WORST_DICE:
         raise AlignmentFailed(
@@ -115,9 +108,7 @@ def align_slice(
     return SliceAlignment(matrix, dice)
 
 
-def prepare_slice(
-    volume: Volume, template: Template, level: int, *, brain: BrainMask | None = None
-) -> PreparedVolume:
+def prepare_slice(volume: Volume, template: Template, level: int, *, brain: BrainMask | None = None) -> PreparedVolume:
     """A single axial slice on one level of the model grid: aligned in its plane, one interpolation, normalised.
 
     volume: one size is 1. level: the axial index of the model grid that the slice is taken to show. brain: its mask on
@@ -142,8 +133,7 @@ def prepare_slice(
     grid = level_affine(template, level)
     flat = np.diag([*np.linalg.norm(axes_affine[:3, :3], axis=0), 1.0])
     flat[2, 3] = grid[2, 3]
-    moving = mask[..., 0]
-    aligned = align_slice(moving, _planar(flat), template.brain_mask[..., level], _planar(grid))
+    aligned = align_slice(mask, flat, template.brain_mask[..., level : level + 1], grid)
     # The slice's plane, tilted or not, becomes the level's.
     matrix = aligned.matrix @ flat @ np.linalg.inv(axes_affine)
     shape = (*template.shape[:2], 1)
@@ -177,7 +167,7 @@ def prepare_slice(
     )
 
 
-def _closed_and_filled(foreground: np.ndarray, spacing: list[float]) -> np.ndarray:
+def closed_and_filled(foreground: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """The largest component of (a, b), closed by a few mm and filled. The border is padded, or closing eats into it."""
     radius = [max(1, round(_CLOSING_MM / s)) for s in spacing]
     x, y = np.ogrid[-radius[0] : radius[0] + 1, -radius[1] : radius[1] + 1]
@@ -203,22 +193,11 @@ def _has_skull(values: np.ndarray, mask: np.ndarray, spacing: list[float]) -> bo
 
 
 def _moments(mask: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    pixels = np.argwhere(mask)
+    pixels = np.argwhere(mask)[:, :2]
     if len(pixels) < 2 or (np.ptp(pixels, axis=0) == 0).any():
         raise BrainNotFound("expected a brain mask with pixels in it, got an empty one; check the slice")
-    points = pixels @ affine[:2, :2].T + affine[:2, 2]
+    points = pixels @ affine[:2, :2].T + affine[:2, 3]
     return points.mean(axis=0), points.std(axis=0)
-
-
-def _planar(affine: np.ndarray) -> np.ndarray:
-    """The in-plane part of an axis-parallel (4, 4) affine as (3, 3)."""
-    return affine[np.ix_([0, 1, 3], [0, 1, 3])]
-
-
-def _spatial(planar: np.ndarray) -> np.ndarray:
-    affine = np.eye(4)
-    affine[np.ix_([0, 1, 3], [0, 1, 3])] = planar
-    return affine
 
 
 def _area_cm2(mask: np.ndarray, volume: Volume) -> float:
