@@ -115,7 +115,12 @@ class DiffusionEngine:
             out = (noisy - sigma * out) / signal
         elif self.config.prediction == "v_prediction":
             out = signal * noisy - sigma * out
-        return out.clamp(-1, 1)
+        return self.bounded(out)
+
+    @staticmethod
+    def bounded(clean: torch.Tensor) -> torch.Tensor:
+        """A clean estimate within the range that images have inside."""
+        return clean.clamp(-1, 1)
 
     def chain(self, network: Network, noisy: torch.Tensor, start: int, num_steps: int) -> torch.Tensor:
         """Deterministic DDIM chain (Song et al. 2021, eq. 12 with eta 0) from step ``start`` in ``num_steps`` calls.

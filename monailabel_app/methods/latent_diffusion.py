@@ -21,15 +21,10 @@ class LatentDiffusion(DiffusionEngine):
         """Mean loss of the configured prediction (Ho et al. 2020, eq. 14)."""
         return self.training_loss(network, (latents + 1) / 2, generator)
 
-    def clean_estimate(self, network: Network, noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """The one-step estimate of the latents, as it is: clipping it would distort them and their likelihood."""
-        out = network(noisy, timesteps).float()
-        signal, sigma = self._at(self._signal, timesteps, noisy), self._at(self._noise, timesteps, noisy)
-        if self.config.prediction == "epsilon":
-            return (noisy - sigma * out) / signal
-        if self.config.prediction == "v_prediction":
-            return signal * noisy - sigma * out
-        return out
+    @staticmethod
+    def bounded(clean: torch.Tensor) -> torch.Tensor:
+        """As it is: clipping latents would distort them and their likelihood."""
+        return clean
 
     def likelihood_weight(self, timestep: int) -> float:
         """(SNR(t - 1) - SNR(t)) / 2, SNR(t) = alpha-bar / (1 - alpha-bar).
