@@ -35,7 +35,7 @@ _PRETEXT_STAGE, _AUTOENCODER_STAGE = 0, 1
 class AutoencoderConfig:
     """widths: channels after each halving. kernel: of its convolutions. dropout: of whole channels, in training."""
 
-    widths: tuple[int, ...] = (64, 96, 128, 160)
+    widths: tuple[int, ...] = (64, 96, 128, 120)
     kernel: int = 3
     dropout: float = 0.1
 
@@ -46,6 +46,7 @@ class Config:
 
     pretext: the task that the encoder is trained on for ``pretext_share`` of the run. equalize: histogram equalisation
     of each slice inside the brain, before the features. planes: slices are taken along these, and the maps averaged.
+    loss_channels: features that a training step compares, drawn anew each time; 0: all, which takes most of its time.
     """
 
     encoder: Literal["self_supervised", "torchvision_resnet18"] = "self_supervised"
@@ -54,6 +55,7 @@ class Config:
     pretext: Literal["contrast", "restore", "corruption"] = "contrast"
     pretext_share: float = 0.4
     equalize: bool = True
+    loss_channels: int = 32
     planes: tuple[str, ...] = ("axial",)
 
     @property
@@ -63,10 +65,10 @@ class Config:
 
 
 _PUBLISHED = AutoencoderConfig(widths=(100, 150, 200, 300), kernel=5)
-PRETRAINED = Config(encoder="torchvision_resnet18", autoencoder=_PUBLISHED, pretext_share=0.0)
+PRETRAINED = Config(encoder="torchvision_resnet18", autoencoder=_PUBLISHED, pretext_share=0.0, loss_channels=0)
 PRESETS = {
     "compact": Config(),
-    "large": Config(trunk=TrunkConfig(width=64, kernel=7), autoencoder=_PUBLISHED),
+    "large": Config(trunk=TrunkConfig(width=64, kernel=7), autoencoder=_PUBLISHED, loss_channels=0),
     # Needs a start from a model that holds the site's own ResNet-18.
     "imagenet": PRETRAINED,
     "tiny": Config(trunk=TrunkConfig(width=8), autoencoder=AutoencoderConfig(widths=(16, 24))),
@@ -215,6 +217,9 @@ def training_loss(
         return pretext_loss(config.pretext, model.trained_features, model.head, batch, generator)
     features = model.features(batch)
     copies = model.autoencoder(features, generator if model.training else None)
+    if model.training and 0 < config.loss_channels < features.shape[1]:
+        chosen = torch.randperm(features.shape[1], generator=generator)[: config.loss_channels].to(batch.device)
+        features, copies = features[:, chosen], copies[:, chosen]
     difference = 1 - feature_ssim(features, copies).mean(dim=1)
     brain = functional.adaptive_avg_pool2d((batch > 0).float(), difference.shape[-2:])[:, 0]
     return (difference * brain).sum() / brain.sum().clamp(min=1)
