@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from monailabel_app import cli_compare, cli_forget, cli_models, cli_prototypes, cli_train
+from monailabel_app import cli_compare, cli_encoder, cli_forget, cli_models, cli_prototypes, cli_train
 from monailabel_app.errors import AnomalyAppError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,7 +99,7 @@ def prepare(
 
 @app.command()
 def predict(
-    scan: Annotated[Path, typer.Argument(help="NIfTI or NRRD file, or a folder with a DICOM series.")],
+    scan: Annotated[Path, typer.Argument(help="NIfTI or NRRD file, folder with a DICOM series, or PNG of one slice.")],
     model: Annotated[str, typer.Option(help="Name of a shipped or trained model, or its folder.")] = "ddpm_t1",
     mask: Annotated[Path | None, typer.Option(help="Write the label (.nii.gz, .nrrd).")] = None,
     anomaly_map: Annotated[Path | None, typer.Option("--map", help="Write the calibrated map.")] = None,
@@ -109,6 +109,7 @@ def predict(
     min_volume_ml: Annotated[float, typer.Option(help="Smaller lesions are dropped.")] = 0.1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    pixel_mm: Annotated[float | None, typer.Option(help="Pixel size of a PNG picture that states none.")] = None,
 ) -> None:
     """Find anomalies in one scan; the result as JSON on standard output."""
     import json
@@ -116,7 +117,7 @@ def predict(
     from monailabel_app.io.images import read_volume, write_labelmap, write_map
     from monailabel_app.pipelines import predict as pipeline
 
-    volume = read_volume(scan)
+    volume = read_volume(scan, slices=True, pixel_mm=pixel_mm)
     loaded = pipeline.load_model(pipeline.find_model(model, ROOT))
     settings = pipeline.PredictSettings(operating_point, score, smoothing, min_volume_ml, seed, device)
     finding = pipeline.predict(volume, loaded, settings)
@@ -195,6 +196,7 @@ def evaluate(
 cli_train.register(app)
 cli_compare.register(app)
 cli_prototypes.register(app)
+cli_encoder.register(app)
 
 cli_models.register(app)
 cli_forget.register(cli_models.models_app)

@@ -52,6 +52,13 @@ METHODS: Mapping[str, MethodInfo] = MappingProxyType(
             scores=("signed", "l1", "ssim_ensemble", "brighter", "darker", "mahalanobis"),
             private=True,
         ),
+        "feature_autoencoder": MethodInfo(
+            id="feature_autoencoder",
+            module="monailabel_app.methods.feature_autoencoder",
+            title="Autoencoding of a frozen encoder's features, compared by structural similarity",
+            paper="Meissen et al., Structural Feature-Autoencoders, BrainLes 2022",
+            scores=("feature_ssim",),
+        ),
         "intensity": MethodInfo(
             id="intensity",
             module="monailabel_app.methods.intensity",

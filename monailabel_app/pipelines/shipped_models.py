@@ -41,6 +41,8 @@ _MODELS = (
     # Whole brains: few, large samples; the average must forget what the autoencoder was before it came to rest.
     ShippedModel("latent_ddpm_3d_t1", "latent_ddpm_3d", "ixi_t1", training={"batch_size": 4, "ema": 0.99}),
     ShippedModel("latent_transformer_t1", "latent_transformer", "ixi_t1", training={"batch_size": 4, "ema": 0.99}),
+    ShippedModel("feature_autoencoder_t1", "feature_autoencoder", "ixi_t1"),
+    ShippedModel("feature_autoencoder_flair", "feature_autoencoder", "soop_flair"),
 )
 SHIPPED: Mapping[str, ShippedModel] = {model.name: model for model in _MODELS}
 # What is offered first for a sequence: what won on the development sets by more than its interval, or the simplest.

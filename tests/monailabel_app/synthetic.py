@@ -18,6 +18,7 @@ from monailabel_app.methods import (
     conditioned_ddpm,
     ddpm,
     denoising_autoencoder,
+    feature_autoencoder,
     intensity,
     latent_ddpm,
     latent_ddpm_3d,
@@ -25,7 +26,9 @@ from monailabel_app.methods import (
     patched_ddpm,
 )
 from monailabel_app.methods.diffusion import DiffusionConfig
+from monailabel_app.methods.feature_autoencoder import AutoencoderConfig
 from monailabel_app.networks.diffusion_unet import DenoiserConfig
+from monailabel_app.networks.resnet_trunk import TrunkConfig
 from monailabel_app.networks.restoration_unet import RestorationConfig
 from monailabel_app.networks.slice_encoder import EncoderConfig
 from monailabel_app.networks.vq_vae import VqVaeConfig
@@ -62,6 +65,11 @@ TINY = {
         network=RestorationConfig(channels=(8, 16), norm_groups=4, outputs=3), severities=(0.3, 0.7)
     ),
     "denoising_autoencoder": denoising_autoencoder.Config(network=RestorationConfig(channels=(8, 16), norm_groups=4)),
+    "feature_autoencoder": feature_autoencoder.Config(
+        trunk=TrunkConfig(width=8, kernel=3),
+        autoencoder=AutoencoderConfig(widths=(8, 12)),
+        pretext_share=0.5,
+    ),
     "intensity": intensity.Config(),
     "atlas_zscore": atlas_zscore.Config(),
     "latent_ddpm": latent_ddpm.Config(
