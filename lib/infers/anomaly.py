@@ -91,7 +91,7 @@ class AnomalyInferTask(InferTask):
 
     def _analyse(self, path: str, values: dict[str, Any], device: str) -> tuple[Volume, Finding, dict[str, float]]:
         start = time.perf_counter()
-        volume = images.read_volume(path)
+        volume = images.read_volume(path, slices=True)
         read = time.perf_counter()
         settings = pipeline.PredictSettings(**values, device=device)
         if not self.is_valid():

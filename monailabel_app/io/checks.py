@@ -19,7 +19,8 @@ MAX_GZIP_RATIO = 1100  # deflate cannot compress further than 1032:1
 def check_shape(sizes: Sequence[int], components: int = 1) -> tuple[int, int, int]:
     """The spatial shape (x, y, z) of a header's sizes. Called before voxels are allocated.
 
-    Raises InvalidVolume for 2-D, several frames or components, too few or absurdly many voxels.
+    Raises InvalidVolume for 2-D, several frames or components, too few or absurdly many voxels. One size may be 1;
+    ``check_depth`` refuses that.
     """
     sizes = [int(n) for n in sizes]
     seen = "x".join(str(n) for n in sizes) or "no dimensions"
@@ -48,7 +49,7 @@ def check_shape(sizes: Sequence[int], components: int = 1) -> tuple[int, int, in
             f"expected a 3-D volume, got {len(sizes)} dimensions ({seen}): extract one frame and send that"
         )
     shape = sizes[:3]
-    if len(shape) < 3 or min(shape) == 1:
+    if len(shape) < 3 or sorted(shape)[1] == 1:
         raise InvalidVolume(
             f"expected a 3-D volume, got a single slice or less ({seen}): send the whole series"
         )
@@ -58,6 +59,13 @@ def check_shape(sizes: Sequence[int], components: int = 1) -> tuple[int, int, in
             "send the full scan, not a cut-out"
         )
     return tuple(shape)
+
+
+def check_depth(shape: Sequence[int]) -> None:
+    """Raises InvalidVolume when one of the three sizes is 1."""
+    if min(shape) == 1:
+        seen = "x".join(str(n) for n in shape)
+        raise InvalidVolume(f"expected a 3-D volume, got a single slice ({seen}): send the whole series")
 
 
 def check_grid(affine: np.ndarray) -> np.ndarray:

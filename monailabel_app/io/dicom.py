@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from pydicom.errors import InvalidDicomError
 
 from monailabel_app.errors import InvalidVolume, UnreadableVolume
-from monailabel_app.io.checks import check_shape
+from monailabel_app.io.checks import check_depth, check_shape
 from monailabel_app.io.itk import quiet_itk
 from monailabel_app.io.native import NativeGeometry, from_itk, itk_affine
 
@@ -208,7 +208,7 @@ def _in_order(series: list[_Slice]) -> list[_Slice]:
             )
         if not np.allclose(item.pixel_spacing, first.pixel_spacing, rtol=1e-3):
             raise InvalidVolume("expected slices of one pixel spacing, got several: send one series")
-    check_shape((first.columns, first.rows, len(series)))
+    check_depth(check_shape((first.columns, first.rows, len(series))))
     along = np.array([item.position @ first.normal for item in series])
     order = np.argsort(along, kind="stable")
     along = along[order]

@@ -16,12 +16,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from monailabel_app.errors import InvalidVolume, UnreadableVolume
-from monailabel_app.io.checks import check_grid, clean_voxels
+from monailabel_app.io.checks import check_depth, check_grid, clean_voxels
 from monailabel_app.io.dicom import dicom_geometry, read_dicom
 from monailabel_app.io.geometry import check_affine
 from monailabel_app.io.itk import itk_geometry, quiet_itk, read_itk
 from monailabel_app.io.native import NativeGeometry, from_affine
 from monailabel_app.io.nifti import nifti_geometry, nifti_image, read_nifti
+from monailabel_app.io.picture import PICTURE_SUFFIXES, picture_geometry, read_picture
 from monailabel_app.types import Volume
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -29,16 +30,27 @@ ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
-def read_volume(path: str | os.PathLike[str]) -> Volume:
+def read_volume(
+    path: str | os.PathLike[str], *, slices: bool = False, pixel_mm: float | None = None
+) -> Volume:
     """The scan in a .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd file, or in a folder holding a DICOM series.
 
     The volume keeps the file's voxel order. Its affine is the one ITK and 3D Slicer use (for NIfTI that is
     not always nibabel's), its name is a checksum of its content.
 
+    slices: accept single slices too, in the formats above or as a .png picture, for the models that know them.
+    pixel_mm: the pixel size of a picture, for one that does not state it.
+
     Raises UnreadableVolume (missing, truncated, not an image) and InvalidVolume (2-D, 4-D, colour, NaN,
     constant, broken geometry, missing slices).
     """
-    data, native, warnings = _reader(Path(path), _READERS)
+    path = Path(path)
+    if slices and path.name.lower().endswith(PICTURE_SUFFIXES) and path.is_file():
+        data, native, warnings = read_picture(path, pixel_mm)
+    else:
+        data, native, warnings = _reader(path, _READERS)
+    if not slices:
+        check_depth(native.shape)
     affine = check_grid(native.affine)
     data, repairs = clean_voxels(data)
     data = np.ascontiguousarray(data, dtype=np.float32)[None]
@@ -47,7 +59,9 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
 
 
 def read_geometry(path: str | os.PathLike[str]) -> NativeGeometry:
-    """The geometry of what ``read_volume`` would read, without its voxels. Same errors."""
+    """The geometry of what ``read_volume`` would read with ``slices``, without its voxels. Same errors."""
+    if Path(path).name.lower().endswith(PICTURE_SUFFIXES) and Path(path).is_file():
+        return picture_geometry(Path(path))
     return _reader(Path(path), _GEOMETRIES)
 
 

@@ -97,7 +97,10 @@ def _open(path: Path) -> tuple[nib.Nifti1Image, NativeGeometry, tuple[str, ...]]
 def _geometry(path: Path, image: nib.Nifti1Image, raw, shape) -> tuple[NativeGeometry, tuple[str, ...]]:
     warnings: list[str] = []
     try:
-        base = from_itk(itk_header(path), shape)
+        header = itk_header(path)
+        # Of a single slice along the last axis ITK makes a 2-D image, without a place in space.
+        flat = header.GetDimension() < 3
+        base = from_affine(shape, check_affine(image.affine)) if flat else from_itk(header, shape)
     except RuntimeError:
         # Sheared: ITK refuses what is not orthonormal. nibabel takes it, and so do we.
         logger.info("the geometry is not orthonormal; the affine is used as it stands")
