@@ -23,6 +23,12 @@ class AlignmentFailed(AnomalyAppError):
     """The brain could not be brought into template space."""
 
 
+class ScanRefused(AnomalyAppError):
+    """The scan is unlike what the model was trained on, and the request asked not to analyse such scans."""
+
+    status = 422
+
+
 class UnknownModel(AnomalyAppError):
     """No model folder, method or score of that name."""
 

@@ -94,11 +94,43 @@ class Lesion:
 
 
 @dataclass(frozen=True)
+class GateReport:
+    """Whether a scan is one of those that the models were made for, judged before any mask is shown.
+
+    score: of the oddest feature, in healthy standard deviations; threshold: the highest of the held-out healthy scans;
+    p_value: its rank among theirs. reasons: plain sentences, the oddest first, empty when it passed. figures: the
+    features, and as ``<name>_z`` how odd each is. judged_by: ``full``, ``plain`` (without the network) or ``outline``
+    (of the brain mask only, for other sequences than T1).
+    """
+
+    score: float
+    p_value: float
+    threshold: float
+    passed: bool
+    reasons: tuple[str, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+    judged_by: str = "full"
+    seconds: float = 0.0
+
+    def sentence(self) -> str:
+        """The verdict in one line; empty when the scan passed."""
+        if self.passed:
+            return ""
+        why = "; ".join(self.reasons) or "several features together are unusual"
+        return f"this scan is unlike what the model was trained on, so its result may mean nothing: {why}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return to_json(asdict(self))
+
+
+@dataclass(frozen=True)
 class Finding:
     """What a prediction returns, all arrays on the native grid of the input.
 
     mask: (x, y, z) uint8, 1 = anomaly. anomaly_map: (x, y, z) float32, calibrated (healthy standard deviations).
-    anomaly_score: scan-level score; p_value: its rank among the held-out healthy scans.
+    anomaly_score: scan-level score; p_value: its rank among the held-out healthy scans. gate: whether the scan is one
+    that the model was made for; None where that was not asked.
     analysed: how much of the scan a model of single levels looked at; None where all of it was analysed.
     """
 
@@ -135,6 +167,7 @@ class Finding:
                 "seconds": dict(self.seconds),
                 "preprocessing": list(self.steps),
                 "warnings": list(self.warnings),
+                "gate": self.gate.to_json() if self.gate is not None else None,
                 "intended_use": "research use only; not a medical device",
             }
         )
