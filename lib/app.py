@@ -34,6 +34,7 @@ from lib.strategies import First, Prototypical, Random
 from lib.trainers import HealthyTrainTask
 from monailabel_app.errors import UnknownModel
 from monailabel_app.pipelines.cache import MapCache
+from monailabel_app.registry import TRAINABLE
 from monailabel_app.training.forgotten import forgotten_test
 
 logger = logging.getLogger(__name__)
@@ -105,10 +106,10 @@ class AnomalyApp(MONAILabelApp):
         """
         names = [name.strip() for name in str(self.conf.get("trainers") or "").split(",") if name.strip()]
         if "all" in names:
-            names = list(METHODS)
-        unknown = [name for name in names if name not in METHODS]
+            names = list(TRAINABLE)
+        unknown = [name for name in names if name not in TRAINABLE]
         if unknown:
-            there_is = ", ".join(METHODS)
+            there_is = ", ".join(TRAINABLE)
             raise UnknownModel(f"--conf trainers asks for {', '.join(map(repr, unknown))}; available: {there_is}, all")
         root = Path(self.app_dir)
         return {

@@ -137,6 +137,39 @@ def remove(
     typer.echo(f"{model} is deleted")
 
 
+@models_app.command()
+def ensemble(
+    members: Annotated[str, typer.Option(help="Models separated by commas, with a score if need be: a,b:signed.")],
+    name: Annotated[str, typer.Option(help="Name of the ensemble.")],
+    healthy: Annotated[
+        Path | None, typer.Option(help="Held-out healthy scans to calibrate on: a folder, or a cache (.safetensors).")
+    ] = None,
+    shipped: Annotated[bool, typer.Option("--shipped", help="Make it in model_weights/, not in model/.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Combine calibrated models into one; best calibrated on the scans that calibrated them."""
+    from functools import partial
+
+    from monailabel_app.pipelines.ensemble import calibrate_ensemble, make_ensemble
+    from monailabel_app.pipelines.predict import find_model
+    from monailabel_app.pipelines.progress_bar import bars
+    from monailabel_app.weights.version_layout import SHIPPED, check_name, home
+
+    check_name(name)
+    folder = ROOT / SHIPPED / name if shipped else home(ROOT, name)
+    chosen = []
+    for item in filter(None, (text.strip() for text in members.split(","))):
+        model, _, score = item.partition(":")
+        chosen.append((find_model(model, ROOT), score or None))
+    make_ensemble(folder, chosen)
+    if healthy is None:
+        typer.echo(f"made: {folder}; before use: python main.py calibrate --model {folder} --healthy FOLDER")
+        return
+    with bars() as bar:
+        calibrate_ensemble(folder, healthy, device=device, progress=partial(bar.stage, "calibrating"))
+    typer.echo(f"made and calibrated: {folder}")
+
+
 def _say_serves(name: str, folder: Path) -> None:
     from monailabel_app.weights.version_layout import version_of
 

@@ -15,7 +15,8 @@ class MethodInfo:
     """id: its name everywhere. module: where ``Config``, ``build``, ``training_loss`` and ``analyse`` live.
 
     scores: what its maps can be made from, default first. private: whether it can be trained with differential
-    privacy (one loss, no state beside the weights).
+    privacy (one loss, no state beside the weights). composed: whether its models are made of others instead of being
+    trained (``main.py models ensemble``).
     """
 
     id: str
@@ -24,6 +25,7 @@ class MethodInfo:
     paper: str
     scores: tuple[str, ...]
     private: bool = False
+    composed: bool = False
 
 
 METHODS: Mapping[str, MethodInfo] = MappingProxyType(
@@ -110,8 +112,18 @@ METHODS: Mapping[str, MethodInfo] = MappingProxyType(
             scores=("signed", "brighter", "darker", "l1"),
             private=True,
         ),
+        "ensemble": MethodInfo(
+            id="ensemble",
+            module="monailabel_app.methods.ensemble",
+            title="Several models as one, by how rare each finds a voxel among healthy ones",
+            paper="Fisher, 1932; Wilson, PNAS 2019 (combination of p-values)",
+            scores=("fisher", "harmonic", "strongest"),
+            composed=True,
+        ),
     }
 )
+# Those that learn from healthy scans.
+TRAINABLE: Mapping[str, MethodInfo] = MappingProxyType({i: info for i, info in METHODS.items() if not info.composed})
 
 
 def method_info(method_id: str) -> MethodInfo:

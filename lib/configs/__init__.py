@@ -8,6 +8,7 @@ from lib.configs import (
     conditioned_ddpm,
     ddpm,
     denoising_autoencoder,
+    ensemble,
     feature_autoencoder,
     intensity,
     latent_ddpm,
@@ -29,6 +30,7 @@ _CONFIGS = (
     latent_ddpm.CONFIG,
     latent_ddpm_3d.CONFIG,
     latent_transformer.CONFIG,
+    ensemble.CONFIG,
 )
 METHODS: dict[str, MethodConfig] = {config.method: config for config in _CONFIGS}
 

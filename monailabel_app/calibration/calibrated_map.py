@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,17 +24,23 @@ from .voxel_statistics import VoxelStatistics
 SMOOTHING_MM: Mapping[str, float] = MappingProxyType({"standard": 4.0, "none": 0.0, "strong": 6.0})
 # Scores that go both ways: a deviation below the healthy mean counts like one above it.
 TWO_SIDED = frozenset({"signed", "healed_signed", "evidence", "intensity_z", "atlas_z", "mahalanobis"})
+# Raw maps that are made from smoothed ones already: only what is missing to the wanted smoothing is added.
+SMOOTHED_MM: Mapping[str, float] = MappingProxyType(dict.fromkeys(("fisher", "harmonic", "strongest"), 4.0))
 TOP_ML = 2.0
 _JSON, _TENSORS = "calibration.json", "calibration.safetensors"
 
 
 @dataclass(frozen=True)
 class ScoreCalibration:
-    """points[smoothing][operating point]; scan_scores[smoothing]: those of the held-out healthy scans."""
+    """points[smoothing][operating point]; scan_scores[smoothing]: those of the held-out healthy scans.
+
+    tails[smoothing]: the healthy values of ``tails.TAIL_SHARES``; empty in calibrations of earlier versions.
+    """
 
     statistics: VoxelStatistics
     points: Mapping[str, Mapping[str, OperatingPoint]]
     scan_scores: Mapping[str, tuple[float, ...]]
+    tails: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class Calibration:
                     for smoothing, table in calibration.points.items()
                 },
                 "scan_scores": {key: list(value) for key, value in calibration.scan_scores.items()},
+                "tails": {key: list(value) for key, value in calibration.tails.items()},
             }
         save_file(tensors, str(folder / _TENSORS))
         record = {"version": 1, "erosion_mm": self.erosion_mm, "healthy": dict(self.healthy), "scores": entries}
@@ -93,6 +101,7 @@ class Calibration:
                         for smoothing, table in entry["points"].items()
                     },
                     {key: tuple(value) for key, value in entry["scan_scores"].items()},
+                    {key: tuple(value) for key, value in entry.get("tails", {}).items()},
                 )
                 for name, entry in record["scores"].items()
             }
@@ -126,7 +135,8 @@ def calibrated_map(
     in_plane = statistics.mean.shape[2] == 1
     spacing = (spacing_mm, spacing_mm, np.inf if in_plane else spacing_mm)
     values = statistics.standardize(raw, brain_mask)
-    values = gaussian_smooth(values, brain_mask, sigma_mm=SMOOTHING_MM[smoothing], spacing_mm=spacing)
+    sigma_mm = math.sqrt(max(0.0, SMOOTHING_MM[smoothing] ** 2 - SMOOTHED_MM.get(score, 0.0) ** 2))
+    values = gaussian_smooth(values, brain_mask, sigma_mm=sigma_mm, spacing_mm=spacing)
     if score in TWO_SIDED:
         values = np.abs(values)
     inside = analysed_mask(brain_mask, erosion_mm, spacing_mm, in_plane=in_plane)

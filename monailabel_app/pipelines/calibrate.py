@@ -18,6 +18,7 @@ from monailabel_app.calibration.calibrated_map import (
     scan_score,
 )
 from monailabel_app.calibration.operating_points import choose_operating_points
+from monailabel_app.calibration.tails import tail_table
 from monailabel_app.calibration.voxel_statistics import HealthyMoments, VoxelStatistics
 from monailabel_app.errors import AnomalyAppError, TrainingFailed
 from monailabel_app.preprocessing.slice_alignment import level_affine
@@ -26,6 +27,7 @@ from monailabel_app.types import BrainMask, Volume
 from monailabel_app.weights.model_folder import seal
 
 from .analysis import Analysis
+from .healthy_reference import without_own_person
 from .levels import middle_level, middle_slice
 from .predict import AnomalyModel, PredictSettings, analyse, prepare
 
@@ -124,7 +126,7 @@ def calibration_of(
         raws = [scan.raw(score) for scan in scans]
         moments = HealthyMoments(raws, masks)
         without = [moments.statistics(without=[i for i, n in enumerate(names) if n == name]) for name in names]
-        points, scan_scores = {}, {}
+        points, scan_scores, tails = {}, {}, {}
         for smoothing in SMOOTHING_MM:
             maps = [
                 calibrated_map(raw, mask, statistics, score=score, smoothing=smoothing, erosion_mm=erosion_mm)
@@ -132,8 +134,9 @@ def calibration_of(
             ]
             values = [m[analysed_mask(mask, erosion_mm)] for m, mask in zip(maps, masks, strict=True)]
             points[smoothing] = choose_operating_points(values, patients=names)
+            tails[smoothing] = tail_table(values, names)
             scan_scores[smoothing] = tuple(round(scan_score(m), 5) for m in maps)
-        calibrated[score] = ScoreCalibration(_as_stored(moments.statistics()), points, scan_scores)
+        calibrated[score] = ScoreCalibration(_as_stored(moments.statistics()), points, scan_scores, tails)
     record = {**healthy, "scans": len(scans), "patients": count, "warnings": _warnings(len(scans), count)}
     return Calibration(calibrated, erosion_mm, record)
 
@@ -189,7 +192,7 @@ def _keep(
     patients: Sequence[str] | None = None,
 ) -> Calibration:
     calibration = calibration_of(
-        scans,
+        without_own_person(model, scans, patients) if model.members else scans,
         list(model.meta["scores"]),
         erosion_mm=float(model.meta["erosion_mm"]),
         healthy=healthy,

@@ -92,6 +92,7 @@ def measure(
     """
     if not len(cases.cases):
         raise EvaluationFailed(f"expected at least one case in {cases.name}, got none")
+    gc.collect()  # what the model before this one has left is not this one's memory
     total = len(cases.healthy) + len(cases.cases)
     clock = _Clock(model, device, lambda done: progress(done, total) if progress else None)
     healthy = [clock.analyse(case) for case in cases.healthy]
@@ -213,7 +214,9 @@ class _Reader:
     def _read(self, case: PreparedCase, scan: Analysis) -> tuple[np.ndarray, np.ndarray]:
         """The calibrated map and the mask of the ``balanced`` operating point."""
         protocol, prepared = self._protocol, scan.prepared
-        if self._reference is not None:
+        if self._reference is not None and not len(self._cases) and case.scan is not None and not case.gt_mask.any():
+            values = self._reference.maps(protocol.score, protocol.smoothing)[case.scan]
+        elif self._reference is not None:
             values = self._reference.map_of(scan, protocol.score, protocol.smoothing, without=case.scan)
         else:
             statistics = self._model.calibration.score(protocol.score).statistics
@@ -260,7 +263,6 @@ class _Clock:
 
     def analyse(self, case: PreparedCase) -> Analysis:
         """Run the model on a prepared case."""
-        gc.collect()
         reset_peak_memory(self._settings.device)
         wall, busy = time.perf_counter(), time.process_time()
         scan = analyse(_as_seen(case.prepared, self._model), self._model, self._settings)

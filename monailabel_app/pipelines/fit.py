@@ -15,7 +15,7 @@ import torch
 from monailabel_app import __version__
 from monailabel_app.calibration.calibrated_map import Calibration
 from monailabel_app.errors import TrainingFailed
-from monailabel_app.registry import load_method, method_info
+from monailabel_app.registry import TRAINABLE, load_method, method_info
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.training.checkpoint import TrainingState, has_state, load_state
 from monailabel_app.training.healthy_loop import Evaluate, TrainProgress, TrainSettings, train
@@ -51,6 +51,11 @@ def fit(
     if not resume and has_state(run_folder):
         raise TrainingFailed(
             f"expected a new run folder, got {run_folder.name}, which holds a run; go on with --resume, or remove it"
+        )
+    if method_id not in TRAINABLE:
+        raise TrainingFailed(
+            f"expected a method that learns from scans, got {method_id}, whose models are made of others; see: "
+            "python main.py models ensemble --help"
         )
     if preset not in method.PRESETS:
         raise TrainingFailed(f"expected a preset out of {', '.join(method.PRESETS)}, got {preset!r}")

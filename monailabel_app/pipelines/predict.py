@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,10 +34,12 @@ from .analysis import Analysis, examine
 from .cache import MapCache, analysis_key
 from .config_io import config_from_plain
 from .levels import analysed_part, at_levels, levels_of_config, middle_level, on_grid_of
+from .members import analyse_members, check_members, load_members
 
 SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "model_weights"
 _TEMPLATE, _EXTRACTOR = "template", "brain_extraction"
 Progress = Callable[[str, float], None]
+Recall = Callable[["AnomalyModel", Callable[[], Analysis]], Analysis]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,9 @@ class AnomalyModel:
                 "one; restore the model folder"
             ) from error
         self.network.eval()
+        self.members: tuple[AnomalyModel, ...] = ()
+        if hasattr(self.method, "combine"):
+            self.members = load_members(Path(folder), self.config.members, self.config.hashes, AnomalyModel)
         self.calibration = Calibration.load(folder) if calibrated else Calibration({}, 0.0, {})
         self.template = Template.load(_companion(folder, _TEMPLATE))
         self.folder = Path(folder)
@@ -87,6 +93,7 @@ class AnomalyModel:
                 f"{self.prepare_settings.normalization!r}; restore the model folder"
             )
         self.levels = levels_of_config(opened.config, self.template, opened.id)
+        check_members(self)
         self.illumination_mm = float(opened.config.get("illumination_mm", 0.0))
         self.labels = {"anomaly": 1}
         self._extractors: dict[str, BrainExtractor] = {}
@@ -136,7 +143,8 @@ def predict(
         prepared = prepare(volume, model, settings.device, brain=brain, progress=tell)
         seconds |= prepared.seconds
         started = time.perf_counter()
-        held = analyse(prepared, model, settings, progress=tell)
+        recall = partial(_recall, cache, volume, expensive) if key else None
+        held = analyse(prepared, model, settings, progress=tell, recall=recall)
         seconds["reconstruction"] = time.perf_counter() - started
         if key:
             cache.put(key, held)
@@ -219,9 +227,19 @@ def prepare(
 
 
 def analyse(
-    prepared: PreparedVolume, model: AnomalyModel, settings: PredictSettings, *, progress: Progress | None = None
+    prepared: PreparedVolume,
+    model: AnomalyModel,
+    settings: PredictSettings,
+    *,
+    progress: Progress | None = None,
+    recall: Recall | None = None,
 ) -> Analysis:
-    """Run the model's method on a prepared brain; everything that follows is cheap."""
+    """Run the model's method on a prepared brain; everything that follows is cheap.
+
+    recall: for an ensemble, gives a member's analysis if it is at hand, and else lets it be made and keeps it.
+    """
+    if model.members:
+        return _analyse_ensemble(prepared, model, settings, progress, recall)
     device = torch.device(settings.device)
     network = model.network.to(device)
     tell = (lambda share: progress("reconstruction", share)) if progress is not None else None
@@ -237,6 +255,39 @@ def analyse(
         progress=tell,
     )
     return Analysis(prepared, evidence)
+
+
+def _analyse_ensemble(
+    prepared: PreparedVolume,
+    model: AnomalyModel,
+    settings: PredictSettings,
+    progress: Progress | None,
+    recall: Recall | None,
+) -> Analysis:
+    def analyse_one(index: int, member: AnomalyModel) -> Analysis:
+        def tell(stage: str, share: float) -> None:
+            progress(stage, (index + share) / len(model.members))
+
+        make = partial(analyse, prepared, member, settings, progress=tell if progress is not None else None)
+        return make() if recall is None else recall(member, make)
+
+    return analyse_members(model, prepared, analyse_one)
+
+
+def _recall(
+    cache: MapCache,
+    volume: Volume,
+    settings: Mapping[str, Any],
+    member: AnomalyModel,
+    make: Callable[[], Analysis],
+) -> Analysis:
+    """A member's analysis as a request for the member alone would keep it, so that both share one."""
+    key = analysis_key(volume, member.hash, settings)
+    held = cache.get(key)
+    if held is None:
+        held = make()
+        cache.put(key, held)
+    return held
 
 
 def _check(settings: PredictSettings) -> None:

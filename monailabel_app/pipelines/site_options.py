@@ -65,6 +65,11 @@ class SiteOptions:
             )
         if self.promote not in PROMOTE:
             raise InvalidSettings(f"expected promote to be one of {', '.join(PROMOTE)}, got {self.promote[:40]!r}")
+        if method_info(self.method).composed:
+            raise InvalidSettings(
+                f"expected a method that learns from scans, got {self.method}, whose models are made of others; see: "
+                "python main.py models ensemble --help"
+            )
         presets = load_method(self.method).PRESETS
         if self.preset not in presets:
             raise InvalidSettings(f"expected a preset out of {', '.join(presets)}, got {self.preset[:40]!r}")

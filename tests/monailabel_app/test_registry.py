@@ -18,9 +18,10 @@ def test_every_entry_is_a_whole_method(method_id):
     assert info.id == method_id
     assert info.scores
     assert len(set(info.scores)) == len(info.scores)
-    for name in ("Config", "PRESETS", "build", "analyse"):
+    for name in ("Config", "PRESETS", "build", "combine" if info.composed else "analyse"):
         assert hasattr(module, name), name
-    assert hasattr(module, "training_loss") != hasattr(module, "fit_cache"), "trained or computed, one of the two"
+    ways = [hasattr(module, "training_loss"), hasattr(module, "fit_cache"), info.composed]
+    assert sum(ways) == 1, "trained, computed, or made of others, one of the three"
     assert all(isinstance(preset, module.Config) for preset in module.PRESETS.values())
     assert "compact" in module.PRESETS
 

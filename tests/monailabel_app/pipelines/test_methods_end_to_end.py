@@ -14,7 +14,7 @@ from monailabel_app.errors import CorruptModel, TrainingFailed, UnreadableVolume
 from monailabel_app.pipelines.calibrate import analyse_healthy, calibration_of
 from monailabel_app.pipelines.fit import describe, export_model, fit, rewrite_card
 from monailabel_app.pipelines.predict import PredictSettings, analyse, load_model, predict
-from monailabel_app.registry import METHODS, load_method, method_info
+from monailabel_app.registry import TRAINABLE, load_method, method_info
 from monailabel_app.training.checkpoint import load_state
 from monailabel_app.training.completion import is_computed
 from monailabel_app.weights.model_folder import open_model_folder, verify
@@ -24,7 +24,7 @@ from .conftest import HEALTHY, healthy_loaders
 
 
 def test_every_method_has_a_tiny_configuration():
-    assert set(TINY) == set(METHODS)
+    assert set(TINY) == set(TRAINABLE)
 
 
 def test_the_saved_model_holds_the_averaged_weights_and_its_configuration(each_model):
@@ -203,7 +203,7 @@ def test_an_unknown_preset_is_refused(tmp_path):
         fit("ddpm", tmp_path / "cache.safetensors", tmp_path / "run", TINY_TRAINING, preset="huge")
 
 
-@pytest.mark.parametrize("method_id", METHODS)
+@pytest.mark.parametrize("method_id", TRAINABLE)
 def test_every_preset_builds_and_takes_the_template_s_slices(method_id):
     method = load_method(method_id)
     assert {"compact", "large", "tiny"} <= set(method.PRESETS)
