@@ -12,6 +12,7 @@ import numpy as np
 
 from monailabel_app.scoring.residual import l1_residual, signed_residual, squared_residual
 from monailabel_app.scoring.ssim_ensemble import ssim_ensemble as _ssim_ensemble
+from monailabel_app.scoring.wasserstein import mse_patch_map, wasserstein_map
 
 SCORES: dict[str, Callable[..., np.ndarray]] = {
     "l1": l1_residual,
@@ -21,4 +22,6 @@ SCORES: dict[str, Callable[..., np.ndarray]] = {
     "brighter": signed_residual,
     "darker": lambda image, reconstruction, mask: -signed_residual(image, reconstruction, mask),
     "ssim_ensemble": _ssim_ensemble,
+    "wasserstein": wasserstein_map,
+    "mse_patch": mse_patch_map,
 }
