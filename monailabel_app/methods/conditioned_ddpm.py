@@ -35,7 +35,7 @@ class Config:
     )
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     diffusion: DiffusionConfig = field(default_factory=lambda: DiffusionConfig(train_levels=(0.1, 0.97)))
-    levels: tuple[float, ...] = (0.93, 0.7)
+    levels: tuple[float, ...] = (0.7, 0.5)
     draws: int = 5
     chain_steps: int = 1
     shared_noise: bool = False

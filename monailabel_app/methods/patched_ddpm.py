@@ -38,7 +38,7 @@ class Config:
     diffusion: DiffusionConfig = field(default_factory=lambda: DiffusionConfig(train_levels=(0.1, 0.97)))
     boxes: tuple[int, int] = (2, 2)
     overlap: float = 0.0
-    levels: tuple[float, ...] = (0.7,)
+    levels: tuple[float, ...] = (0.7, 0.5)
     draws: int = 5
     shared_noise: bool = False
     planes: tuple[str, ...] = ("axial",)
@@ -54,6 +54,7 @@ class Config:
 COMPACT = Config()
 TINY = Config(
     denoiser=DenoiserConfig(channels=(16, 32), attention_levels=(False, False), head_channels=16, norm_groups=8),
+    levels=(0.7,),
 )
 # The published network and the four boxes of 48 x 48 in a slice of 96 x 96.
 LARGE = Config(
@@ -61,6 +62,7 @@ LARGE = Config(
         channels=(128, 256, 256), num_res_blocks=3, head_channels=64, norm_groups=32, resblock_updown=True, block_size=1
     ),
     diffusion=DiffusionConfig(train_levels=(0.0, 1.0)),
+    levels=(0.7,),
     draws=10,
 )
 PRESETS = {"compact": COMPACT, "large": LARGE, "tiny": TINY}

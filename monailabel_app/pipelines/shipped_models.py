@@ -26,9 +26,21 @@ class ShippedModel:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
+# SSIM in three dimensions has no meaning for single slices.
+_BOTH_SIGNS = ("signed", "l1", "ssim_ensemble", "mahalanobis")
+_BRIGHT = ("brighter", "signed", "l1", "mahalanobis")
+_TWO_LEVELS = {"levels": [0.93, 0.8], "draws": 3}
+
 _MODELS = (
     # Levels and draws chosen on lesions implanted into ten validation scans, of other shapes than `evaluate` uses.
     ShippedModel("ddpm_t1", "ddpm", "ixi_t1", overrides={"levels": [0.97, 0.93], "draws": 3}),
+    ShippedModel("ddpm_flair", "ddpm", "soop_flair", preset="small", scores=_BRIGHT),
+    # Clean surroundings or features of the slice keep the anatomy, so that the noise may be stronger than for ddpm.
+    # A volume has ten times the levels of a slice model: fewer draws.
+    ShippedModel("patched_ddpm_t1", "patched_ddpm", "ixi_t1", overrides=_TWO_LEVELS, scores=_BOTH_SIGNS),
+    ShippedModel("patched_ddpm_flair", "patched_ddpm", "soop_flair", scores=_BRIGHT),
+    ShippedModel("conditioned_ddpm_t1", "conditioned_ddpm", "ixi_t1", overrides=_TWO_LEVELS, scores=_BOTH_SIGNS),
+    ShippedModel("conditioned_ddpm_flair", "conditioned_ddpm", "soop_flair", scores=_BRIGHT),
     # Lesions are bright in FLAIR; in T1 most are dark, some bright.
     ShippedModel("intensity_t1", "intensity", "ixi_t1", scores=("intensity_z", "equalized")),
     ShippedModel("intensity_any", "intensity", "ixi_any", scores=("intensity_z_brighter", "equalized")),
