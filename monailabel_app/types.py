@@ -150,6 +150,7 @@ class Finding:
     warnings: tuple[str, ...] = ()
     reconstruction: np.ndarray | None = None
     analysed: Mapping[str, Any] | None = None
+    gate: GateReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON types (no numpy scalars, no NaN)."""
