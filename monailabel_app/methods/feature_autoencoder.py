@@ -3,11 +3,15 @@
 Meissen et al., Unsupervised anomaly localization with structural feature-autoencoders (BrainLes 2022). An autoencoder
 learns to copy the feature maps of healthy slices; where it fails, the structure is not healthy. The features come from
 a frozen encoder. The published one is a ResNet-18 trained on ImageNet, which a site may bring
-(``Config.encoder = "torchvision_resnet18"``); otherwise the encoder is trained here, on the same healthy slices and a
-task made from them, in the first part of the run, and frozen for the rest.
+(`python main.py encoder FILE`, then train from the model that makes); otherwise the encoder is trained here, on the
+same healthy slices and a task made from them, in the first part of the run, and frozen for the rest.
 
 The frozen encoder consists of buffers only and has no layer that behaves differently in training mode. In the published
 code its batch norms went on following the training batches, so that features differed between training and use.
+
+Differences from the paper: the encoder and its training; a smaller network, feature maps at half of the slice's
+resolution, group norms; histogram equalisation slice by slice; the loss counts positions in the brain only and, in the
+compact size, a random quarter of the channels per step; the map is calibrated voxel by voxel.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ from .feature_pretext import build_head, pretext_loss
 from .feature_ssim import equalized, feature_ssim
 from .output import MethodOutput, Progress, fast_autocast, over_slices
 
+# The default rate of the loop is made for diffusion networks; SSIM of features bears a higher one.
+OPTIMIZER = {"lr": 2.5}
 _TOP_SHARE = 0.1
 _PRETEXT_STAGE, _AUTOENCODER_STAGE = 0, 1
 
