@@ -61,6 +61,13 @@ METHODS: Mapping[str, MethodInfo] = MappingProxyType(
             paper="Meissen et al., Structural Feature-Autoencoders, BrainLes 2022",
             scores=("feature_ssim",),
         ),
+        "stylegan2_inversion": MethodInfo(
+            id="stylegan2_inversion",
+            module="monailabel_app.methods.stylegan2_inversion",
+            title="Projection onto a style-based generator of healthy slices",
+            paper="Woodland et al., Bioengineering 12(10):1106, 2025",
+            scores=("signed", "wasserstein", "mse_patch", "l1", "brighter", "darker"),
+        ),
         "intensity": MethodInfo(
             id="intensity",
             module="monailabel_app.methods.intensity",

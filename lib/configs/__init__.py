@@ -15,6 +15,7 @@ from lib.configs import (
     latent_ddpm_3d,
     latent_transformer,
     patched_ddpm,
+    stylegan2_inversion,
 )
 from lib.configs.base import MethodConfig
 
@@ -25,6 +26,7 @@ _CONFIGS = (
     patched_ddpm.CONFIG,
     conditioned_ddpm.CONFIG,
     feature_autoencoder.CONFIG,
+    stylegan2_inversion.CONFIG,
     intensity.CONFIG,
     atlas_zscore.CONFIG,
     latent_ddpm.CONFIG,

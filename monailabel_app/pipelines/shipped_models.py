@@ -55,6 +55,15 @@ _MODELS = (
     ShippedModel("latent_transformer_t1", "latent_transformer", "ixi_t1", training={"batch_size": 4, "ema": 0.99}),
     ShippedModel("feature_autoencoder_t1", "feature_autoencoder", "ixi_t1"),
     ShippedModel("feature_autoencoder_flair", "feature_autoencoder", "soop_flair"),
+    ShippedModel(
+        "stylegan2_inversion_t1", "stylegan2_inversion", "ixi_t1", scores=("signed", "wasserstein", "mse_patch")
+    ),
+    ShippedModel(
+        "stylegan2_inversion_flair",
+        "stylegan2_inversion",
+        "soop_flair",
+        scores=("brighter", "wasserstein", "mse_patch", "signed"),
+    ),
 )
 SHIPPED: Mapping[str, ShippedModel] = {model.name: model for model in _MODELS}
 # What is offered first for a sequence: what won on the development sets by more than its interval, or the simplest.

@@ -24,6 +24,7 @@ from monailabel_app.methods import (
     latent_ddpm_3d,
     latent_transformer,
     patched_ddpm,
+    stylegan2_inversion,
 )
 from monailabel_app.methods.diffusion import DiffusionConfig
 from monailabel_app.methods.feature_autoencoder import AutoencoderConfig
@@ -31,6 +32,7 @@ from monailabel_app.networks.diffusion_unet import DenoiserConfig
 from monailabel_app.networks.resnet_trunk import TrunkConfig
 from monailabel_app.networks.restoration_unet import RestorationConfig
 from monailabel_app.networks.slice_encoder import EncoderConfig
+from monailabel_app.networks.stylegan2 import StyleGanConfig
 from monailabel_app.networks.vq_vae import VqVaeConfig
 from monailabel_app.preprocessing.normalize import normalize_intensity
 from monailabel_app.preprocessing.pipeline import Preprocessor
@@ -69,6 +71,10 @@ TINY = {
         trunk=TrunkConfig(width=8, kernel=3),
         autoencoder=AutoencoderConfig(widths=(8, 12)),
         pretext_share=0.5,
+    ),
+    "stylegan2_inversion": stylegan2_inversion.Config(
+        network=StyleGanConfig(size=(32, 40), channels=(8, 8), latent=8, mapping_layers=1),
+        projection=stylegan2_inversion.ProjectionConfig(steps=3),
     ),
     "intensity": intensity.Config(),
     "atlas_zscore": atlas_zscore.Config(),
