@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +82,13 @@ class _Sets:
 
     def __init__(self, builder: SetBuilder) -> None:
         self._builder = builder
-        self._made: dict[tuple[str, Any], CaseSet] = {}
+        self._made: dict[tuple[Any, ...], CaseSet] = {}
 
     def of(self, info: SetInfo, model: AnomalyModel) -> CaseSet:
         """The set as this model wants it prepared."""
-        settings = model.prepare_settings
-        if model.levels is not None:
-            # As `predict` prepares a volume that is cut to levels.
-            settings = replace(settings, normalization="median")
-        key = info.name, settings
+        key = info.name, model.prepare_settings, model.levels
         if key not in self._made:
-            self._made[key] = self._builder.build(info.name, settings)
+            self._made[key] = self._builder.build(info.name, model.prepare_settings, model.levels)
         return self._made[key]
 
 

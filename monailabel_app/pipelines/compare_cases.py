@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ class PreparedCase:
 
     prepared: its native grid is the model grid. gt_mask: (X, Y, Z) bool, empty for a healthy scan. counted: (X, Y, Z)
     bool, the voxels that metrics count: the true brain, where that is known. patient: the unit of resampling. scan:
-    for a case made from a healthy scan of the set, that scan's index. seconds: what preparing took.
+    for a case made from a healthy scan of the set, that scan's index. seconds: what preparing took. cut: the levels of
+    the volume as a model of single levels sees them, on their own grid; None for the other models.
     """
 
     id: str
@@ -39,6 +40,7 @@ class PreparedCase:
     scan: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    cut: PreparedVolume | None = None
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,17 @@ class CaseSet:
 
 
 class StoredCases(Sequence[PreparedCase]):
-    """The cases of some files; one is in memory only while it is used."""
+    """The cases of some files; one is in memory only while it is used. cuts: the files of their levels."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = list(paths)
+    def __init__(self, paths: Sequence[Path], cuts: Sequence[Path] = ()) -> None:
+        self._paths, self._cuts = list(paths), list(cuts)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> PreparedCase:
-        return load_case(self._paths[index])
+        case = load_case(self._paths[index])
+        return replace(case, cut=load_case(self._cuts[index]).prepared) if self._cuts else case
 
 
 def on_model_grid(mask: np.ndarray, prepared: PreparedVolume) -> np.ndarray:
@@ -81,6 +84,19 @@ def on_model_grid(mask: np.ndarray, prepared: PreparedVolume) -> np.ndarray:
         transform=prepared.native_to_template,
     )
     return share >= 0.5
+
+
+def on_grid_of(case: PreparedCase, values: np.ndarray, prepared: PreparedVolume) -> np.ndarray:
+    """A map of what was analysed, (X, Y, levels), on the grid of its case: 0 where nothing was analysed."""
+    if prepared is not case.cut:
+        return values
+    return resample(
+        values.astype(np.float32),
+        prepared.model_affine,
+        case.gt_mask.shape,
+        case.prepared.model_affine,
+        transform=alignment_of(prepared) @ np.linalg.inv(alignment_of(case.prepared)),
+    )
 
 
 def save_case(path: Path, case: PreparedCase) -> None:
@@ -139,9 +155,9 @@ def load_case(path: Path) -> PreparedCase:
     )
 
 
-def alignment_of(case: PreparedCase) -> np.ndarray:
+def alignment_of(prepared: PreparedVolume) -> np.ndarray:
     """(4, 4) native RAS mm -> template RAS mm of the scan that a stored case was prepared from."""
-    return np.array(case.prepared.steps[0]["native_to_template"])
+    return np.array(prepared.steps[0]["native_to_template"])
 
 
 def set_key(files: Sequence[Path], settings: Mapping[str, Any]) -> str:

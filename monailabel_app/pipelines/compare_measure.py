@@ -20,12 +20,11 @@ from monailabel_app.metrics.case_histograms import count_voxels
 from monailabel_app.metrics.lesionwise import count_lesions
 from monailabel_app.metrics.voxelwise import dice
 from monailabel_app.postprocessing.components import find_lesions
-from monailabel_app.types import PreparedVolume, to_json
+from monailabel_app.types import to_json
 
 from .analysis import Analysis
-from .compare_cases import CaseSet, PreparedCase
+from .compare_cases import CaseSet, PreparedCase, on_grid_of
 from .healthy_reference import HealthyReference, level_statistics
-from .levels import at_levels
 from .memory import peak_memory_mb, reset_peak_memory
 from .predict import AnomalyModel, PredictSettings, analyse
 
@@ -134,24 +133,6 @@ def _protocols(model: AnomalyModel, score: str, smoothing: str, reference: Healt
     return [Protocol(score, smoothing, "own"), Protocol(score, smoothing, "set")]
 
 
-def _as_seen(prepared: PreparedVolume, model: AnomalyModel) -> PreparedVolume:
-    """What a model analyses of a prepared brain: a model of single levels sees these of a volume."""
-    if model.levels is None or prepared.brain_mask.shape[2] == 1:
-        return prepared
-    return at_levels(prepared, model.levels)
-
-
-def _on_grid_of(case: PreparedCase, values: np.ndarray, prepared: PreparedVolume) -> np.ndarray:
-    """A map on the grid of its case, 0 at levels that were not analysed."""
-    if values.shape == case.gt_mask.shape:
-        return values
-    affine = case.prepared.model_affine
-    first = round(float((prepared.model_affine[2, 3] - affine[2, 3]) / affine[2, 2]))
-    whole = np.zeros(case.gt_mask.shape, values.dtype)
-    whole[..., first : first + values.shape[2]] = values
-    return whole
-
-
 class _Reader:
     """Reads all analyses of a set by one protocol."""
 
@@ -235,7 +216,7 @@ class _Reader:
             threshold=self._threshold(case.scan),
             min_volume_mm3=MIN_VOLUME_ML * 1000,
         )
-        return _on_grid_of(case, values, prepared), _on_grid_of(case, mask.astype(bool), prepared)
+        return np.maximum(on_grid_of(case, values, prepared), 0), on_grid_of(case, mask, prepared) > 0.5
 
     def _threshold(self, without: int | None) -> float:
         if without not in self._thresholds:
@@ -265,7 +246,7 @@ class _Clock:
         """Run the model on a prepared case."""
         reset_peak_memory(self._settings.device)
         wall, busy = time.perf_counter(), time.process_time()
-        scan = analyse(_as_seen(case.prepared, self._model), self._model, self._settings)
+        scan = analyse(case.cut or case.prepared, self._model, self._settings)
         self._wall.append(time.perf_counter() - wall)
         self._busy.append(time.process_time() - busy)
         self._peak = max(self._peak, peak_memory_mb(self._settings.device))

@@ -34,6 +34,7 @@ from .compare_cases import (
 )
 from .detection import Case, implanted_cases, stored_case
 from .ixi import list_ixi
+from .levels import Levels, at_levels
 from .predict import SHIPPED_MODELS
 from .soop import LEVEL_MM, lesion_cases, list_soop
 
@@ -94,20 +95,27 @@ class SetBuilder:
         self._device, self._template_folder, self._extractor_folder = device, template, extractor
         self._tell = stage or (lambda name, done, total: None)
 
-    def build(self, name: str, settings: PrepareSettings = PrepareSettings()) -> CaseSet:
+    def build(self, name: str, settings: PrepareSettings = PrepareSettings(), levels: Levels | None = None) -> CaseSet:
         """One set, prepared as a model wants it. Raises EvaluationFailed and TrainingFailed.
+
+        levels: those that a model of single levels analyses of a volume; every case then has them, too.
 
         Where the same set is there already in another normalisation, its brain masks and alignments, which do not
         depend on it, are taken from there.
         """
         info = SETS[name]
-        build = {"ixi_implanted": self._implanted, "soop_flair": self._soop}.get(name, self._volumes)
-        return build(info, settings)
+        if name == "ixi_implanted":
+            return self._implanted(info, settings)
+        return self._soop(info, settings) if info.slices else self._volumes(info, settings, levels)
 
     @cached_property
     def template(self) -> Template:
         """The template that every model of the app shares."""
         return Template.load(self._template_folder)
+
+    @cached_property
+    def _preprocessor(self) -> Preprocessor:
+        return Preprocessor(self.template, lambda scan: self._extractor.extract(scan))
 
     @cached_property
     def _extractor(self) -> BrainExtractor:
@@ -151,7 +159,7 @@ class SetBuilder:
                 save_case(paths[index], self._prepared_case(name, patient, case, settings, paths[index]))
                 self._tell(f"preparing {info.name}", 1 + list(paths).index(index), len(paths))
 
-    def _volumes(self, info: SetInfo, settings: PrepareSettings) -> CaseSet:
+    def _volumes(self, info: SetInfo, settings: PrepareSettings, levels: Levels | None) -> CaseSet:
         found = list(_labelled_volumes(self._data, info.name))
         folder, key = self._folder(info, [file for item in found for file in item.files], settings)
 
@@ -162,7 +170,21 @@ class SetBuilder:
             return self._prepared_case(item.id, item.id, loaded, settings, path, brain)
 
         paths = self._fill(folder, "case", range(len(found)), case, info)
-        return CaseSet(info.name, info.title, info.modality, key, (), StoredCases(paths))
+        cuts = self._cut(folder, found, settings, levels, info) if levels is not None else ()
+        return CaseSet(info.name, info.title, info.modality, key, (), StoredCases(paths, cuts))
+
+    def _cut(
+        self, folder: Path, found: list[_Labelled], settings: PrepareSettings, levels: Levels, info: SetInfo
+    ) -> list[Path]:
+        def cut(index: int) -> PreparedCase:
+            loaded, brain = found[index].load()
+            started = time.perf_counter()
+            whole = self._preprocessor.prepare(loaded.volume, settings, brain=brain)
+            made = at_levels(whole, loaded.volume, self.template, levels)
+            nothing, seconds = np.zeros_like(made.brain_mask), time.perf_counter() - started
+            return PreparedCase(found[index].id, found[index].id, made, nothing, nothing, seconds=seconds)
+
+        return self._fill(folder / f"levels_{levels[0]}_{levels[1]}", "case", range(len(found)), cut, info)
 
     def _soop(self, info: SetInfo, settings: PrepareSettings) -> CaseSet:
         data, splits = self._data / info.name, ("val_free", "val_lesion")
@@ -236,8 +258,7 @@ class SetBuilder:
         twin = _twin(path)
         if twin is not None and not settings.bias_field:
             return _normalized_anew(twin, volume, settings), twin.seconds
-        preprocessor = Preprocessor(self.template, lambda scan: self._extractor.extract(scan))
-        prepared = preprocessor.prepare(volume, settings, brain=brain)
+        prepared = self._preprocessor.prepare(volume, settings, brain=brain)
         return prepared, time.perf_counter() - started
 
     def _prepared_case(
@@ -257,7 +278,7 @@ def _twin(path: Path) -> PreparedCase | None:
 
 def _normalized_anew(twin: PreparedCase, volume: Volume, settings: PrepareSettings) -> PreparedVolume:
     """What preprocessing makes of the volume, with the brain mask and the alignment that it made before."""
-    made, alignment = twin.prepared, alignment_of(twin)
+    made, alignment = twin.prepared, alignment_of(twin.prepared)
     shape, affine = made.brain_mask.shape, made.model_affine
     image = resample(volume.data[0], volume.affine, shape, affine, transform=alignment)
     normalized, _ = NORMALIZATIONS[settings.normalization](image, made.brain_mask)
@@ -308,5 +329,5 @@ def _labelled_volumes(data: Path, name: str) -> Iterator[_Labelled]:
 
 def _aligned(case: PreparedCase) -> Analysis:
     """What placing an implant needs of a healthy scan: its alignment."""
-    prepared = replace(case.prepared, native_to_template=alignment_of(case))
+    prepared = replace(case.prepared, native_to_template=alignment_of(case.prepared))
     return Analysis(prepared, Evidence(prepared.image[0], prepared.brain_mask))

@@ -128,7 +128,7 @@ def test_a_comparison_is_measured_once_and_goes_on_after_a_failing_model(
         times.append(model.id)
         return measure(model, cases, **options)
 
-    def build(self, name, settings):
+    def build(self, name, settings, levels):
         if name != case_set.name:
             raise EvaluationFailed("no such scans")
         return case_set
