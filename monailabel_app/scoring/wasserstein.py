@@ -26,7 +26,7 @@ from monailabel_app.scoring.inputs import ArrayLike, score_inputs
 
 PatchScore = Literal["wasserstein", "mse"]
 MAP_PATCH = 9  # 18 mm on the model grid
-STRONGEST_PATCH = 16
+STRONGEST_PATCH = 12  # 24 mm
 _MIN_BRAIN = 0.25  # of a patch that may be the strongest
 _CANDIDATES = 8
 _BLOCK = 2**22  # numbers sorted at once
