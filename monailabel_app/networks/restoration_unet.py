@@ -105,8 +105,6 @@ class _Block(nn.Module):
         self.norm2, self.conv2 = nn.GroupNorm(groups, outputs), nn.Conv2d(outputs, outputs, 3, padding=1)
         self.time = nn.Linear(features, 2 * outputs)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, hidden: torch.Tensor, when: torch.Tensor) -> torch.Tensor:
         scale, shift = self.time(when)[:, :, None, None].chunk(2, dim=1)

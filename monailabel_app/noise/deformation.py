@@ -15,17 +15,19 @@ _NODES = (6, 8)  # of the lattice that smooth displacements are drawn on
 class DeformationConfig:
     """scale: log deviation of each axis. rotation: degrees, deviation. displacement: pixels, deviation at the nodes.
 
-    All 0 leaves slices as they are.
+    share: slices that are deformed; interpolation blurs, so that some should stay as sharp as scans are. All 0 leaves
+    slices as they are.
     """
 
     scale: float = 0.05
     rotation: float = 3.0
     displacement: float = 1.5
+    share: float = 0.7
 
 
 def deform_slices(slices: torch.Tensor, config: DeformationConfig, generator: torch.Generator) -> torch.Tensor:
     """(n, 1, X, Y) -> the same with a random smooth deformation of each slice, drawn on the CPU."""
-    if not (config.scale or config.rotation or config.displacement):
+    if not (config.share and (config.scale or config.rotation or config.displacement)):
         return slices
     n, _, size_x, size_y = slices.shape
 
@@ -44,4 +46,6 @@ def deform_slices(slices: torch.Tensor, config: DeformationConfig, generator: to
     moved = functional.interpolate(nodes, (size_x, size_y), mode="bicubic", align_corners=True)
     along_x, along_y = along_x + moved[:, 0], along_y + moved[:, 1]
     places = torch.stack((along_y * (2 / (size_y - 1)), along_x * (2 / (size_x - 1))), dim=-1)
-    return functional.grid_sample(slices, places, padding_mode="zeros", align_corners=True)
+    moved = functional.grid_sample(slices, places, padding_mode="zeros", align_corners=True)
+    chosen = (torch.rand(n, generator=generator) < config.share).to(slices.device)[:, None, None, None]
+    return torch.where(chosen, moved, slices)

@@ -127,7 +127,8 @@ def _filling(
 ) -> torch.Tensor:
     """What the lesions are made of, as whole slices."""
     n, _, size_x, size_y = image.shape
-    kind = torch.multinomial(torch.tensor(config.fillings), n, replacement=True, generator=generator)
+    weights = torch.tensor(config.fillings, dtype=torch.float32)
+    kind = torch.multinomial(weights, n, replacement=True, generator=generator)
     size = torch.exp(_uniform(n, *(math.log(c) for c in config.contrast), generator))
     sign = torch.where(torch.rand(n, generator=generator) < config.darker_share, -1.0, 1.0)
     # Tissue cannot get darker than nothing: relative losses are those of gains of the same ratio.
