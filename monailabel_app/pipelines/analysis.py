@@ -14,7 +14,7 @@ from torch import nn
 from monailabel_app.methods.output import MethodOutput
 from monailabel_app.postprocessing.illumination import match_illumination
 from monailabel_app.scoring import SCORES
-from monailabel_app.types import PreparedVolume
+from monailabel_app.types import GateReport, PreparedVolume
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A prepared brain and what the method made of it."""
+    """A prepared brain and what the method made of it. gate: the input gate's report, where it was asked."""
 
     prepared: PreparedVolume
     evidence: Evidence
+    gate: GateReport | None = None
 
     def raw(self, score: str) -> np.ndarray:
         """The uncalibrated map of one score, (X, Y, Z)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +15,7 @@ import torch
 
 from monailabel_app.calibration.calibrated_map import SMOOTHING_MM, Calibration, calibrated_map, scan_score, slice_score
 from monailabel_app.calibration.operating_points import TARGET_FPR
-from monailabel_app.errors import CorruptModel, InvalidSettings, InvalidVolume, UnknownModel
+from monailabel_app.errors import CorruptModel, InvalidSettings, InvalidVolume, ScanRefused, UnknownModel
 from monailabel_app.metrics.imagewise import rank_p_value
 from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML, find_lesions
 from monailabel_app.preprocessing.brain_mask import BrainExtractor
@@ -25,7 +25,7 @@ from monailabel_app.preprocessing.regions import REGION_NAMES
 from monailabel_app.preprocessing.slice_alignment import is_slice, prepare_slice
 from monailabel_app.preprocessing.template import Template
 from monailabel_app.registry import load_method
-from monailabel_app.types import BrainMask, Finding, PreparedVolume, Volume
+from monailabel_app.types import BrainMask, Finding, GateReport, PreparedVolume, Volume
 from monailabel_app.weights.listing import list_models
 from monailabel_app.weights.model_folder import VERSIONS, open_model_folder
 from monailabel_app.weights.versions import locate, split_id
@@ -33,8 +33,11 @@ from monailabel_app.weights.versions import locate, split_id
 from .analysis import Analysis, examine
 from .cache import MapCache, analysis_key
 from .config_io import config_from_plain
+from .input_gate import FOLDER as GATE_FOLDER
+from .input_gate import GATE_SETTINGS, InputGate, find_gate
 from .levels import analysed_part, at_levels, levels_of_config, middle_level, on_grid_of
 from .members import analyse_members, check_members, load_members
+from .uncertainty import PREPARATIONS, SEEDS, repeated
 
 SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "model_weights"
 _TEMPLATE, _EXTRACTOR = "template", "brain_extraction"
@@ -44,7 +47,12 @@ Recall = Callable[["AnomalyModel", Callable[[], Analysis]], Analysis]
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """score: None is the model's default. min_volume_ml: smaller components are dropped. device: cpu or cuda[:n]."""
+    """score: None is the model's default. min_volume_ml: smaller components are dropped. device: cpu or cuda[:n].
+
+    gate: what becomes of a scan that is unlike the training scans: ``warn`` analyses it and says so, ``refuse`` raises
+    ScanRefused (an empty mask would read as a healthy scan), ``off`` does not ask. uncertainty: repeat the analysis
+    with small changes of preparation and noise, at several times the cost, and say how much each lesion would change.
+    """
 
     operating_point: str = "balanced"
     score: str | None = None
@@ -52,6 +60,8 @@ class PredictSettings:
     min_volume_ml: float = 0.1
     seed: int = 0
     device: str = "cpu"
+    gate: str = "warn"
+    uncertainty: bool = False
 
 
 class AnomalyModel:
@@ -99,6 +109,14 @@ class AnomalyModel:
         self._extractors: dict[str, BrainExtractor] = {}
 
     @property
+    def gate(self) -> InputGate | None:
+        """The input gate among the shipped models; None, said once in the log, where it is missing."""
+        try:
+            return find_gate(_companion(self.folder, GATE_FOLDER))
+        except CorruptModel:
+            return find_gate(None)
+
+    @property
     def scores(self) -> tuple[str, ...]:
         """The calibrated scores, default first."""
         return tuple(self.calibration.scores)
@@ -128,7 +146,8 @@ def predict(
     """Find what healthy brains do not explain.
 
     The analysis is cached by content; score, smoothing, operating point and volume limit are applied to it
-    afterwards and never run the network again. Raises InvalidSettings, and what preprocessing raises.
+    afterwards and never run the network again. Raises InvalidSettings, ScanRefused where the settings ask for it, and
+    what preprocessing raises.
     """
     tell = progress or (lambda stage, share: None)
     seconds: dict[str, float] = {}
@@ -139,16 +158,27 @@ def predict(
     expensive = {"seed": settings.seed, "given_mask": brain is not None}
     key = analysis_key(volume, model.hash, expensive) if cache is not None and brain is None else ""
     held = cache.get(key) if key else None
-    if held is None:
+    fresh = held is None
+    if fresh:
         prepared = prepare(volume, model, settings.device, brain=brain, progress=tell)
         seconds |= prepared.seconds
+    else:
+        prepared = held.prepared
+    gate = None if fresh else held.gate
+    if settings.gate != "off":
+        gate = gate or _judge(prepared, model, settings, seconds, tell)
+        if gate is not None and not gate.passed and settings.gate == "refuse":
+            raise ScanRefused(f"{gate.sentence()}; check the scan, or send gate=warn to have it analysed all the same")
+    if fresh:
         started = time.perf_counter()
         recall = partial(_recall, cache, volume, expensive) if key else None
         held = analyse(prepared, model, settings, progress=tell, recall=recall)
         seconds["reconstruction"] = time.perf_counter() - started
+    if fresh or held.gate is not gate:
+        held = replace(held, gate=gate)
         if key:
             cache.put(key, held)
-    prepared = held.prepared
+    asked = gate if settings.gate != "off" else None
 
     tell("scoring", 0.0)
     started = time.perf_counter()
@@ -179,6 +209,12 @@ def predict(
         region_names=REGION_NAMES,
     )
     seconds["postprocessing"] = time.perf_counter() - started
+    uncertainty = None
+    if settings.uncertainty:
+        started = time.perf_counter()
+        run = partial(_repeat, cache if key else None, volume, model, settings, expensive, tell)
+        lesions, uncertainty = repeated(volume, model, held, mask, lesions, settings, run)
+        seconds["uncertainty"] = time.perf_counter() - started
     tell("done", 1.0)
     return Finding(
         mask=mask,
@@ -194,9 +230,16 @@ def predict(
         settings={**asdict(settings), "score": score},
         seconds={name: round(value, 4) for name, value in seconds.items()},
         steps=prepared.steps,
-        warnings=(*volume.warnings, *prepared.warnings, *model.calibration.warnings),
+        warnings=(
+            *((asked.sentence(),) if asked is not None and not asked.passed else ()),
+            *volume.warnings,
+            *prepared.warnings,
+            *model.calibration.warnings,
+        ),
         reconstruction=held.reconstruction,
         analysed=analysed_part(prepared),
+        gate=asked,
+        uncertainty=uncertainty,
     )
 
 
@@ -290,8 +333,46 @@ def _recall(
     return held
 
 
+def _judge(
+    prepared: PreparedVolume, model: AnomalyModel, settings: PredictSettings, seconds: dict[str, float], tell: Progress
+) -> GateReport | None:
+    """The input gate's report; None without a gate and for what it cannot judge, such as single slices."""
+    gate = model.gate
+    if gate is None:
+        return None
+    tell("input gate", 0.0)
+    # The grey values of another normalisation mean nothing to it.
+    t1 = model.modality == "t1" and model.prepare_settings.normalization == "percentile"
+    report = gate.check(prepared, model.template, modality="t1" if t1 else "other", device=settings.device)
+    if report is not None:
+        seconds["input_gate"] = report.seconds
+    return report
+
+
+def _repeat(
+    cache: MapCache | None,
+    volume: Volume,
+    model: AnomalyModel,
+    settings: PredictSettings,
+    expensive: Mapping[str, Any],
+    tell: Progress,
+    prepared: PreparedVolume,
+    seed: int,
+    repeat: tuple[int, int],
+) -> Analysis:
+    """Another analysis of the scan for its uncertainty; kept, since score and threshold do not change it."""
+    key = analysis_key(volume, model.hash, {**expensive, "repeat": list(repeat)}) if cache is not None else ""
+    held = cache.get(key) if key else None
+    if held is None:
+        tell("uncertainty", (repeat[0] * SEEDS + repeat[1]) / (PREPARATIONS * SEEDS))
+        held = analyse(prepared, model, replace(settings, seed=seed))
+        if key:
+            cache.put(key, held)
+    return held
+
+
 def _check(settings: PredictSettings) -> None:
-    allowed: Mapping[str, Any] = {"operating_point": TARGET_FPR, "smoothing": SMOOTHING_MM}
+    allowed: Mapping[str, Any] = {"operating_point": TARGET_FPR, "smoothing": SMOOTHING_MM, "gate": GATE_SETTINGS}
     for name, values in allowed.items():
         if getattr(settings, name) not in values:
             raise InvalidSettings(f"expected {name} out of {', '.join(values)}, got {getattr(settings, name)!r}")
