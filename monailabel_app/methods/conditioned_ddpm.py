@@ -11,6 +11,7 @@ one is a ResNet-50, optionally after masked pre-training.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
@@ -72,10 +73,7 @@ def training_loss(
     model: ConditionedDenoiser, config: Config, batch: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
     """batch: (n, 1, X, Y) healthy slices in [0, 1]; encoder and denoiser learn from the same loss."""
-    condition = model.encode(batch)
-    return DiffusionEngine(config.diffusion).training_loss(
-        lambda noisy, timesteps: model(noisy, timesteps, condition), batch, generator
-    )
+    return DiffusionEngine(config.diffusion).training_loss(partial(model, clean=batch), batch, generator)
 
 
 @torch.inference_mode()
@@ -97,10 +95,7 @@ def analyse(
 
     def restorer(slices: torch.Tensor) -> Restore:
         condition = model.encode(slices)
-
-        def network(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-            return model(noisy, timesteps, condition)
-
+        network = partial(model, condition=condition)
         return lambda level, noise: engine.restore(network, slices, level, noise, chain_steps=config.chain_steps)
 
     return analyse_draws(

@@ -92,8 +92,17 @@ class ConditionedDenoiser(nn.Module):
         """(n, 1, X, Y) in [0, 1] -> (n, features)."""
         return self.encoder(clean * 2 - 1)
 
-    def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """noisy: (n, 1, X, Y). timesteps: (n,). condition: (n, features) from ``encode``."""
+    def forward(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        *,
+        clean: torch.Tensor | None = None,
+        condition: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """noisy: (n, 1, X, Y). timesteps: (n,). clean: (n, 1, X, Y) in [0, 1], or its condition, from ``encode``."""
+        if condition is None:
+            condition = self.encode(clean)
         blocks = functional.pixel_unshuffle(noisy, self.block_size)
         return functional.pixel_shuffle(self.unet(blocks, timesteps, condition), self.block_size)
 

@@ -32,7 +32,7 @@ def test_every_residual_block_is_modulated(updown):
 def test_the_output_has_the_input_s_shape(updown, block_size):
     model = denoiser(resblock_updown=updown, block_size=block_size)
     images = torch.rand(2, 1, 16, 24)
-    assert model(images, torch.tensor([3, 700]), model.encode(images)).shape == images.shape
+    assert model(images, torch.tensor([3, 700]), clean=images).shape == images.shape
 
 
 def test_a_block_scales_and_shifts_by_its_embedding():
