@@ -20,6 +20,7 @@ from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML
 # The default is offered first.
 OPERATING_POINTS = ("balanced", *(name for name in TARGET_FPR if name != "balanced"))
 SMOOTHING = tuple(SMOOTHING_MM)
+UNCERTAINTY = ("off", "on")
 MIN_LESION_VOLUMES = ("0.1 ml", "0 ml", "0.03 ml", "0.5 ml", "1 ml")
 
 
@@ -74,6 +75,7 @@ def for_viewers(scores: Sequence[str]) -> dict[str, list[str]]:
         "score": list(scores),
         "smoothing": list(SMOOTHING),
         "min_lesion_volume": list(MIN_LESION_VOLUMES),
+        "uncertainty": list(UNCERTAINTY),
     }
 
 
@@ -85,6 +87,7 @@ def read(request: Mapping[str, Any], scores: Sequence[str]) -> dict[str, Any]:
         "smoothing": pick("smoothing", request.get("smoothing"), SMOOTHING),
         "min_volume_ml": pick_volume_ml("min_lesion_volume", request.get("min_lesion_volume")),
         "seed": pick_seed("seed", request.get("seed")),
+        "uncertainty": pick("uncertainty", request.get("uncertainty"), UNCERTAINTY) == "on",
     }
 
 

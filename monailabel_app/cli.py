@@ -110,6 +110,9 @@ def predict(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     pixel_mm: Annotated[float | None, typer.Option(help="Pixel size of a PNG picture that states none.")] = None,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Repeat the analysis to say how much each lesion would change.")
+    ] = False,
 ) -> None:
     """Find anomalies in one scan; the result as JSON on standard output."""
     import json
@@ -119,7 +122,9 @@ def predict(
 
     volume = read_volume(scan, slices=True, pixel_mm=pixel_mm)
     loaded = pipeline.load_model(pipeline.find_model(model, ROOT))
-    settings = pipeline.PredictSettings(operating_point, score, smoothing, min_volume_ml, seed, device)
+    settings = pipeline.PredictSettings(
+        operating_point, score, smoothing, min_volume_ml, seed, device, uncertainty=uncertainty
+    )
     finding = pipeline.predict(volume, loaded, settings)
     if mask is not None:
         write_labelmap(mask, finding.mask, volume)

@@ -82,7 +82,10 @@ class PreparedVolume:
 
 @dataclass(frozen=True)
 class Lesion:
-    """One 26-connected component of the mask, measured on the native grid."""
+    """One 26-connected component of the mask, measured on the native grid.
+
+    uncertainty: how much its figures would change and why (``pipelines.uncertainty``); None where it was not asked.
+    """
 
     index: int
     volume_ml: float
@@ -91,6 +94,7 @@ class Lesion:
     mean_score: float
     peak_score: float
     region: str = ""
+    uncertainty: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ class Finding:
     anomaly_score: scan-level score; p_value: its rank among the held-out healthy scans. gate: whether the scan is one
     that the model was made for; None where that was not asked.
     analysed: how much of the scan a model of single levels looked at; None where all of it was analysed.
+    uncertainty: of the scan's figures, and what it rests on; None where it was not asked.
     """
 
     mask: np.ndarray
@@ -151,6 +156,7 @@ class Finding:
     reconstruction: np.ndarray | None = None
     analysed: Mapping[str, Any] | None = None
     gate: GateReport | None = None
+    uncertainty: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON types (no numpy scalars, no NaN)."""
@@ -169,6 +175,7 @@ class Finding:
                 "preprocessing": list(self.steps),
                 "warnings": list(self.warnings),
                 "gate": self.gate.to_json() if self.gate is not None else None,
+                "uncertainty": self.uncertainty,
                 "intended_use": "research use only; not a medical device",
             }
         )

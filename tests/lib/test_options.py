@@ -44,6 +44,7 @@ def test_read_gives_the_settings_of_a_prediction():
         "smoothing": "standard",
         "min_volume_ml": 0.1,
         "seed": 7,
+        "uncertainty": False,
     }
 
 
