@@ -57,6 +57,7 @@ def equalized(slices: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # What is first made for an analysis must serve the gradients of a training, too.
 def _averaging(size: int, device: str) -> torch.Tensor:
     """(size, size): the Gaussian average along one axis, with reflection that does not repeat the edge."""
     taps = torch.arange(-RADIUS, RADIUS + 1)

@@ -64,3 +64,12 @@ def test_equalisation_gives_ranks_inside_the_brain_whatever_the_scanner_s_gamma(
 
 def test_an_empty_slice_stays_empty():
     assert equalized(torch.zeros(1, 1, 8, 8)).abs().sum() == 0
+
+
+def test_a_training_can_follow_an_analysis_of_the_same_size():
+    first, second = _features(8, 1, 2, 7, 19), _features(9, 1, 2, 7, 19)
+    with torch.inference_mode():
+        feature_ssim(first, second)
+    second.requires_grad_()
+    feature_ssim(first, second).sum().backward()
+    assert second.grad.abs().sum() > 0
