@@ -34,6 +34,7 @@ def compare(
     quick: bool = False,
     per_scan: int = 2,
     again: bool = False,
+    all_scores: bool = False,
     all_smoothings: bool = False,
     device: str = "cpu",
     stage: Stage | None = None,
@@ -43,7 +44,16 @@ def compare(
     What was measured before with the same model and cases is read again, whatever its card says now, so that an
     interrupted comparison goes on where it stopped and a new model is added to the others. A model that fails on a set
     is reported and left out there. sets: names out of SETS, by default all that apply. again: measure anew.
+    all_scores, all_smoothings: not only the model's default score and the standard smoothing; the rows beside the
+    default ones are in the JSON and the CSV only.
     """
+
+    def readings(model: AnomalyModel) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return (
+            model.scores if all_scores else model.scores[:1],
+            ("standard", "none", "strong") if all_smoothings else ("standard",),
+        )
+
     builder = SetBuilder(data, cache, per_scan=per_scan, quick=quick, device=device, stage=stage)
     results, failed, built = [], [], _Sets(builder)
     for folder in folders:
@@ -56,7 +66,7 @@ def compare(
             if sets and info.name not in sets:
                 continue
             try:
-                results.append(_measured(model, info, built, output, again, all_smoothings, device, stage))
+                results.append(_measured(model, info, built, output, again, readings(model), device, stage))
             except Exception as error:  # one model's fault is no reason to lose the others' hours
                 unexpected = not isinstance(error, AnomalyAppError)
                 _LOG.warning("%s on %s is left out", model.id, info.name, exc_info=unexpected)
@@ -98,7 +108,7 @@ def _measured(
     sets: _Sets,
     output: Path,
     again: bool,
-    all_smoothings: bool,
+    readings: tuple[tuple[str, ...], tuple[str, ...]],
     device: str,
     stage: Stage | None,
 ) -> Measurement:
@@ -107,12 +117,12 @@ def _measured(
     name = f"{info.name}-{cases.key[:8]}{'-quick' if cases.key.endswith('quick') else ''}"
     path = output / "measured" / f"{model.id}-{digest[:12]}" / name
     kept = None if again else Measurement.load(path)
-    smoothings = ("standard", "none", "strong") if all_smoothings else ("standard",)
-    wanted = {f"{score}/{smoothing}/own" for score in model.scores for smoothing in smoothings}
+    scores, smoothings = readings
+    wanted = {f"{score}/{smoothing}/own" for score in scores for smoothing in smoothings}
     if kept is not None and wanted <= set(kept.record["protocols"]):
         return kept
     tell = (lambda done, total: stage(f"{model.id} on {info.name}", done, total)) if stage else None
-    made = measure(model, cases, smoothings=smoothings, device=device, progress=tell)
+    made = measure(model, cases, scores=scores, smoothings=smoothings, device=device, progress=tell)
     made.save(path)
     return made
 

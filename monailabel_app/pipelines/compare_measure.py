@@ -78,11 +78,12 @@ def measure(
     model: AnomalyModel,
     cases: CaseSet,
     *,
+    scores: Sequence[str] = (),
     smoothings: Sequence[str] = ("standard",),
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Measurement:
-    """Analyse every scan of a set once and count what each score makes of it.
+    """Analyse every scan of a set once and count what each score makes of it (default: the model's first score).
 
     A model that was calibrated on the set's healthy scans meets them, and cases made from them, with statistics and
     thresholds that leave that person out. Another one is read with its own calibration, and beside it with one made
@@ -98,7 +99,7 @@ def measure(
     reference = HealthyReference(model, healthy) if len(healthy) >= _FEWEST_HEALTHY else None
     readers = {
         protocol.name: _Reader(model, protocol, reference, cases)
-        for score in model.scores
+        for score in scores or model.scores[:1]
         for smoothing in smoothings
         for protocol in _protocols(model, score, smoothing, reference)
     }
