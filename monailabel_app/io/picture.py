@@ -17,6 +17,10 @@ DEFAULT_PIXEL_MM = 1.0
 # What a picture says nothing about. Clinical FLAIR slices are about this thick; lesion volumes are in proportion.
 THICKNESS_MM = 5.0
 _MAX_PIXELS = 16 * 2**20
+_TOO_LARGE = (
+    f"expected a picture of one slice, got one of more than {_MAX_PIXELS // 10**6} million pixels: send the slice at "
+    "its own resolution"
+)
 _SCREEN_DPI = (72, 96)  # written by drawing software whatever the picture shows
 _GREY_MODES = ("L", "I;16", "I;16B", "I", "1")
 
@@ -36,6 +40,8 @@ def read_picture(path: Path, pixel_mm: float | None = None) -> tuple[np.ndarray,
             if mode not in _GREY_MODES:
                 picture = picture.convert("RGBA")
             pixels = np.asarray(picture)
+    except Image.DecompressionBombError:
+        raise InvalidVolume(_TOO_LARGE) from None
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError):
         raise UnreadableVolume(
             "expected a complete PNG picture, got a file that cannot be read as one: copy or export it again"
@@ -59,10 +65,7 @@ def picture_geometry(path: Path, pixel_mm: float | None = None) -> NativeGeometr
 
 def _check_size(picture: Image.Image) -> None:
     if math.prod(picture.size) > _MAX_PIXELS:
-        raise InvalidVolume(
-            f"expected a picture of one slice, got {picture.size[0]}x{picture.size[1]} pixels: send the slice at its "
-            "own resolution"
-        )
+        raise InvalidVolume(_TOO_LARGE)
     check_shape((*picture.size, 1))
 
 

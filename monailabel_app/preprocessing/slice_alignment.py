@@ -72,7 +72,7 @@ def stripped_slice_mask(volume: Volume) -> BrainMask:
     if not PLAUSIBLE_CM2[0] <= area_cm2 <= PLAUSIBLE_CM2[1]:
         raise BrainNotFound(
             f"expected a slice through a brain of {PLAUSIBLE_CM2[0]:.0f} to {PLAUSIBLE_CM2[1]:.0f} square cm, found "
-            f"{area_cm2:.0f}; check the pixel size and that the slice lies at the level of the lateral ventricles"
+            f"{area_cm2:.0f}; check the pixel size, and that the slice is skull-stripped and shows the lateral ventricles"
         )
     if _has_skull(flat - background, mask, spacing):
         raise BrainNotFound(
@@ -177,7 +177,7 @@ def closed_and_filled(foreground: np.ndarray, spacing: Sequence[float]) -> np.nd
     labels, count = ndimage.label(closed)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
-    return labels == int(sizes.argmax())
+    return (labels == int(sizes.argmax())) & (labels > 0)
 
 
 def _has_skull(values: np.ndarray, mask: np.ndarray, spacing: list[float]) -> bool:

@@ -97,3 +97,14 @@ def test_standardising_is_zero_outside_the_brain():
 def test_fewer_than_three_scans_are_refused():
     with pytest.raises(InvalidSettings, match="at least 3 healthy scans"):
         HealthyMoments(maps(2), [brain()] * 2)
+
+
+def test_slices_have_the_statistics_of_a_volume_of_equal_slices():
+    """No neighbours across the slice: the counts are not diluted by what is not there."""
+    generator = np.random.default_rng(5)
+    flat = [generator.normal(size=(12, 14, 1)) for _ in range(30)]
+    thick = [np.repeat(values, 25, axis=2) for values in flat]
+    of_slices = HealthyMoments(flat, [np.ones_like(v, dtype=bool) for v in flat]).statistics()
+    of_volumes = HealthyMoments(thick, [np.ones_like(v, dtype=bool) for v in thick]).statistics()
+    np.testing.assert_allclose(of_slices.mean[..., 0], of_volumes.mean[..., 12], atol=1e-5)
+    np.testing.assert_allclose(of_slices.std[..., 0], of_volumes.std[..., 12], rtol=0.02)

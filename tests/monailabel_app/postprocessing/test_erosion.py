@@ -42,3 +42,12 @@ def test_a_brain_thinner_than_the_distance_or_empty_gives_nothing(cube):
 def test_a_negative_distance_is_refused(cube):
     with pytest.raises(InvalidSettings, match="distance_mm"):
         erode_brain(cube, distance_mm=-1, spacing_mm=(1, 1, 1))
+
+
+def test_a_single_slice_is_eroded_in_its_plane():
+    square = np.zeros((12, 12, 1), bool)
+    square[2:10, 3:9] = True
+    eroded = erode_brain(square, distance_mm=2.0, spacing_mm=(2.0, 2.0, 5.0))
+    expected = np.zeros_like(square)
+    expected[3:9, 4:8] = True
+    np.testing.assert_array_equal(eroded, expected)
