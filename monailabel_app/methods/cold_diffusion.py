@@ -27,6 +27,7 @@ from .output import MethodOutput, Progress, fast_autocast, over_slices
 
 _OUTPUTS = 3  # change, evidence of brighter, evidence of darker
 _LOGIT_LIMIT = 12.0
+_LEAST_DEPTH = 24
 
 
 @dataclass(frozen=True)
@@ -39,31 +40,61 @@ class Config:
     the evidence's loss. planes: those trained on. test_planes: those whose estimates are averaged.
     """
 
-    network: RestorationConfig = field(default_factory=lambda: RestorationConfig(outputs=_OUTPUTS))
+    network: RestorationConfig = field(
+        default_factory=lambda: RestorationConfig(attention=True, mirror=True, outputs=_OUTPUTS)
+    )
     lesions: LesionConfig = field(default_factory=LesionConfig)
-    deformation: DeformationConfig = field(default_factory=DeformationConfig)
+    deformation: DeformationConfig = field(default_factory=lambda: DeformationConfig(share=0.0))
     lesion_weight: float = 4.0
     evidence_weight: float = 0.1
     visible: float = 0.05
     positive_weight: float = 1.0
-    severities: tuple[float, ...] = (0.2, 0.5, 0.8)
+    severities: tuple[float, ...] = (0.2, 0.5)
     steps: int = 1
     flip: bool = False
-    planes: tuple[str, ...] = ("axial",)
-    test_planes: tuple[str, ...] = ("axial",)
+    planes: tuple[str, ...] = ("axial", "coronal")
+    test_planes: tuple[str, ...] = ("axial", "coronal")
 
 
+# Volumes: there are slices enough, and a deformed slice is more blurred than a scan's.
 COMPACT = Config()
-# For a GPU: about 30 M parameters, on pixels.
+# Single slices of one level: lesions up to a hemisphere, more often bright than dark (FLAIR), on slices normalised by
+# their median.
+SLICES = Config(
+    lesions=LesionConfig(
+        lesions=4,
+        healthy_share=0.15,
+        radius=(1.5, 32.0),
+        contrast=(0.15, 1.2),
+        fixed_quantile=0.5,
+        darker_share=0.4,
+    ),
+    deformation=DeformationConfig(),
+    visible=0.12,
+    planes=("axial",),
+    test_planes=("axial",),
+)
+# For a GPU: 16 M parameters, on pixels.
 LARGE = Config(
     network=RestorationConfig(
-        channels=(64, 128, 256, 384), blocks=2, norm_groups=16, block_size=1, attention=True, outputs=_OUTPUTS
+        channels=(64, 128, 256, 384),
+        blocks=2,
+        norm_groups=16,
+        block_size=1,
+        attention=True,
+        mirror=True,
+        outputs=_OUTPUTS,
     ),
     flip=True,
 )
 # Learns to see gross lesions in a minute: for trying out a server.
-TINY = Config(network=RestorationConfig(channels=(16, 32), outputs=_OUTPUTS), severities=(0.5,))
-PRESETS = {"compact": COMPACT, "large": LARGE, "tiny": TINY}
+TINY = Config(
+    network=RestorationConfig(channels=(16, 32), outputs=_OUTPUTS),
+    severities=(0.5,),
+    planes=("axial",),
+    test_planes=("axial",),
+)
+PRESETS = {"compact": COMPACT, "slices": SLICES, "large": LARGE, "tiny": TINY}
 
 
 def build(config: Config) -> nn.Module:
@@ -90,7 +121,7 @@ def training_loss(model: nn.Module, config: Config, batch: torch.Tensor, generat
 
 
 def sweep(model: nn.Module, config: Config, slices: torch.Tensor) -> Iterator[torch.Tensor]:
-    """(n, 1, X, Y) slices -> one (n, 3, X, Y) per severity: the healthy estimate, and both evidences as shares."""
+    """(n, 1, X, Y) slices -> one (n, 3, X, Y) per severity: the healthy estimate, log odds of brighter, of darker."""
     for severity in config.severities:
         made = _restored(model, config, slices, severity)
         if config.flip:
@@ -111,7 +142,7 @@ def _restored(model: nn.Module, config: Config, slices: torch.Tensor, severity: 
             out = model(current, torch.full((len(slices),), time, device=slices.device))
         out = out.float()
         if step == 0:
-            evidence = torch.sigmoid(out[:, 1:])
+            evidence = out[:, 1:].clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT)
         current = current + out[:, :1] / (config.steps - step)
     return torch.cat((current, evidence), dim=1)
 
@@ -129,11 +160,12 @@ def analyse(
 ) -> MethodOutput:
     """The pseudo-healthy volume of (X, Y, Z), its variance over severities and planes, and the evidence maps.
 
-    ``evidence``: share of brighter less share of darker, in [-1, 1], where the network sees a synthetic lesion of that
-    sign; ``evidence_brighter`` and ``evidence_darker`` are the same and its negative, for one sign only. Nothing is
-    drawn: the generator is not used.
+    ``evidence``: how sure the network is that the slice is brighter than it should be, less how sure that it is darker,
+    as log odds, which do not saturate in a lesion as shares would. ``evidence_brighter`` and ``evidence_darker`` are
+    the same and its negative, for one sign only. Nothing is drawn: the generator is not used. Of a few slices, only the
+    axial plane is looked at.
     """
-    planes = config.test_planes
+    planes = _usable(config, image)
     total, square = torch.zeros_like(image), torch.zeros_like(image)
     evidence = torch.zeros_like(image)
 
@@ -172,6 +204,12 @@ def light(config: Config) -> Config:
     """One severity, one plane and no mirror image, for figures that follow a training."""
     middle = config.severities[len(config.severities) // 2]
     return replace(config, severities=(middle,), test_planes=config.test_planes[:1], flip=False, steps=1)
+
+
+def _usable(config: Config, image: torch.Tensor) -> tuple[str, ...]:
+    """The test planes, without those that are mere strips in a volume of few slices."""
+    deep = image.shape[2] >= _LEAST_DEPTH and image.shape[2] % config.network.size_multiple == 0
+    return config.test_planes if deep else ("axial",)
 
 
 def _part(progress: Progress | None, number: int, count: int) -> Progress | None:

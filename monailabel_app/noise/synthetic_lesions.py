@@ -36,19 +36,19 @@ class LesionConfig:
     was by scaling the slice, as normalisation would after a large lesion; 0 scales nothing. severity: range, uniform.
     """
 
-    lesions: int = 3
-    healthy_share: float = 0.2
-    radius: tuple[float, float] = (1.2, 20.0)
+    lesions: int = 5
+    healthy_share: float = 0.1
+    radius: tuple[float, float] = (1.5, 16.0)
     elongation: float = 1.6
     roughness: float = 0.8
     edge: tuple[float, float] = (0.3, 2.0)
-    contrast: tuple[float, float] = (0.08, 1.0)
+    contrast: tuple[float, float] = (0.1, 0.8)
     darker_share: float = 0.5
     fillings: tuple[float, ...] = (3.0, 2.0, 1.0, 2.0, 1.0, 0.5)
     tissue_share: float = 0.3
     tissue_width: float = 0.12
     fixed_quantile: float = 0.0
-    severity: tuple[float, float] = (0.05, 1.0)
+    severity: tuple[float, float] = (0.1, 1.0)
 
 
 @dataclass(frozen=True)
