@@ -39,8 +39,8 @@ class Config:
     decoder_share: share of every later batch on which the decoder goes on learning, which changes no latent.
     spectral, adversarial: weights of these terms beside the absolute error.
 
-    kl_levels, kl_steps: noise levels of the likelihood map. quantile: of the healthy standardised map, above which
-    latents are healed. grow: latents by which the healed region is widened. heal_level, heal_steps: where the
+    kl_levels, kl_steps: noise levels of the likelihood map; what ``finish`` learnt holds for these levels, so they must
+    not be changed after a training. quantile: of the healthy standardised map, above which latents are healed. grow: latents by which the healed region is widened. heal_level, heal_steps: where the
     inpainting begins, and its calls. mask_sigma: smoothing of the region in pixels. healthy_slices, grid: what
     ``finish`` learns the usual likelihood from, and cells of its grid.
     """
@@ -71,7 +71,7 @@ class Config:
     heal_level: float = 0.22
     heal_steps: int = 20
     mask_sigma: float = 2.0
-    healthy_slices: int = 640
+    healthy_slices: int = 480
     grid: tuple[int, int, int] = (18, 24, 10)
 
     @property
