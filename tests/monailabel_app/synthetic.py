@@ -64,7 +64,7 @@ TINY = {
         draws=2,
     ),
     "cold_diffusion": cold_diffusion.Config(
-        network=RestorationConfig(channels=(8, 16), norm_groups=4, outputs=3), severities=(0.3, 0.7)
+        network=RestorationConfig(channels=(8, 16), norm_groups=4, mirror=True, attention=True, outputs=3)
     ),
     "denoising_autoencoder": denoising_autoencoder.Config(network=RestorationConfig(channels=(8, 16), norm_groups=4)),
     "feature_autoencoder": feature_autoencoder.Config(
