@@ -31,6 +31,8 @@ _BOTH_SIGNS = ("signed", "l1", "ssim_ensemble", "mahalanobis")
 _BRIGHT = ("brighter", "signed", "l1", "mahalanobis")
 _TWO_LEVELS = {"levels": [0.93, 0.8], "draws": 3}
 
+_FAST = {"learning_rate": 1.5e-3, "ema": 0.998}
+
 _MODELS = (
     # Levels and draws chosen on lesions implanted into ten validation scans, of other shapes than `evaluate` uses.
     ShippedModel("ddpm_t1", "ddpm", "ixi_t1", overrides={"levels": [0.97, 0.93], "draws": 3}),
@@ -41,6 +43,30 @@ _MODELS = (
     ShippedModel("patched_ddpm_flair", "patched_ddpm", "soop_flair", scores=_BRIGHT),
     ShippedModel("conditioned_ddpm_t1", "conditioned_ddpm", "ixi_t1", overrides=_TWO_LEVELS, scores=_BOTH_SIGNS),
     ShippedModel("conditioned_ddpm_flair", "conditioned_ddpm", "soop_flair", scores=_BRIGHT),
+    # Few slices train a small network that starts from nothing: a higher rate, an average over a few hundred steps.
+    ShippedModel(
+        "cold_diffusion_t1",
+        "cold_diffusion",
+        "ixi_t1",
+        scores=("evidence", "evidence_darker", "signed", "darker"),
+        training=_FAST,
+    ),
+    ShippedModel(
+        "cold_diffusion_flair",
+        "cold_diffusion",
+        "soop_flair",
+        preset="slices",
+        scores=("evidence_brighter", "evidence", "brighter", "signed"),
+        training=_FAST,
+    ),
+    ShippedModel("denoising_autoencoder_t1", "denoising_autoencoder", "ixi_t1", training=_FAST),
+    ShippedModel(
+        "denoising_autoencoder_flair",
+        "denoising_autoencoder",
+        "soop_flair",
+        scores=("brighter", "signed", "l1"),
+        training=_FAST,
+    ),
     # Lesions are bright in FLAIR; in T1 most are dark, some bright.
     ShippedModel("intensity_t1", "intensity", "ixi_t1", scores=("intensity_z", "equalized")),
     ShippedModel("intensity_any", "intensity", "ixi_any", scores=("intensity_z_brighter", "equalized")),
