@@ -74,6 +74,8 @@ SLICES = Config(
     planes=("axial",),
     test_planes=("axial",),
 )
+# Volumes of any sequence, normalised by their median.
+VOLUMES = replace(SLICES, planes=("axial", "coronal"), test_planes=("axial", "coronal"))
 # For a GPU: 16 M parameters, on pixels.
 LARGE = Config(
     network=RestorationConfig(
@@ -94,7 +96,7 @@ TINY = Config(
     planes=("axial",),
     test_planes=("axial",),
 )
-PRESETS = {"compact": COMPACT, "slices": SLICES, "large": LARGE, "tiny": TINY}
+PRESETS = {"compact": COMPACT, "slices": SLICES, "volumes": VOLUMES, "large": LARGE, "tiny": TINY}
 
 
 def build(config: Config) -> nn.Module:

@@ -59,6 +59,14 @@ _MODELS = (
         scores=("evidence_brighter", "evidence", "brighter", "signed"),
         training=_FAST,
     ),
+    ShippedModel(
+        "cold_diffusion_any",
+        "cold_diffusion",
+        "ixi_any",
+        preset="volumes",
+        scores=("evidence_brighter", "evidence", "brighter"),
+        training=_FAST,
+    ),
     ShippedModel("denoising_autoencoder_t1", "denoising_autoencoder", "ixi_t1", training=_FAST),
     ShippedModel(
         "denoising_autoencoder_flair",
