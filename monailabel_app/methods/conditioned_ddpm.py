@@ -87,7 +87,7 @@ def analyse(
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> MethodOutput:
-    """The pseudo-healthy volume of (X, Y, Z) in [0, 1], its variance over draws and their Mahalanobis map.
+    """The pseudo-healthy volume of (X, Y, Z) in [0, 1], its variance over draws, and the draws.
 
     image lives on the model's device. Slices without brain stay zero and cost nothing.
     """
@@ -98,9 +98,7 @@ def analyse(
         network = partial(model, condition=condition)
         return lambda level, noise: engine.restore(network, slices, level, noise, chain_steps=config.chain_steps)
 
-    return analyse_draws(
-        restorer, engine, config, image, brain_mask, generator, batch_size=batch_size, progress=progress
-    )
+    return analyse_draws(restorer, engine, config, image, generator, batch_size=batch_size, progress=progress)
 
 
 def light(config: Config) -> Config:

@@ -2,7 +2,6 @@
 
 Wyatt et al., AnoDDPM (CVPRW 2022): simplex noise, partial diffusion. Behrendt et al. (ISBI 2024, arXiv 2312.04215):
 clean-image prediction, L1 loss, one step from an intermediate noise level; several noise draws are averaged here.
-Behrendt et al. (MICCAI 2024): the draws' Mahalanobis map.
 """
 
 from __future__ import annotations
@@ -96,9 +95,7 @@ def analyse(
     def restorer(slices: torch.Tensor) -> Restore:
         return lambda level, noise: engine.restore(model, slices, level, noise, chain_steps=config.chain_steps)
 
-    return analyse_draws(
-        restorer, engine, config, image, brain_mask, generator, batch_size=batch_size, progress=progress
-    )
+    return analyse_draws(restorer, engine, config, image, generator, batch_size=batch_size, progress=progress)
 
 
 def light(config: Config) -> Config:

@@ -18,13 +18,15 @@ class MethodOutput:
 
     reconstruction: the pseudo-healthy image in [0, 1], None for a method that makes none. maps: the method's own raw
     maps by score name, higher where it is more anomalous, 0 outside the brain. variance: of the reconstruction over
-    noise draws and levels, where several were made. figures: numbers of the whole scan, such as a likelihood.
+    noise draws and levels, where several were made. figures: numbers of the whole scan, such as a likelihood. draws:
+    the reconstructions that ``reconstruction`` is the mean of, for scores that look at their spread.
     """
 
     reconstruction: torch.Tensor | None = None
     maps: Mapping[str, torch.Tensor] = field(default_factory=dict)
     variance: torch.Tensor | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
+    draws: Sequence[torch.Tensor] = ()
 
 
 def over_slices(

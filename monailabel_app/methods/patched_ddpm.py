@@ -92,7 +92,7 @@ def analyse(
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> MethodOutput:
-    """The pseudo-healthy volume of (X, Y, Z) in [0, 1], its variance over draws and their Mahalanobis map.
+    """The pseudo-healthy volume of (X, Y, Z) in [0, 1], its variance over draws, and the draws.
 
     image lives on the model's device. Slices without brain stay zero and cost nothing; the others cost one pass per
     box, and batch_size counts passes.
@@ -109,7 +109,6 @@ def analyse(
         engine,
         config,
         image,
-        brain_mask,
         generator,
         batch_size=max(1, batch_size // count),
         progress=progress,

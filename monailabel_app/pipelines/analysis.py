@@ -14,6 +14,7 @@ from torch import nn
 from monailabel_app.methods.output import MethodOutput
 from monailabel_app.postprocessing.illumination import match_illumination
 from monailabel_app.scoring import SCORES
+from monailabel_app.scoring.mahalanobis import mahalanobis_map
 from monailabel_app.types import GateReport, PreparedVolume
 
 
@@ -22,7 +23,8 @@ class Evidence:
     """A method's output for one brain as arrays (X, Y, Z) float32 on the model grid.
 
     image, brain_mask: what was analysed. reconstruction: in the image's illumination, zero outside the brain; None for
-    a method that makes none. maps: the method's own raw maps by score name. variance: of the reconstruction over draws.
+    a method that makes none. maps: the raw maps by score name that do not follow from the reconstruction alone: the
+    method's own, and ``mahalanobis`` where it made several reconstructions. variance: of the reconstruction over draws.
     figures: numbers of the whole scan.
     """
 
@@ -98,11 +100,18 @@ def examine(
     made = _array(output.reconstruction, brain_mask)
     if made is not None:
         made = match_illumination(image, made, brain_mask, sigma_mm=illumination_mm)
+    maps = {name: _array(values, brain_mask) for name, values in output.maps.items()}
+    if output.draws:
+        draws = [
+            match_illumination(image, _array(draw, brain_mask), brain_mask, sigma_mm=illumination_mm)
+            for draw in output.draws
+        ]
+        maps["mahalanobis"] = mahalanobis_map(image, draws, brain_mask)
     return Evidence(
         image=image,
         brain_mask=brain_mask,
         reconstruction=made,
-        maps={name: _array(values, brain_mask) for name, values in output.maps.items()},
+        maps=maps,
         variance=_array(output.variance, brain_mask),
         figures={name: float(value) for name, value in output.figures.items()},
     )
