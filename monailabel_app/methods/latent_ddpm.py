@@ -40,9 +40,10 @@ class Config:
     spectral, adversarial: weights of these terms beside the absolute error.
 
     kl_levels, kl_steps: noise levels of the likelihood map; what ``finish`` learnt holds for these levels, so they must
-    not be changed after a training. quantile: of the healthy standardised map, above which latents are healed. grow: latents by which the healed region is widened. heal_level, heal_steps: where the
-    inpainting begins, and its calls. mask_sigma: smoothing of the region in pixels. healthy_slices, grid: what
-    ``finish`` learns the usual likelihood from, and cells of its grid.
+    not be changed after a training. quantile: of the healthy standardised map, above which latents are healed. grow:
+    latents by which the healed region is widened. heal_level, heal_steps: where the inpainting begins, and its calls.
+    mask_sigma: smoothing of the region in pixels. healthy_slices, grid: what ``finish`` learns the usual likelihood
+    from, and cells of its grid.
     """
 
     vq: VqVaeConfig = field(default_factory=VqVaeConfig)
