@@ -37,17 +37,18 @@ _FEATURES_WEIGHT = 1.0
 
 @dataclass(frozen=True)
 class ProjectionConfig:
-    """steps of Adam per slice, from the encoder's latents or the mean one. space: one latent for all layers (``w``) or
-    one per layer (``w+``). feature_weight, latent_weight: of the distance in the discriminator's features and of the
-    squared distance to the start, in deviations of w. jitter: random steps of the latents, in the same unit, that fade
-    away over the first three quarters. noise: project onto the noise inputs too, which noise_weight keeps noise.
+    """steps of Adam per slice, from the encoder's latents or the mean one. space: the latents of all layers move
+    together (``w``) or each by itself (``w+``). feature_weight, latent_weight: of the distance in the discriminator's
+    features and of the squared distance from the start, in deviations of w. jitter: random steps of the latents, in the
+    same unit, that fade away over the first three quarters. noise: project onto the noise inputs too, which
+    noise_weight keeps noise.
     """
 
-    steps: int = 60
+    steps: int = 40
     learning_rate: float = 0.05
-    space: Literal["w", "w+"] = "w+"
+    space: Literal["w", "w+"] = "w"
     feature_weight: float = 1.0
-    latent_weight: float = 0.002
+    latent_weight: float = 0.02
     jitter: float = 0.0
     noise: bool = False
     noise_weight: float = 0.1
@@ -58,7 +59,8 @@ class Config:
     """r1_weight, r1_share: of the gradient penalty and of the batches that pay it. mixing: share of slices made from
     two latents. augmentation: the share of positive logits of real slices, from -1 to 1, that the discriminator's
     augmentation is adapted to; None for none. reconstruction_weight, offset_weight: of the encoder's losses.
-    slices_at_once: projected together.
+    adversarial_share: of each batch, judged and imitated; the encoder learns from all of it. slices_at_once: projected
+    together.
     """
 
     network: StyleGanConfig = field(default_factory=StyleGanConfig)
@@ -67,19 +69,20 @@ class Config:
     r1_share: float = 1 / 16
     mixing: float = 0.5
     augmentation: float | None = 0.6
+    adversarial_share: float = 1.0
     reconstruction_weight: float = 10.0
     offset_weight: float = 0.01
     generator_reconstructs: bool = True
     slices_at_once: int = 48
 
 
-COMPACT = Config()
-# The paper's kind of size for these slices: pixels instead of blocks, generator untouched by the encoder, latents
-# projected from their mean for a thousand steps together with the noise.
+# Few latents and half of the adversarial work, for minutes on a processor.
+COMPACT = Config(network=StyleGanConfig(latent=64), adversarial_share=0.5)
+# The paper's kind of size for these slices: pixels instead of blocks and no encoder, latents projected from their mean
+# for a thousand steps together with the noise.
 LARGE = Config(
-    network=StyleGanConfig(channels=(256, 256, 128, 64), latent=512, mapping_layers=8, block_size=1),
-    projection=ProjectionConfig(steps=1000, learning_rate=0.1, jitter=0.05, space="w", latent_weight=0.0, noise=True),
-    generator_reconstructs=False,
+    network=StyleGanConfig(channels=(256, 256, 128, 64), latent=512, mapping_layers=8, block_size=1, encoder=False),
+    projection=ProjectionConfig(steps=1000, learning_rate=0.1, jitter=0.05, latent_weight=0.0, noise=True),
 )
 TINY = Config(
     network=StyleGanConfig(channels=(16, 16, 8), latent=16, mapping_layers=2),
@@ -116,9 +119,10 @@ def training_loss(model: nn.Module, config: Config, batch: torch.Tensor, generat
     """
     if not torch.is_grad_enabled() and model.encoder is not None:
         return _reconstruction_error(model, config, batch)[0]
-    made = generate(model, config, batch.shape, generator)
+    real = batch[: max(1, math.ceil(config.adversarial_share * len(batch)))]
+    made = generate(model, config, real.shape, generator)
     strength = float(model.augmentation) if config.augmentation is not None else 0.0
-    real_seen, made_seen = augment(batch, strength, generator), augment(made, strength, generator)
+    real_seen, made_seen = augment(real, strength, generator), augment(made, strength, generator)
     real_logits = model.discriminator(real_seen)
     judged = functional.softplus(-real_logits).mean()
     judged = judged + functional.softplus(model.discriminator(made_seen.detach())).mean()
@@ -256,33 +260,32 @@ def _project(
         if model.encoder is not None:
             start = _frozen(model.encoder)(slices, mean)[0]
         wanted = trunk(slices)
-    if settings.space == "w":
-        start = start.mean(dim=1, keepdim=True)
     start = start.detach().clone().float()
-    latents, noise = start.clone().requires_grad_(), None
+    moves = 1 if settings.space == "w" else config.network.styles
+    shift, noise = start.new_zeros((len(slices), moves, config.network.latent), requires_grad=True), None
     if settings.noise:
         shapes = model.generator.noise_shapes(len(slices), size)
         noise = [gaussian_noise(shape, generator, device).requires_grad_() for shape in shapes]
 
     def make(values: torch.Tensor) -> torch.Tensor:
         with fast_autocast(device):
-            return generate_from(values.expand(-1, config.network.styles, -1), noise, size)
+            return generate_from(start + values, noise, size)
 
-    optimizer = torch.optim.Adam([latents, *(noise or [])], lr=settings.learning_rate)
+    optimizer = torch.optim.Adam([shift, *(noise or [])], lr=settings.learning_rate)
     for step in range(settings.steps):
         share = step / settings.steps
         optimizer.param_groups[0]["lr"] = settings.learning_rate * _ramp(share)
-        moved = latents
+        moved = shift
         if settings.jitter and share < 0.75:
             shake = settings.jitter * (1 - share / 0.75) ** 2
-            moved = latents + shake * deviation * gaussian_noise(latents.shape, generator, device)
+            moved = shift + shake * deviation * gaussian_noise(shift.shape, generator, device)
         made = make(moved)
         loss = (made - slices).abs().sum(dim=(1, 2, 3)) / brain_pixels
         if settings.feature_weight:
             with fast_autocast(device):
                 seen = trunk(made)
             loss = loss + settings.feature_weight * feature_distance(seen, wanted)
-        loss = loss + settings.latent_weight * ((latents - start) / deviation).square().mean(dim=(1, 2))
+        loss = loss + settings.latent_weight * (shift / deviation).square().mean(dim=(1, 2))
         if noise is not None:
             loss = loss + settings.noise_weight * sum(noise_correlation(values) for values in noise)
         optimizer.zero_grad(set_to_none=True)
@@ -291,7 +294,7 @@ def _project(
         if noise is not None:
             _normalise(noise)
     with torch.no_grad():
-        return make(latents).clamp(0, 1), latents.detach().expand(-1, config.network.styles, -1)
+        return make(shift).clamp(0, 1), (start + shift).detach()
 
 
 def noise_correlation(noise: torch.Tensor) -> torch.Tensor:

@@ -298,3 +298,33 @@ def test_the_quick_configuration_takes_the_encoder_s_word(model):
 def test_compact_weights_are_small_enough_to_ship():
     with torch.device("meta"):
         assert sum(p.numel() for p in method.build(method.COMPACT).parameters()) <= 1_500_000
+
+
+def test_half_of_the_adversarial_work_leaves_the_encoder_the_whole_batch(model):
+    seen = {}
+
+    def counts(name):
+        def hook(_, inputs, __):
+            seen.setdefault(name, len(inputs[0]))
+
+        return hook
+
+    for name in ("discriminator", "encoder"):
+        getattr(model, name).register_forward_hook(counts(name))
+    method.training_loss(model, replace(CONFIG, adversarial_share=0.5), brains(8), seeded())
+    assert seen == {"discriminator": 4, "encoder": 8}
+
+
+def test_the_published_kind_of_model_trains_and_projects_without_an_encoder():
+    network = replace(method.LARGE.network, size=SIZE, channels=(8, 8), latent=8)
+    config = replace(method.LARGE, network=network, projection=replace(method.LARGE.projection, steps=4))
+    model = method.build(config)
+    assert model.encoder is None
+    loss = method.training_loss(model, config, brains(4), seeded())
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+    with torch.inference_mode():
+        assert torch.isfinite(method.training_loss(model, config, brains(4), seeded()))
+        made, latents = method.project(model, config, brains(2), seeded())
+    assert made.shape == (2, 1, *SIZE)
+    assert (latents[:, 0] == latents[:, 1]).all()
