@@ -95,7 +95,7 @@ def on_grid_of(case: PreparedCase, values: np.ndarray, prepared: PreparedVolume)
         prepared.model_affine,
         case.gt_mask.shape,
         case.prepared.model_affine,
-        transform=alignment_of(prepared) @ np.linalg.inv(alignment_of(case.prepared)),
+        transform=alignment_of(case.prepared) @ np.linalg.inv(alignment_of(prepared)),
     )
 
 

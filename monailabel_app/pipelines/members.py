@@ -15,6 +15,7 @@ from monailabel_app.calibration.voxel_statistics import VoxelStatistics
 from monailabel_app.errors import CorruptModel
 from monailabel_app.methods.ensemble import MEMBER_SMOOTHING, combine
 from monailabel_app.types import PreparedVolume
+from monailabel_app.uncertainty.total_variance import pooled_variance
 from monailabel_app.weights.model_folder import CONFIG, SUMS, VERSIONS, result_hash
 
 from .analysis import Analysis, Evidence
@@ -79,8 +80,9 @@ def analyse_members(
     """What the members make of a prepared brain, and what follows from it with their own calibrations."""
     members = tuple(analyse_one(index, member).evidence for index, member in enumerate(model.members))
     maps = combine_evidence(model, prepared, members, own_statistics(model))
-    mean = _mean_reconstruction(members)
-    return Analysis(prepared, EnsembleEvidence(prepared.image[0], prepared.brain_mask, mean, maps, members=members))
+    mean, variance = _mixed_reconstruction(members)
+    evidence = EnsembleEvidence(prepared.image[0], prepared.brain_mask, mean, maps, variance=variance, members=members)
+    return Analysis(prepared, evidence)
 
 
 def own_statistics(model: AnomalyModel) -> list[VoxelStatistics]:
@@ -110,9 +112,15 @@ def combine_evidence(
     return dict(combine(rarities))
 
 
-def _mean_reconstruction(members: Sequence[Evidence]) -> np.ndarray | None:
-    made = [member.reconstruction for member in members if member.reconstruction is not None]
-    return np.mean(made, axis=0).astype(np.float32) if made else None
+def _mixed_reconstruction(members: Sequence[Evidence]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Mean and variance over the members that reconstruct, their own variances over draws and levels included."""
+    made = [member for member in members if member.reconstruction is not None]
+    if not made:
+        return None, None
+    means = np.stack([member.reconstruction for member in made])
+    within = np.stack([np.zeros_like(m.reconstruction) if m.variance is None else m.variance for m in made])
+    variance = pooled_variance(means, within).astype(np.float32) if within.any() or len(made) > 1 else None
+    return means.mean(axis=0).astype(np.float32), variance
 
 
 def _candidates(folder: Path, name: str) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from monailabel_app.calibration.calibrated_map import Calibration
 from monailabel_app.calibration.operating_points import TARGET_FPR
 from monailabel_app.errors import CorruptModel, InvalidSettings, PublishFailed, TrainingFailed
+from monailabel_app.io.images import write_map
 from monailabel_app.pipelines import predict as pipeline
 from monailabel_app.pipelines.cache import MapCache
 from monailabel_app.pipelines.calibrate import calibrate_model
@@ -17,6 +19,7 @@ from monailabel_app.pipelines.fit import fit, rewrite_card
 from monailabel_app.pipelines.healthy_reference import HealthyReference, without_own_person
 from monailabel_app.pipelines.predict import PredictSettings, analyse, load_model, predict
 from monailabel_app.pipelines.site_options import SiteOptions
+from monailabel_app.weights.listing import read_entry
 from monailabel_app.weights.model_folder import open_model_folder, seal
 from tests.monailabel_app.synthetic import person, save_template, scan
 
@@ -71,6 +74,34 @@ def test_it_predicts_like_any_model_and_marks_the_lesion(made):
         json.dumps(finding.to_json(), allow_nan=False)
     assert finding.model_id == "both"
     assert finding.reconstruction is not None
+
+
+def test_its_reconstruction_varies_as_its_members_do_within_and_among_each_other(made):
+    volume, brain, _ = _patient()
+    model = load_model(made[1])
+    scan = analyse(pipeline.prepare(volume, model, brain=brain), model, PredictSettings())
+    one, two = scan.evidence.members
+    np.testing.assert_allclose(scan.reconstruction, (one.reconstruction + two.reconstruction) / 2, atol=1e-6)
+    among = np.var([one.reconstruction, two.reconstruction], axis=0)
+    np.testing.assert_allclose(scan.evidence.variance, (one.variance + two.variance) / 2 + among, atol=1e-6)
+
+
+def test_it_is_served_like_any_model(made, tmp_path, monkeypatch):
+    pytest.importorskip("monailabel")
+    from lib.configs import METHODS
+    from lib.infers import AnomalyInferTask
+    from lib.runner import ModelRunner
+
+    volume, brain, _ = _patient()
+    monkeypatch.setattr(pipeline.AnomalyModel, "extractor", lambda self, device: _Given(brain))
+    write_map(tmp_path / "scan.nii.gz", volume.data[0], volume)
+    task = AnomalyInferTask(read_entry("both", made[1]), METHODS["ensemble"], ModelRunner(), MapCache())
+    assert task.info()["config"]["score"] == list(SCORES)
+    label, told = task({"image": str(tmp_path / "scan.nii.gz"), "score": "harmonic", "device": "cpu"})
+    Path(label).unlink()
+    assert told["model"]["id"] == "both"
+    assert told["settings"]["score"] == "harmonic"
+    assert told["lesion_count"] > 0
 
 
 def test_members_and_ensemble_share_their_analyses_through_the_cache(made, monkeypatch):
