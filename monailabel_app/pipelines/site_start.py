@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 
 from monailabel_app.errors import CorruptModel, InvalidSettings
+from monailabel_app.registry import load_method
+from monailabel_app.training.completion import is_computed
 from monailabel_app.training.manifest import MANIFEST
 from monailabel_app.weights import versions
 from monailabel_app.weights.model_folder import CONFIG
@@ -19,10 +21,17 @@ def start_folder(root: Path, options: SiteOptions) -> Path | None:
     """The folder of the model to start from, None for random weights.
 
     A private training starts from public weights only, so for it what serves means the shipped model of that name.
-    Raises InvalidSettings for another method's model and for a private training from none or from a model trained at
-    this site, UnknownModel for one that is not there.
+    A method that is computed from the scans starts from nothing. Raises InvalidSettings for another method's model and
+    for a private training from none or from a model trained at this site, UnknownModel for one that is not there.
     """
     private = options.privacy is not None
+    if not private and is_computed(load_method(options.method)):
+        if options.start_from in (SERVING, SCRATCH):
+            return None  # it follows from this site's scans alone
+        raise InvalidSettings(
+            f"expected no weights to start {options.method} from, which is computed from the scans, got "
+            f"{options.start_from}; leave start_from out"
+        )
     if options.start_from == SCRATCH:
         folder = None
     elif options.start_from == SERVING and private:

@@ -23,8 +23,6 @@ def site_card(
     quality: held-out figures with what they were compared with; empty where none were taken. privacy: the budget
     spent, or None.
     """
-    start = training["start_from"] or "random weights"
-    settings = training["settings"]
     parts = [
         f"""# {name}
 
@@ -41,8 +39,7 @@ Trained on {training["train_scans"]} scans of {training["train_patients"]} patie
 
 ## Training
 
-Started from {start}; {settings["steps_done"]} steps of {settings["batch_size"]} slices in
-{settings["training_minutes"]:g} minutes, seed {training["seed"]}, finished {training["date"]}."""
+{_run(training)}"""
     ]
     parts.append(_privacy(privacy) if privacy else _calibration(calibration))
     if quality:
@@ -67,6 +64,17 @@ Thresholds from the {calibration["healthy"]["scans"]} held-out scans, each stand
 brain voxels above the threshold.
 
 {operating_point_table(calibration)}"""
+
+
+def _run(training: Mapping[str, Any]) -> str:
+    settings = training["settings"]
+    if settings["steps_done"] == 1:
+        return f"Computed from these scans in one pass, finished {training['date']}."
+    start = training["start_from"] or "random weights"
+    return (
+        f"Started from {start}; {settings['steps_done']} steps of {settings['batch_size']} slices in\n"
+        f"{settings['training_minutes']:g} minutes, seed {training['seed']}, finished {training['date']}."
+    )
 
 
 def _privacy(privacy: Mapping[str, Any]) -> str:

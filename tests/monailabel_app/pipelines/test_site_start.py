@@ -38,6 +38,15 @@ def test_what_serves_is_started_from_and_scratch_is_nothing(app):
     assert start_folder(app, SiteOptions(start_from="ddpm_t1@shipped")) == app / "model_weights/ddpm_t1"
 
 
+def test_a_method_that_is_computed_starts_from_nothing(app):
+    folder = app / "model_weights" / "atlas_zscore_t1"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump({"kind": "anomaly", "method": "atlas_zscore"}))
+    assert start_folder(app, SiteOptions(method="atlas_zscore")) is None
+    with pytest.raises(InvalidSettings, match="computed from the scans"):
+        start_folder(app, SiteOptions(method="atlas_zscore", start_from="atlas_zscore_t1@shipped"))
+
+
 def test_a_private_training_starts_from_public_weights_only(app):
     assert start_folder(app, SiteOptions(privacy=PRIVATE)) == app / "model_weights/ddpm_t1"
     with pytest.raises(InvalidSettings, match="trained at this site"):
