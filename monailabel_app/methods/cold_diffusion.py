@@ -71,11 +71,12 @@ SLICES = Config(
     ),
     deformation=DeformationConfig(),
     visible=0.12,
+    severities=(0.05, 0.2, 0.35, 0.5, 0.7),
     planes=("axial",),
     test_planes=("axial",),
 )
 # Volumes of any sequence, normalised by their median.
-VOLUMES = replace(SLICES, planes=("axial", "coronal"), test_planes=("axial", "coronal"))
+VOLUMES = replace(SLICES, severities=(0.2, 0.5), planes=("axial", "coronal"), test_planes=("axial", "coronal"))
 # For a GPU: 16 M parameters, on pixels.
 LARGE = Config(
     network=RestorationConfig(
