@@ -10,7 +10,8 @@ S has rank N - 1 beside the ridge, so Woodbury's identity needs a system of N eq
 
 Changed: the value has the sign of d, so that darker and brighter tissue are told apart after calibration, as for the
 signed residual; the scaling to the range of each volume is left out, since calibration on healthy scans gives every
-scan the same scale; and so is the product with 1 - SSIM.
+scan the same scale; and so is the product with 1 - SSIM, which ranked implanted lesions worse (average precision 0.38
+against 0.47 with ddpm_t1).
 """
 
 from __future__ import annotations
