@@ -48,7 +48,8 @@ def ssim_ensemble(
     """1 - ensembled SSIM inside the brain, 0 outside: (X, Y, Z) float32, between 0 (alike) and 2.
 
     sigmas: window widths in voxels. Raises InvalidSettings for a temperature below 0.02 or a width or data
-    range that is not positive, InvalidVolume for an axis too short for the widest window's reflection.
+    range that is not positive, InvalidVolume for an axis too short for the widest window's reflection (an axis of
+    size 1 is not averaged along).
     """
     if not temperature >= _MIN_TEMPERATURE:
         raise InvalidSettings(f"Expected a temperature of at least {_MIN_TEMPERATURE}, got {temperature}")
@@ -99,7 +100,7 @@ def _radii(sigmas: Sequence[float], data_range: float, shape: Sequence[int]) -> 
             f"got sigmas={tuple(sigmas)}, data_range={data_range}"
         )
     radii = [kernel_radius(sigma) for sigma in sigmas]
-    if min(shape) <= max(radii):
+    if min((size for size in shape if size > 1), default=0) <= max(radii):
         raise InvalidVolume(
             f"Expected more than {max(radii)} voxels along each axis for a window of sigma {max(sigmas)}, "
             f"got a volume of shape {tuple(shape)}"
@@ -145,6 +146,8 @@ def _slab_ssim(
 @lru_cache(maxsize=64)
 def _averaging_matrix(size: int, sigma: float, device: str) -> torch.Tensor:
     """(size, size) float32: Gaussian average along one axis with reflection that does not repeat the edge."""
+    if size == 1:
+        return torch.ones((1, 1), device=device)  # a single slice is averaged in its plane
     radius = kernel_radius(sigma)
     taps = torch.arange(-radius, radius + 1, dtype=torch.float64)
     window = torch.exp(-0.5 * (taps / sigma) ** 2)

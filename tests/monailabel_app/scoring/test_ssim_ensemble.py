@@ -153,3 +153,13 @@ def test_a_gpu_gives_the_cpu_result(pair):
     mask = np.ones(SHAPE, bool)
     on_gpu = ssim_ensemble(*(torch.from_numpy(v).cuda() for v in (*pair, mask)))
     np.testing.assert_allclose(on_gpu, ssim_ensemble(*pair, mask), atol=1e-5)
+
+
+def test_a_single_slice_has_the_score_of_a_stack_of_equal_slices():
+    generator = np.random.default_rng(4)
+    image, made = generator.random((2, 20, 22, 1)).astype(np.float32)
+    mask = np.ones(image.shape, bool)
+    thick = [np.repeat(values, 16, axis=2) for values in (image, made, mask)]
+    np.testing.assert_allclose(
+        ssim_ensemble(image, made, mask)[..., 0], ssim_ensemble(*thick)[..., 8], atol=1e-4
+    )
