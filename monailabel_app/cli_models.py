@@ -150,7 +150,8 @@ def ensemble(
     """Combine calibrated models into one; best calibrated on the scans that calibrated them."""
     from functools import partial
 
-    from monailabel_app.pipelines.ensemble import calibrate_ensemble, make_ensemble
+    from monailabel_app.pipelines.calibrate import calibrate_on
+    from monailabel_app.pipelines.ensemble import make_ensemble
     from monailabel_app.pipelines.predict import find_model
     from monailabel_app.pipelines.progress_bar import bars
     from monailabel_app.weights.version_layout import SHIPPED, check_name, home
@@ -166,7 +167,7 @@ def ensemble(
         typer.echo(f"made: {folder}; before use: python main.py calibrate --model {folder} --healthy FOLDER")
         return
     with bars() as bar:
-        calibrate_ensemble(folder, healthy, device=device, progress=partial(bar.stage, "calibrating"))
+        calibrate_on(folder, healthy, device=device, progress=partial(bar.stage, "calibrating"))
     typer.echo(f"made and calibrated: {folder}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from monailabel_app.calibration.operating_points import choose_operating_points
 from monailabel_app.calibration.tails import tail_table
 from monailabel_app.calibration.voxel_statistics import HealthyMoments, VoxelStatistics
 from monailabel_app.errors import AnomalyAppError, TrainingFailed
+from monailabel_app.io.images import read_volume
 from monailabel_app.preprocessing.slice_alignment import level_affine
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.types import BrainMask, Volume
@@ -30,6 +32,7 @@ from .analysis import Analysis
 from .healthy_reference import without_own_person
 from .levels import middle_level, middle_slice
 from .predict import AnomalyModel, PredictSettings, analyse, prepare
+from .prepare import list_scans
 
 _LOG = logging.getLogger(__name__)
 MIN_HEALTHY_SCANS = 5
@@ -183,6 +186,19 @@ def calibrate_prepared(
     scans = analyse_cache(cache, model, indices, device=device, progress=progress)
     patients = [cache.patients[i] for i in (range(len(cache)) if indices is None else indices)]
     return _keep(model, scans, healthy, patients), scans
+
+
+def calibrate_on(
+    folder: Path, healthy: Path, *, device: str = "cpu", progress: Callable[[int, int], None] | None = None
+) -> Calibration:
+    """Calibrate on what ``healthy`` is: a folder of scans, or a cache of prepared ones (.safetensors)."""
+    record = {"data": healthy.name}
+    if healthy.suffix == ".safetensors":
+        return calibrate_prepared(
+            folder, TrainingCache.load(healthy), healthy=record, device=device, progress=progress
+        )[0]
+    loaders = [partial(read_volume, path) for path in list_scans(healthy)]
+    return calibrate_model(folder, loaders, healthy=record, device=device, progress=progress)[0]
 
 
 def _keep(

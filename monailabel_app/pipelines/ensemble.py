@@ -1,19 +1,16 @@
-"""Make an ensemble: a model folder that names others, and the healthy scans that calibrate it."""
+"""Make an ensemble: a model folder that names others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from monailabel_app import __version__
 from monailabel_app.calibration.calibrated_map import Calibration
 from monailabel_app.errors import InvalidSettings, PublishFailed
-from monailabel_app.io.images import read_volume
 from monailabel_app.methods.ensemble import MEMBER_SMOOTHING, Config, build
 from monailabel_app.registry import method_info
-from monailabel_app.training.cache import TrainingCache
 from monailabel_app.weights.model_folder import (
     CARD,
     CONFIG,
@@ -24,17 +21,18 @@ from monailabel_app.weights.model_folder import (
     write_weights,
 )
 
-from .calibrate import calibrate_model, calibrate_prepared
 from .config_io import config_to_plain
 from .fit import library_versions, source_commit
 from .predict import AnomalyModel, load_model
-from .prepare import list_scans
 
 METHOD = "ensemble"
 
 
 def make_ensemble(folder: Path, members: Sequence[tuple[Path, str | None]]) -> Path:
     """Write a model folder that combines the calibrated models in ``members``; not calibrated yet.
+
+    It is best calibrated on the scans that calibrated its members (``calibrate.calibrate_on``): each of them is then
+    judged without its own person at both stages.
 
     members: folder and score of each, the score None for the model's default. They stay where they are and are found
     again by name and hash. Raises InvalidSettings for fewer than two, for members that prepare scans differently, were
@@ -51,21 +49,6 @@ def make_ensemble(folder: Path, members: Sequence[tuple[Path, str | None]]) -> P
     )
     _write(folder, config, models)
     return folder
-
-
-def calibrate_ensemble(
-    folder: Path, healthy: Path, *, device: str = "cpu", progress: Callable[[int, int], None] | None = None
-) -> Calibration:
-    """Calibrate it on held-out healthy scans: a folder of scans, or a cache of prepared ones (.safetensors).
-
-    Best those that calibrated the members: each scan is then judged without its own person at both stages.
-    """
-    record = {"data": healthy.name}
-    if healthy.suffix == ".safetensors":
-        cache = TrainingCache.load(healthy)
-        return calibrate_prepared(folder, cache, healthy=record, device=device, progress=progress)[0]
-    loaders = [partial(read_volume, path) for path in list_scans(healthy)]
-    return calibrate_model(folder, loaders, healthy=record, device=device, progress=progress)[0]
 
 
 def _check(model: AnomalyModel, first: AnomalyModel, score: str) -> None:

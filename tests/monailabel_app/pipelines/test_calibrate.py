@@ -8,9 +8,10 @@ import pytest
 from scipy import ndimage
 
 from monailabel_app.calibration.calibrated_map import Calibration
+from monailabel_app.calibration.tails import TAIL_SHARES
 from monailabel_app.errors import TrainingFailed
 from monailabel_app.pipelines.analysis import Analysis
-from monailabel_app.pipelines.calibrate import analyse_cache, calibrate_prepared, calibration_of
+from monailabel_app.pipelines.calibrate import analyse_cache, calibrate_on, calibrate_prepared, calibration_of
 from monailabel_app.pipelines.predict import load_model, predict
 from monailabel_app.training.cache import to_cache
 from monailabel_app.weights.model_folder import verify
@@ -114,3 +115,14 @@ def test_scans_prepared_for_another_template_are_refused(made):
     image, mask = np.zeros((1, 4, 5, 6), np.float32), np.ones((4, 5, 6), bool)
     with pytest.raises(TrainingFailed, match="model's grid"):
         analyse_cache(to_cache([image], [mask], ["a"], "t1"), load_model(made.folder))
+
+
+def test_a_model_is_calibrated_on_a_cache_or_a_folder_of_scans_and_keeps_their_tails(copy, held_out, tmp_path):
+    folder = copy
+    held_out.save(tmp_path / "held_out.safetensors")
+    calibration = calibrate_on(folder, tmp_path / "held_out.safetensors")
+    assert calibration.healthy["scans"] == HEALTHY
+    assert calibration.healthy["data"] == "held_out.safetensors"
+    assert len(load_model(folder).calibration.score("signed").tails["standard"]) == len(TAIL_SHARES)
+    with pytest.raises(TrainingFailed, match="found none"):
+        calibrate_on(folder, tmp_path / "nowhere")
