@@ -58,7 +58,7 @@ class Config:
     encoder: Literal["self_supervised", "torchvision_resnet18"] = "self_supervised"
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    pretext: Literal["contrast", "restore", "corruption"] = "contrast"
+    pretext: Literal["contrast", "restore", "corruption"] = "corruption"
     pretext_share: float = 0.4
     equalize: bool = True
     loss_channels: int = 32
@@ -74,6 +74,8 @@ _PUBLISHED = AutoencoderConfig(widths=(100, 150, 200, 300), kernel=5)
 PRETRAINED = Config(encoder="torchvision_resnet18", autoencoder=_PUBLISHED, pretext_share=0.0, loss_channels=0)
 PRESETS = {
     "compact": Config(),
+    # Where lesions are bright, equalisation takes from them what tells them apart.
+    "compact_flair": Config(equalize=False),
     "large": Config(trunk=TrunkConfig(width=64, kernel=7), autoencoder=_PUBLISHED, loss_channels=0),
     # Needs a start from a model that holds the site's own ResNet-18.
     "imagenet": PRETRAINED,

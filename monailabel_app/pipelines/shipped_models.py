@@ -88,7 +88,7 @@ _MODELS = (
     ShippedModel("latent_ddpm_3d_t1", "latent_ddpm_3d", "ixi_t1", training={"batch_size": 4, "ema": 0.99}),
     ShippedModel("latent_transformer_t1", "latent_transformer", "ixi_t1", training={"batch_size": 4, "ema": 0.99}),
     ShippedModel("feature_autoencoder_t1", "feature_autoencoder", "ixi_t1"),
-    ShippedModel("feature_autoencoder_flair", "feature_autoencoder", "soop_flair"),
+    ShippedModel("feature_autoencoder_flair", "feature_autoencoder", "soop_flair", preset="compact_flair"),
     ShippedModel(
         "stylegan2_inversion_t1", "stylegan2_inversion", "ixi_t1", scores=("signed", "wasserstein", "mse_patch")
     ),
