@@ -16,6 +16,7 @@ from monailabel_app.calibration.calibrated_map import SMOOTHING_MM
 from monailabel_app.calibration.operating_points import TARGET_FPR
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML
+from monailabel_app.types import GATE_SETTINGS
 
 # The default is offered first.
 OPERATING_POINTS = ("balanced", *(name for name in TARGET_FPR if name != "balanced"))
@@ -76,6 +77,7 @@ def for_viewers(scores: Sequence[str]) -> dict[str, list[str]]:
         "smoothing": list(SMOOTHING),
         "min_lesion_volume": list(MIN_LESION_VOLUMES),
         "uncertainty": list(UNCERTAINTY),
+        "input_gate": list(GATE_SETTINGS),
     }
 
 
@@ -88,6 +90,7 @@ def read(request: Mapping[str, Any], scores: Sequence[str]) -> dict[str, Any]:
         "min_volume_ml": pick_volume_ml("min_lesion_volume", request.get("min_lesion_volume")),
         "seed": pick_seed("seed", request.get("seed")),
         "uncertainty": pick("uncertainty", request.get("uncertainty"), UNCERTAINTY) == "on",
+        "gate": pick("input_gate", request.get("input_gate"), GATE_SETTINGS),
     }
 
 

@@ -109,6 +109,7 @@ def predict(
     min_volume_ml: Annotated[float, typer.Option(help="Smaller lesions are dropped.")] = 0.1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    gate: Annotated[str, typer.Option(help="A scan unlike the training scans: warn, refuse or off.")] = "warn",
     pixel_mm: Annotated[float | None, typer.Option(help="Pixel size of a PNG picture that states none.")] = None,
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Repeat the analysis to say how much each lesion would change.")
@@ -123,7 +124,7 @@ def predict(
     volume = read_volume(scan, slices=True, pixel_mm=pixel_mm)
     loaded = pipeline.load_model(pipeline.find_model(model, ROOT))
     settings = pipeline.PredictSettings(
-        operating_point, score, smoothing, min_volume_ml, seed, device, uncertainty=uncertainty
+        operating_point, score, smoothing, min_volume_ml, seed, device, uncertainty=uncertainty, gate=gate
     )
     finding = pipeline.predict(volume, loaded, settings)
     if mask is not None:
@@ -136,17 +137,17 @@ def predict(
 @app.command()
 def calibrate(
     model: Annotated[str, typer.Option(help="Name of a model, or its folder.")],
-    healthy: Annotated[Path, typer.Option(help="Folder of healthy scans that did not train the model.")],
+    healthy: Annotated[
+        Path, typer.Option(help="Healthy scans that did not train the model: a folder, or a cache (.safetensors).")
+    ],
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Calibrate a model anew on held-out healthy scans."""
     from functools import partial
 
     from monailabel_app.errors import PublishFailed
-    from monailabel_app.io.images import read_volume
     from monailabel_app.pipelines import predict as pipeline
-    from monailabel_app.pipelines.calibrate import calibrate_model
-    from monailabel_app.pipelines.prepare import list_scans
+    from monailabel_app.pipelines.calibrate import calibrate_on
     from monailabel_app.pipelines.progress_bar import bars
     from monailabel_app.weights.model_folder import VERSIONS
 
@@ -156,11 +157,8 @@ def calibrate(
             f"expected a model that may change, got published version {folder.name}, calibrated when it was trained; "
             "train a new version to calibrate on other scans"
         )
-    loaders = [partial(read_volume, path) for path in list_scans(healthy)]
     with bars() as bar:
-        calibrate_model(
-            folder, loaders, healthy={"data": healthy.name}, device=device, progress=partial(bar.stage, "calibrating")
-        )
+        calibrate_on(folder, healthy, device=device, progress=partial(bar.stage, "calibrating"))
     typer.echo(f"calibrated: {folder}")
 
 

@@ -97,6 +97,10 @@ class Lesion:
     uncertainty: Mapping[str, Any] | None = None
 
 
+# What may become of a scan that the input gate does not let pass; the default first.
+GATE_SETTINGS = ("warn", "refuse", "off")
+
+
 @dataclass(frozen=True)
 class GateReport:
     """Whether a scan is one of those that the models were made for, judged before any mask is shown.

@@ -29,18 +29,19 @@ _AXES = ("left to right", "back to front", "bottom to top")
 class Feature:
     """name: in figures. odd: which side is suspicious. outline: of the brain mask alone, so it holds for any sequence.
 
-    log: compared on a logarithmic scale. reason: what it means, with ``{value}`` and ``{place}``.
+    log_unit: what is skewed among healthy scans is compared as log(1 + value / log_unit). reason: what it means, with
+    ``{value}`` and ``{place}``.
     """
 
     name: str
     odd: Literal["high", "low", "both"]
     reason: str
     outline: bool = False
-    log: bool = False
+    log_unit: float = 0.0
 
     def scaled(self, value: float) -> float:
         """The value on the scale on which healthy scans are compared."""
-        return float(np.log(max(value, 0.0) + 1.0)) if self.log else value
+        return float(np.log1p(max(value, 0.0) / self.log_unit)) if self.log_unit else value
 
 
 _TABLE = (
@@ -50,7 +51,7 @@ _TABLE = (
         "the brain that was found has {value:.0f} ml, far from healthy adults': brain extraction may have failed, or "
         "this is another body part",
         outline=True,
-        log=True,
+        log_unit=1.0,
     ),
     Feature(
         "outline_misfit",
@@ -72,7 +73,7 @@ _TABLE = (
         "{value:.0f} ml of what was taken for brain lie where no healthy brain reaches: brain extraction may have kept "
         "skull, eyes or neck",
         outline=True,
-        log=True,
+        log_unit=1.0,
     ),
     Feature(
         "template_correlation",
@@ -93,6 +94,7 @@ _TABLE = (
         "high",
         "its grey values are distributed unlike those of the training scans: another sequence, contrast agent or "
         "scanner setting",
+        log_unit=0.01,
     ),
     Feature("noise", "high", "it is noisier than the training scans"),
     Feature("sharpness", "low", "it is more blurred than the training scans: motion, smoothing or thick slices"),
@@ -101,19 +103,20 @@ _TABLE = (
         "high",
         "a region of {value:.0f} ml {place} is much darker than in any healthy scan: a signal void (metal), a missing "
         "part or a very large lesion",
-        log=True,
+        log_unit=1.0,
     ),
     Feature(
         "bright_ml",
         "high",
         "a region of {value:.0f} ml {place} is much brighter than in any healthy scan: an artefact, contrast agent or "
         "a very large lesion",
-        log=True,
+        log_unit=1.0,
     ),
     Feature(
         "odd_share",
         "high",
         "{value:.0%} of the brain has grey values outside the healthy range: the scan as a whole is unusual",
+        log_unit=0.002,
     ),
     Feature("network_error", "high", "the model of whole healthy brains cannot reproduce it"),
     Feature("network_perceptual", "high", "the model of whole healthy brains makes something else of it"),
@@ -188,6 +191,11 @@ def measure(
     for name, found in (("dark_ml", inside & (z < -_ODD)), ("bright_ml", inside & (z > _ODD))):
         values[name], places[name] = _largest(found, voxel_ml * _POOL**3, template)
     return values, places
+
+
+def pooled_shape(shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """Of the grid that intensities are compared on."""
+    return tuple(n // _POOL for n in shape)
 
 
 def network_figures(figures: Mapping[str, float], kind: str) -> np.ndarray:

@@ -23,12 +23,12 @@ _LEAST = {
     "template_correlation": 0.01,
     "upside_down": 0.02,
     "front_back": 0.02,
-    "histogram_distance": 0.008,
+    "histogram_distance": 0.3,
     "noise": 0.003,
     "sharpness": 0.01,
     "dark_ml": 0.5,
     "bright_ml": 0.5,
-    "odd_share": 0.005,
+    "odd_share": 0.3,
 }
 
 
@@ -57,18 +57,20 @@ class Healthy:
     @classmethod
     def of(cls, scans: Sequence[Measured]) -> Healthy:
         """From the measurements of held-out healthy scans; three at least."""
-        whole = cls._moments(scans)
-        sets = {name: kept for name, kept in SETS.items() if whole.levels or name != "full"}
+        whole = cls.moments(scans)
+        sets = {name: set(kept) & set(whole.centre) for name, kept in SETS.items() if whole.levels or name != "full"}
+        sets = {name: kept for name, kept in sets.items() if kept}
         scores: dict[str, list[float]] = {name: [] for name in sets}
         for index, scan in enumerate(scans):
-            others = cls._moments([*scans[:index], *scans[index + 1 :]])
+            others = cls.moments([*scans[:index], *scans[index + 1 :]])
             z = others.deviations(scan)
             for name, kept in sets.items():
-                scores[name].append(max(z[feature] for feature in kept if feature in z))
+                scores[name].append(max(z[feature] for feature in kept))
         return replace(whole, scores={name: tuple(values) for name, values in scores.items()})
 
     @classmethod
-    def _moments(cls, scans: Sequence[Measured]) -> Healthy:
+    def moments(cls, scans: Sequence[Measured]) -> Healthy:
+        """Means and spreads, without scores: those need every scan against the others."""
         kinds = scans[0].levels
         levels = {}
         for kind in kinds:

@@ -30,12 +30,11 @@ from monailabel_app.types import GateReport, PreparedVolume
 from monailabel_app.weights.model_folder import CARD, WEIGHTS, open_model_folder, seal, sha256_of, write_config
 
 from .config_io import config_from_plain
-from .gate_features import FEATURES, HealthyLook, measure, network_figures
+from .gate_features import FEATURES, HealthyLook, measure, network_figures, pooled_shape
 from .gate_statistics import KINDS, SETS, Healthy, Measured, with_network
 
 _LOG = logging.getLogger(__name__)
 FOLDER, NETWORK_FOLDER = "input_gate_t1", "latent_ddpm_3d_t1"
-GATE_SETTINGS = ("warn", "refuse", "off")
 _REASON_Z = 2.5
 _MAX_REASONS = 4
 _told: set[str] = set()
@@ -74,6 +73,7 @@ class InputGate:
         self.hash = opened.hash
         try:
             self.healthy = Healthy.from_json(opened.config["healthy"])
+            self.volumes_ml = tuple(float(value) for value in opened.config["volumes_ml"])
             wanted = str(opened.config.get("network_weights", ""))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CorruptModel(
@@ -87,9 +87,12 @@ class InputGate:
     ) -> GateReport | None:
         """Judge a prepared scan, by all features where it went through the T1 preparation, else by its outline.
 
-        None for what is no whole brain on the template's grid, such as a single slice.
+        None for what is no whole brain on the template's grid, such as a single slice, and for another grid than the
+        gate's own.
         """
         if prepared.brain_mask.shape != template.shape or not prepared.brain_mask.any():
+            return None
+        if self.look.mean.shape != pooled_shape(template.shape):
             return None
         started = time.perf_counter()
         t1 = modality == "t1"
@@ -192,6 +195,7 @@ def build_input_gate(
             "network": NETWORK_FOLDER if network is not None else None,
             "network_weights": sha256_of(weights) if network is not None else "",
             "training_data": dict(record),
+            "volumes_ml": [round(float(value), 1) for value in volumes_ml],
             "healthy": json.loads(json.dumps(healthy.to_json())),
         },
     )

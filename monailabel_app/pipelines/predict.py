@@ -25,7 +25,7 @@ from monailabel_app.preprocessing.regions import REGION_NAMES
 from monailabel_app.preprocessing.slice_alignment import is_slice, prepare_slice
 from monailabel_app.preprocessing.template import Template
 from monailabel_app.registry import load_method
-from monailabel_app.types import BrainMask, Finding, GateReport, PreparedVolume, Volume
+from monailabel_app.types import GATE_SETTINGS, BrainMask, Finding, GateReport, PreparedVolume, Volume
 from monailabel_app.weights.listing import list_models
 from monailabel_app.weights.model_folder import VERSIONS, open_model_folder
 from monailabel_app.weights.versions import locate, split_id
@@ -34,7 +34,7 @@ from .analysis import Analysis, examine
 from .cache import MapCache, analysis_key
 from .config_io import config_from_plain
 from .input_gate import FOLDER as GATE_FOLDER
-from .input_gate import GATE_SETTINGS, InputGate, find_gate
+from .input_gate import InputGate, find_gate
 from .levels import analysed_part, at_levels, levels_of_config, middle_level, on_grid_of
 from .members import analyse_members, check_members, load_members
 from .uncertainty import PREPARATIONS, SEEDS, repeated

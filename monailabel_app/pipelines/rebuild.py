@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monailabel_app.errors import InvalidSettings
+from monailabel_app.preprocessing.template import Template
 from monailabel_app.training import brain_training
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.weights.model_folder import CARD, seal, write_config
@@ -18,13 +19,16 @@ from .build_model import prepare_set
 from .build_template import build_template
 from .calibrate import calibrate_prepared
 from .fit import export_model, fit, training_settings
+from .input_gate import FOLDER as GATE
+from .input_gate import NETWORK_FOLDER, build_input_gate
+from .ixi import list_ixi
 from .shipped_data import shipped_data
 from .shipped_models import SHIPPED, ShippedModel
 
 if TYPE_CHECKING:
     from .progress_bar import Bars
 
-TARGETS = ("template", "brain_extraction", *SHIPPED)
+TARGETS = ("template", "brain_extraction", *SHIPPED, GATE)
 _BRAIN_STEPS = 12000
 
 
@@ -60,6 +64,9 @@ def rebuild_weights(
     for name in SHIPPED:
         if name in wanted:
             yield rebuild_model(SHIPPED[name], root, data, minutes=minutes, device=device, preset=preset, bar=bar)
+    # Its healthy figures are those of one network: with another one, the gate has to be made anew.
+    if GATE in wanted or NETWORK_FOLDER in wanted:
+        yield _rebuild_gate(weights / GATE, data, cache, bar)
 
 
 def rebuild_model(
@@ -105,6 +112,21 @@ def rebuild_model(
     made.replace(folder)
     made.parent.rmdir()
     return f"{shipped.name}: {folder}"
+
+
+def _rebuild_gate(folder: Path, data: Path, cache: Path, bar: Bars) -> str:
+    healthy = shipped_data("ixi_t1", data, cache, stage=bar.stage)
+    scans = [(scan.volume(), scan.brain_mask()) for scan in list_ixi(data / "ixi_t1", "val")]
+    build_input_gate(
+        folder,
+        TrainingCache.load(healthy.train),
+        TrainingCache.load(healthy.held_out),
+        [float(mask.sum()) * volume.voxel_volume_mm3 / 1000 for volume, mask in scans],
+        Template.load(folder.parent / "template"),
+        healthy.record,
+        progress=partial(bar.stage, "calibrating the input gate"),
+    )
+    return f"input gate: {folder}"
 
 
 def _rebuild_template(folder: Path, data: Path, cache: Path, bar: Bars) -> str:

@@ -45,7 +45,12 @@ def test_read_gives_the_settings_of_a_prediction():
         "min_volume_ml": 0.1,
         "seed": 7,
         "uncertainty": False,
+        "gate": "warn",
     }
+
+    assert options.read({"input_gate": "Refuse"}, ("l1",))["gate"] == "refuse"
+    with pytest.raises(InvalidSettings, match="input_gate to be one of warn, refuse, off"):
+        options.read({"input_gate": "maybe"}, ("l1",))
 
 
 def test_the_choices_are_those_of_the_calibration():
