@@ -35,7 +35,13 @@ _FAST = {"learning_rate": 1.5e-3, "ema": 0.998}
 
 _MODELS = (
     # Levels and draws chosen on lesions implanted into ten validation scans, of other shapes than `evaluate` uses.
-    ShippedModel("ddpm_t1", "ddpm", "ixi_t1", overrides={"levels": [0.97, 0.93], "draws": 3}),
+    ShippedModel(
+        "ddpm_t1",
+        "ddpm",
+        "ixi_t1",
+        overrides={"levels": [0.97, 0.93], "draws": 3},
+        scores=("signed", "l1", "ssim_ensemble", "mahalanobis"),
+    ),
     ShippedModel("ddpm_flair", "ddpm", "soop_flair", preset="small", scores=_BRIGHT),
     # Clean surroundings or features of the slice keep the anatomy, so that the noise may be stronger than for ddpm.
     # A volume has ten times the levels of a slice model: fewer draws.
