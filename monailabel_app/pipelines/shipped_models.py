@@ -100,7 +100,7 @@ _MODELS = (
         "stylegan2_inversion_t1",
         "stylegan2_inversion",
         "ixi_t1",
-        overrides={"steps": 12},
+        overrides={"projection": {"steps": 12}},
         scores=("signed", "wasserstein", "mse_patch"),
     ),
     ShippedModel(
