@@ -30,6 +30,7 @@ FIGURES = (
     "scan_auroc",
     "healthy_false_ml",
     "healthy_false_positives_per_scan",
+    "analysed_share",
 )
 COMPARED = ("pooled_ap", "mean_case_ap", "dice")
 # What every row is compared with: the name of the comparison, and the method that it means.
@@ -100,6 +101,7 @@ def _figures(
         "dice": weighted_means(weights, column(cases, "dice")),
         "recall": weighted_ratio(weights, column(cases, "detected"), column(cases, "lesions")),
         "false_positives_per_scan": weighted_means(weights, column(cases, "false_positives")),
+        "analysed_share": weighted_means(weights, column(cases, "analysed_share")),
     }
     if healthy:
         scores = column(cases, "scan_score"), column(healthy, "scan_score")

@@ -167,6 +167,7 @@ class _Reader:
         """Count a case with lesions."""
         values, mask = self._read(case, scan)
         found = count_lesions(mask & case.counted, case.gt_mask)
+        looked_at = on_grid_of(case, scan.prepared.brain_mask, scan.prepared) > 0.5
         self.counts.append(count_voxels(values, case.gt_mask, case.counted))
         self._cases.append(
             {
@@ -177,6 +178,7 @@ class _Reader:
                 "lesions": found.lesions,
                 "detected": found.detected,
                 "false_positives": found.false_positives,
+                "analysed_share": float(looked_at[case.gt_mask].mean()) if case.gt_mask.any() else None,
                 "scan_score": scan_score(values),
             }
         )

@@ -17,6 +17,9 @@ _COLUMNS = (
     ("scan_auroc", "scan AUROC", 3),
     ("healthy_false_ml", "healthy false volume (ml)", 1),
 )
+# Shown where some model looks at a part of a volume only.
+_PART = ("analysed_share", "share of lesions looked at", 2)
+_WHOLE = 0.98
 _ABOUT = (
     "set", "model", "hash", "method", "modality", "protocol", "score", "smoothing", "calibration", "leave_one_out",
     "default", "cases", "healthy", "seconds_to_prepare", "seconds_to_analyse", "processor_seconds_to_analyse",
@@ -70,6 +73,8 @@ def _set_markdown(entry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
     healthy = f", {first['healthy']} healthy scans" if first["healthy"] else ", no healthy scans of the same source"
     few = "" if first["figures"]["pooled_ap"]["interval"] else " Too few patients for intervals."
     columns = [column for column in _COLUMNS if any(column[0] in row["figures"] for row in rows)]
+    if any((row["figures"][_PART[0]]["value"] or 1.0) < _WHOLE for row in rows):
+        columns.append(_PART)
     references = [key for key in ("atlas", "ddpm") if any(key in row["differences"] for row in rows)]
     head = ["model", "score", *(title for _, title, _ in columns)]
     head += [f"AP minus {_reference_name(rows, key)}" for key in references]
