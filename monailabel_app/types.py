@@ -106,7 +106,7 @@ class GateReport:
     """Whether a scan is one of those that the models were made for, judged before any mask is shown.
 
     score: of the oddest feature, in healthy standard deviations; threshold: the highest of the held-out healthy scans;
-    p_value: its rank among theirs. reasons: plain sentences, the oddest first, empty when it passed. figures: the
+    p_value: its rank among theirs. reasons: plain sentences, empty when it passed. figures: the
     features, and as ``<name>_z`` how odd each is. judged_by: ``full``, ``plain`` (without the network) or ``outline``
     (of the brain mask only, for other sequences than T1).
     """

@@ -30,7 +30,7 @@ from monailabel_app.types import GateReport, PreparedVolume
 from monailabel_app.weights.model_folder import CARD, WEIGHTS, open_model_folder, seal, sha256_of, write_config
 
 from .config_io import config_from_plain
-from .gate_features import FEATURES, HealthyLook, measure, network_figures, pooled_shape
+from .gate_features import FEATURES, NETWORK, HealthyLook, measure, network_figures, pooled_shape
 from .gate_statistics import KINDS, SETS, Healthy, Measured, with_network
 
 _LOG = logging.getLogger(__name__)
@@ -117,7 +117,8 @@ class InputGate:
         threshold = max(scores)
         passed = score <= threshold
         values = with_network(scan, self.healthy.levels)
-        oddest = sorted((name for name in z if z[name] > _REASON_Z), key=lambda name: -z[name])
+        # What a person can check comes first; that the network objects, too, explains nothing.
+        oddest = sorted((name for name in z if z[name] > _REASON_Z), key=lambda name: (name in NETWORK, -z[name]))
         reasons = tuple(
             FEATURES[name].reason.format(value=values[name], place=scan.places.get(name, "")).replace("  ", " ")
             for name in oddest[:_MAX_REASONS]
@@ -199,8 +200,8 @@ def build_input_gate(
             "healthy": json.loads(json.dumps(healthy.to_json())),
         },
     )
-    if not (folder / CARD).is_file():
-        (folder / CARD).write_text(f"# {folder.name}\n\nNot measured yet. Research use only.\n")
+    # Numbers measured with another network must not stand beside this one.
+    (folder / CARD).write_text(f"# {folder.name}\n\nNot measured yet. Research use only.\n")
     seal(folder)
     return healthy
 

@@ -93,7 +93,7 @@ def test_an_upside_down_scan_is_stopped_with_that_reason(request, model, kind):
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_the_reason_oddest_comes_first_and_names_numbers(model, plain_folder):
+def test_a_missing_slab_is_named_with_its_place_and_extent(model, plain_folder):
     volume, brain, _ = scan(person(302))
     middle = volume.shape[2] // 2
     volume.data[:, :, :, middle - 3 : middle + 3] = 0
