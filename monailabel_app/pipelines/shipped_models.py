@@ -27,7 +27,7 @@ class ShippedModel:
 
 
 # SSIM in three dimensions has no meaning for single slices.
-_BOTH_SIGNS = ("signed", "l1", "ssim_ensemble", "mahalanobis")
+_BOTH_SIGNS = ("signed", "l1", "mahalanobis")
 _BRIGHT = ("brighter", "signed", "l1", "mahalanobis")
 _TWO_LEVELS = {"levels": [0.93, 0.8], "draws": 3}
 
