@@ -25,12 +25,13 @@ from monailabel_app.training.manifest import Manifest, ScanRecord, config_digest
 from monailabel_app.training.privacy import privacy_report
 from monailabel_app.training.split import MIN_HELD_OUT_PATIENTS
 from monailabel_app.weights import versions
-from monailabel_app.weights.model_folder import CONFIG, seal
+from monailabel_app.weights.model_folder import CONFIG, open_model_folder, seal
 
 from .calibrate import calibrate_prepared
 from .fit import export_model, library_versions, rewrite_card, source_commit
 from .held_out_quality import HeldOutQuality, QualityFigures, compare, may_replace
 from .site_privacy import check_membership
+from .site_start import prepares_as_here
 from .training_run import Plan, PlannedScan, device_of
 
 _LOG = logging.getLogger(__name__)
@@ -162,6 +163,12 @@ def _compare(
 ) -> tuple[QualityFigures, QualityFigures | None, str]:
     """Held-out figures of the candidate and of the model it would replace, on the same scans and lesions."""
     incumbent, note = versions.current(root, plan.options.name), ""
+    if incumbent is not None and not prepares_as_here(open_model_folder(incumbent).config):
+        # Scans prepared for the candidate would show it what it has never seen: its figure would be too low.
+        incumbent, note = None, (
+            f"the present {plan.options.name} prepares scans in another way (single levels, or another "
+            "normalisation) and cannot be compared with it; let it serve by hand: python main.py models promote"
+        )
     if incumbent is not None:
         seen = _training_patients(incumbent)
         rows = [i for i, patient in enumerate(held_out.patients) if patient not in seen]
@@ -196,7 +203,7 @@ def _decide(promote: str, own: QualityFigures, other: QualityFigures | None, not
     if promote != "if better":
         return promote == "always", f"promote is {promote!r}"
     if other is None:
-        return True, "the first model of this name"
+        return not note, note or "the first model of this name"
     found = compare(own, other)
     low, high = found.interval
     words = (

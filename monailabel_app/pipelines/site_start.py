@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from monailabel_app.errors import CorruptModel, InvalidSettings
+from monailabel_app.preprocessing.pipeline import PrepareSettings
 from monailabel_app.registry import load_method
 from monailabel_app.training.completion import is_computed
 from monailabel_app.training.manifest import MANIFEST
@@ -22,7 +24,8 @@ def start_folder(root: Path, options: SiteOptions) -> Path | None:
 
     A private training starts from public weights only, so for it what serves means the shipped model of that name.
     A method that is computed from the scans starts from nothing. Raises InvalidSettings for another method's model and
-    for a private training from none or from a model trained at this site, UnknownModel for one that is not there.
+    for a private training from none, from a model trained at this site or from one that prepares scans in another way,
+    UnknownModel for one that is not there.
     """
     private = options.privacy is not None
     if not private and is_computed(load_method(options.method)):
@@ -52,13 +55,26 @@ def start_folder(root: Path, options: SiteOptions) -> Path | None:
             "expected public weights to start a private training from, got a model trained at this site: what it has "
             "learnt from the same patients is outside the budget; choose start_from, for example ddpm_t1@shipped"
         )
-    method = _config(folder).get("method")
+    config = _config(folder)
+    if private and not prepares_as_here(config):
+        raise InvalidSettings(
+            "expected a model of whole volumes with the usual normalisation to start a private training from, whose "
+            f"thresholds are kept, got {folder.name}, which prepares scans in another way; choose start_from"
+        )
+    method = config.get("method")
     if method != options.method:
         raise InvalidSettings(
             f"expected weights of {options.method} to start from, got a model of {method}; choose another start_from "
             "or model_name"
         )
     return folder
+
+
+def prepares_as_here(config: Mapping[str, Any]) -> bool:
+    """Whether a model wants its scans as a site's training prepares them: whole volumes, the usual normalisation."""
+    usual = (False, PrepareSettings().normalization)
+    wanted = (bool(config.get("bias_field", False)), str(config.get("normalization", usual[1])))
+    return config.get("levels") is None and wanted == usual
 
 
 def _shipped(root: Path, name: str) -> Path | None:

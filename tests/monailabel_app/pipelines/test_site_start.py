@@ -56,6 +56,16 @@ def test_a_private_training_starts_from_public_weights_only(app):
             start_folder(app, options)
 
 
+@pytest.mark.parametrize("other", [{"levels": [44, 50]}, {"normalization": "median"}, {"bias_field": True}])
+def test_a_private_training_keeps_no_thresholds_of_scans_prepared_in_another_way(app, other):
+    folder = app / "model_weights" / "ddpm_other"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump({"kind": "anomaly", "method": "ddpm", **other}))
+    with pytest.raises(InvalidSettings, match="another way"):
+        start_folder(app, SiteOptions(privacy=PRIVATE, start_from="ddpm_other"))
+    assert start_folder(app, SiteOptions(start_from="ddpm_other")) == folder
+
+
 def test_another_method_and_a_model_that_is_not_there_are_refused(app):
     with pytest.raises(InvalidSettings, match="of other_method"):
         start_folder(app, SiteOptions(start_from="other"))
