@@ -32,11 +32,13 @@ def train(
     start_from: Annotated[
         str, typer.Option(help="'serving model', 'scratch', or NAME[@VERSION] of a model to start from.")
     ] = "serving model",
-    preset: Annotated[str, typer.Option(help="Size of a network from scratch: compact, behrendt or tiny.")] = "compact",
+    preset: Annotated[str, typer.Option(help="Size of a network from scratch: compact, large or tiny.")] = "compact",
     minutes: Annotated[float | None, typer.Option(help="Minutes of training at most (default: 60).")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the scans at most.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps at most.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Slices per step.")] = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples per step (default: 16 slices, or 4 whole brains).")
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 4e-4,
     validation_share: Annotated[float, typer.Option(help="Share of the patients held out.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of weights, batches and noise.")] = 0,
@@ -57,7 +59,7 @@ def train(
     """
     from monailabel_app.errors import InvalidSettings
     from monailabel_app.pipelines.progress_bar import bars
-    from monailabel_app.pipelines.site_options import SiteOptions
+    from monailabel_app.pipelines.site_options import SiteOptions, usual_batch
     from monailabel_app.pipelines.site_privacy import membership_line
     from monailabel_app.pipelines.site_scans import scans_of_folder
     from monailabel_app.pipelines.site_training import train_site
@@ -76,7 +78,7 @@ def train(
         max_epochs=math.inf if epochs is None else epochs,
         minutes=math.inf if unlimited else 60.0 if minutes is None else minutes,
         steps=steps,
-        batch_size=batch_size,
+        batch_size=usual_batch(method) if batch_size is None else batch_size,
         learning_rate=learning_rate,
         validation_share=validation_share,
         seed=seed,

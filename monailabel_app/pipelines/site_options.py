@@ -17,6 +17,8 @@ PROMOTE = ("if better", "always", "never")
 MODALITIES = ("t1", "t2", "flair", "pd")
 SCRATCH, SERVING = "scratch", "serving model"
 NO_LIMIT = "no limit"
+_SLICES, _VOLUMES = 16, 4
+_BUDGETS = ("epsilon=8 delta=1e-5", "epsilon=3 delta=1e-5")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
@@ -41,7 +43,7 @@ class SiteOptions:
     max_epochs: float = math.inf
     minutes: float = 60.0
     steps: int | None = None
-    batch_size: int = 16
+    batch_size: int = _SLICES
     learning_rate: float = 4e-4
     validation_share: float = 0.2
     seed: int = 0
@@ -129,6 +131,11 @@ class SiteOptions:
         return cls(**given)
 
 
+def usual_batch(method_id: str) -> int:
+    """Samples per step unless somebody says otherwise: a whole brain takes the memory of many slices."""
+    return _VOLUMES if getattr(load_method(method_id), "SAMPLES", "slices") == "volumes" else _SLICES
+
+
 def for_viewers(method_id: str, start_points: tuple[str, ...] = ()) -> dict[str, Any]:
     """The options of a method's trainer as Slicer and OHIF show them: lists become drop-downs, first is the default.
 
@@ -143,12 +150,12 @@ def for_viewers(method_id: str, start_points: tuple[str, ...] = ()) -> dict[str,
         "preset": list(load_method(method_id).PRESETS),
         "minutes": f"{default.minutes:g}",
         "max_epochs": NO_LIMIT,
-        "train_batch_size": str(default.batch_size),
+        "train_batch_size": str(usual_batch(method_id)),
         "learning_rate": str(default.learning_rate),
         "val_split": str(default.validation_share),
         "seed": str(default.seed),
         "promote": list(PROMOTE),
-        "privacy": ["none", "epsilon=8 delta=1e-5", "epsilon=3 delta=1e-5"],
+        "privacy": ["none", *(_BUDGETS if method_info(method_id).private else ())],
         "multi_gpu": False,
         "resume": False,
     }

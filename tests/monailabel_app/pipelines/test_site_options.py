@@ -6,6 +6,7 @@ import pytest
 
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.pipelines.site_options import SiteOptions, for_viewers, from_request
+from monailabel_app.registry import TRAINABLE
 
 
 def test_an_empty_request_means_the_defaults():
@@ -48,6 +49,20 @@ def test_numbers_are_offered_as_text_because_ohif_keeps_the_digits_of_a_number_o
     assert not [value for value in offered if isinstance(value, (int, float)) and not isinstance(value, bool)]
 
 
+@pytest.mark.parametrize("method_id", TRAINABLE)
+def test_what_is_offered_for_a_method_is_taken(method_id):
+    offered = for_viewers(method_id)
+    assert offered["preset"][0] == "compact"
+    for budget in offered["privacy"]:
+        assert (from_request(method_id, {"privacy": budget}).privacy is None) == (budget == "none")
+
+
+def test_whole_brains_are_offered_in_smaller_batches_than_slices():
+    assert for_viewers("latent_ddpm_3d")["train_batch_size"] == "4"
+    assert from_request("latent_transformer", {}).batch_size == 4
+    assert from_request("latent_ddpm", {}).batch_size == 16
+
+
 @pytest.mark.parametrize("text", ["no limit", "No limit", "0", 0, 0.0])
 def test_no_limit(text):
     assert from_request("ddpm", {"minutes": text, "max_epochs": "2"}).minutes == math.inf
@@ -65,7 +80,7 @@ def test_a_private_training_does_not_serve_unless_told_to():
     [
         ({"modality": "../t1"}, "modality"),
         ({"model_name": "a/b"}, "model name"),
-        ({"preset": "huge"}, "compact, behrendt, tiny"),
+        ({"preset": "huge"}, "compact, .*behrendt, tiny"),
         ({"promote": "maybe"}, "if better, always, never"),
         ({"minutes": 0, "max_epochs": 0}, "a limit"),
         ({"learning_rate": "nan"}, "learning_rate"),
