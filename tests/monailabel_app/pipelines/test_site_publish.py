@@ -21,6 +21,15 @@ class Measured:
         return FIGURES
 
 
+class Nobody:
+    """Held-out scans of no patient that a compared model was trained on."""
+
+    patients = ()
+
+    def __len__(self):
+        return 0
+
+
 @pytest.fixture
 def compared(tmp_path, monkeypatch):
     """Compare a candidate with a shipped model of some configuration: figures, figures, note, models measured."""
@@ -34,7 +43,7 @@ def compared(tmp_path, monkeypatch):
         seen = []
         monkeypatch.setattr(site_publish, "HeldOutQuality", lambda cache, seed: Measured(seen))
         plan = SimpleNamespace(options=SimpleNamespace(name="cold_diffusion_flair"))
-        made = site_publish._compare(tmp_path, plan, tmp_path / "staged", SimpleNamespace(patients=()), "cpu", lambda *now: None)
+        made = site_publish._compare(tmp_path, plan, tmp_path / "staged", Nobody(), "cpu", lambda *now: None)
         return (*made, seen)
 
     return compare
