@@ -19,12 +19,18 @@ class SlicePool:
     """All slices with brain in them, drawn uniformly with replacement.
 
     index: (n, 2), volume and level of each axial slice. planes: whose slices are drawn, each plane as often as the
-    others. Raises TrainingFailed when no slice holds brain, InvalidSettings for an unknown plane.
+    others. Raises TrainingFailed when no slice holds brain, InvalidSettings for an unknown plane and for other
+    planes than axial of a cache of single slices.
     """
 
     def __init__(self, cache: TrainingCache, device: torch.device, planes: Sequence[str] = ("axial",)) -> None:
         if not planes or not set(planes) <= set(_AXES):
             raise InvalidSettings(f"expected planes out of {', '.join(_AXES)}, got {', '.join(planes) or 'none'}")
+        if cache.images.shape[3] == 1 and set(planes) != {"axial"}:
+            raise InvalidSettings(
+                f"expected brains to draw {', '.join(planes)} slices from, got single axial slices; train with a "
+                "preset for slices, or on volumes"
+            )
         self._images = cache.images
         self._device = device
         self._planes = tuple(planes)
@@ -37,7 +43,7 @@ class SlicePool:
         return sum(len(self._index[plane]) for plane in self._planes)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, bool]:
-        """(count, 1, A, B) in [0, 1], all of one plane, and whether left and right lie along A, so that flips make sense.
+        """(count, 1, A, B) in [0, 1], all of one plane; whether left and right lie along A, so that flips make sense.
 
         A single plane costs no random number.
         """
@@ -62,9 +68,17 @@ class SlicePool:
 
 
 class VolumePool:
-    """All brains of a cache, drawn whole, with replacement. index: (n, 1)."""
+    """All brains of a cache, drawn whole, with replacement. index: (n, 1).
+
+    Raises InvalidSettings for a cache of single slices, TrainingFailed when no scan holds brain.
+    """
 
     def __init__(self, cache: TrainingCache, device: torch.device) -> None:
+        if cache.images.shape[3] == 1:
+            raise InvalidSettings(
+                "expected whole brains, which this method learns from, got single slices; train on volumes, or choose "
+                "a method of slices"
+            )
         self._images = cache.images
         self._device = device
         self.index = torch.nonzero(cache.brain_masks.flatten(1).any(dim=1))
