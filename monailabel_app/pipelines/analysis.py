@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from monailabel_app.errors import InvalidSettings
 from monailabel_app.methods.output import MethodOutput
 from monailabel_app.postprocessing.illumination import match_illumination
 from monailabel_app.scoring import SCORES
@@ -36,9 +37,18 @@ class Evidence:
     figures: Mapping[str, float] = field(default_factory=dict)
 
     def raw(self, score: str) -> np.ndarray:
-        """The uncalibrated map of one score, (X, Y, Z) float32, 0 outside the brain."""
+        """The uncalibrated map of one score, (X, Y, Z) float32, 0 outside the brain.
+
+        Raises InvalidSettings for a score that this method's evidence does not hold, such as a residual of a method
+        without a reconstruction.
+        """
         if score in self.maps:
             return self.maps[score]
+        usable = (*self.maps, *(SCORES if self.reconstruction is not None else ()))
+        if score not in usable:
+            raise InvalidSettings(
+                f"expected a score out of {', '.join(usable)}, got {score!r}, which this method lacks"
+            )
         return SCORES[score](self.image, self.reconstruction, self.brain_mask)
 
     @property
