@@ -5,7 +5,7 @@ A running server follows what is done here at its next request, without a restar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,18 +119,21 @@ def remove(
 ) -> None:
     """Delete a version for good."""
     from monailabel_app.weights import versions
+    from monailabel_app.weights.version_layout import home
 
     name, version = versions.split_id(model)
     if (version is None) is not every:
         raise InvalidSettings(f"expected NAME@VERSION, or NAME and --all, got {model!r}{' and --all' if every else ''}")
     if every:
         versions.check_name(name)
-        count = len(versions.versions(ROOT, name))
+        folders = [home(ROOT, name), *(found.folder for found in versions.versions(ROOT, name))]
+        _check_unused(name, folders)
+        count = len(folders) - 1
         if not yes:
             typer.confirm(f"Delete {name} with {count} versions?", abort=True)
         versions.remove_model(ROOT, name)
     else:
-        versions.locate(ROOT, name, version)
+        _check_unused(model, [versions.locate(ROOT, name, version)])
         if not yes:
             typer.confirm(f"Delete {model}?", abort=True)
         versions.remove(ROOT, name, version, reason=reason)
@@ -169,6 +172,19 @@ def ensemble(
     with bars() as bar:
         calibrate_on(folder, healthy, device=device, progress=partial(bar.stage, "calibrating"))
     typer.echo(f"made and calibrated: {folder}")
+
+
+def _check_unused(model: str, folders: Sequence[Path]) -> None:
+    """Raises PublishFailed for a model that others combine: they could not be loaded any more."""
+    from monailabel_app.errors import PublishFailed
+    from monailabel_app.weights.listing import made_of
+
+    users = sorted({user for folder in folders for user in made_of(ROOT, folder)})
+    if users:
+        raise PublishFailed(
+            f"expected a model that no other one is made of, got {model}, which {', '.join(users)} combines with "
+            f"others; first remove that: python main.py models remove {users[0]} --all"
+        )
 
 
 def _say_serves(name: str, folder: Path) -> None:

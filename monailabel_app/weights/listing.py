@@ -19,7 +19,7 @@ import yaml
 
 from monailabel_app.errors import CorruptModel
 
-from .model_folder import CONFIG, VERSIONS, model_id
+from .model_folder import CONFIG, SUMS, VERSIONS, model_id, result_hash
 from .version_layout import (
     CURRENT,
     HISTORY,
@@ -118,6 +118,19 @@ def read_entry(name: str, folder: Path, version: str = "") -> ModelEntry | None:
     if not isinstance(config, Mapping) or config.get("kind") != KIND:
         return None
     return ModelEntry(name, folder, str(config.get("method") or ""), config, version)
+
+
+def made_of(root: str | Path, folder: Path) -> list[str]:
+    """Names of the models that combine the one in ``folder``, and could not be loaded without it."""
+    if not (folder / SUMS).is_file():
+        return []
+    digest, found = result_hash(folder), []
+    for name, entry in list_models(root).items():
+        config = entry.config.get("config")
+        hashes = config.get("hashes") if isinstance(config, Mapping) else None
+        if isinstance(hashes, list) and digest in hashes:
+            found.append(name)
+    return found
 
 
 def fingerprint(root: str | Path) -> Fingerprint:

@@ -29,7 +29,7 @@ TRAINED, SHIPPED = "model", "model_weights"
 CURRENT, HISTORY = "CURRENT", "history.jsonl"
 SHIPPED_VERSION = "shipped"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_RESERVED = {"template", "brain_extraction", VERSIONS}
+_RESERVED = {"template", "brain_extraction", "input_gate_t1", VERSIONS}
 
 
 @dataclass(frozen=True)

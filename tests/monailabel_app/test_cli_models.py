@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from monailabel_app import cli, cli_models
-from monailabel_app.weights.model_folder import seal, write_config, write_weights
+from monailabel_app.weights.model_folder import result_hash, seal, write_config, write_weights
 from monailabel_app.weights.versions import current, new_staging, publish, serving_version
 
 NAME = "ddpm_t1"
@@ -128,6 +128,18 @@ def test_a_version_is_removed_when_confirmed_and_the_serving_one_never(root):
     run("remove", NAME, "--all", "--yes")
     assert current(root, NAME) == root / "model_weights" / NAME
     assert not (root / "model" / NAME).exists()
+
+
+def test_a_version_that_an_ensemble_combines_is_not_removed_before_it(root):
+    folder = root / "model" / "both"
+    write_model(folder, 0.0)
+    digest = result_hash(root / "model" / NAME / "versions" / "0001")
+    write_config(folder, {"kind": "anomaly", "method": "ensemble", "config": {"hashes": [digest, "c" * 64]}})
+    seal(folder)
+    assert "which both combines" in run("remove", f"{NAME}@1", "--yes", code=2)
+    assert "which both combines" in run("remove", NAME, "--all", "--yes", code=2)
+    run("remove", "both", "--all", "--yes")
+    run("remove", f"{NAME}@1", "--yes")
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,9 @@ def test_unknown_versions_are_refused_naming_the_known_ones(shipped):
         locate(shipped, "other", "1")
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", "a@2", ".hidden", "template", "versions", "x" * 65, "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", "..", "a/b", "a@2", ".hidden", "template", "input_gate_t1", "versions", "x" * 65, "a\n"]
+)
 def test_a_name_that_could_leave_its_folder_is_refused(tmp_path, name):
     staged = write_model(tmp_path / "staged")
     with pytest.raises(InvalidSettings, match="model name"):
