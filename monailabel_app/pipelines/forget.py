@@ -20,6 +20,7 @@ from monailabel_app.training.manifest import Manifest
 from monailabel_app.training.monitor import PROGRESS, RUNNING, read_progress
 from monailabel_app.training.site_key import keyed_hash, site_key
 from monailabel_app.weights import versions
+from monailabel_app.weights.listing import made_of
 from monailabel_app.weights.model_folder import SUMS, VERSIONS
 from monailabel_app.weights.version_layout import CURRENT, HISTORY, serving_version
 
@@ -216,6 +217,8 @@ def _clear(root: Path, listed: ForgottenList, removal: Removal, tell: Tell) -> N
         if version.serving:
             removal.failed[version.name] = "its affected version serves again; run this once more"
             continue
+        for user in made_of(root, version.folder):
+            tell(f"{user}: combines {version.id} with others and cannot serve without it; remove it, or make it again")
         if version.version:
             versions.remove(root, version.name, version.version, reason=_REASON)
         else:

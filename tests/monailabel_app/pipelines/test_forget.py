@@ -10,6 +10,7 @@ from monailabel_app.training.forgotten import ForgottenList, is_forgotten, only_
 from monailabel_app.training.manifest import Ancestor, Manifest
 from monailabel_app.training.monitor import Monitor
 from monailabel_app.weights import versions
+from monailabel_app.weights.model_folder import result_hash, seal, write_config
 from monailabel_app.weights.version_layout import recorded_hash
 from tests.monailabel_app.pipelines.site_factory import Site, digest, patient
 
@@ -165,6 +166,17 @@ def test_versions_that_do_not_serve_are_removed_without_training(site):
     site.publish("m", TRAIN[1:], HELD_OUT)
     forget(site.root, patient(1), retrain=None)
     assert site.numbers("m") == ["0002"]
+
+
+def test_an_ensemble_of_a_removed_version_is_named(site):
+    version, told = site.publish("ddpm_t1", TRAIN, HELD_OUT), []
+    folder = site.root / "model" / "both"
+    site.fill(folder, None)
+    config = {"kind": "anomaly", "method": "ensemble", "config": {"hashes": [result_hash(version.folder)]}}
+    write_config(folder, config)
+    seal(folder)
+    forget(site.root, patient(3), retrain=site.retrain, tell=told.append)
+    assert [line for line in told if line.startswith("both: combines ddpm_t1@0001")]
 
 
 def test_a_dry_run_changes_nothing_and_tells_what_would_be_done(site):
