@@ -15,7 +15,8 @@ __all__ = ["SHIPPED", "TRAINED", "ModelEntry", "choose", "list_models", "still_c
 def choose(available: Mapping[str, ModelEntry], wanted: str | None) -> dict[str, ModelEntry]:
     """The models that ``--conf models`` asks for: ``all`` (also when absent) or names separated by commas.
 
-    Of all, the default of each sequence comes first: viewers preselect the first one. Raises UnknownModel naming what there is.
+    Of all, the default of each sequence comes first: viewers preselect the first one. Raises UnknownModel naming what
+    there is.
     """
     names = _names(wanted)
     if not names:

@@ -72,7 +72,8 @@ def stripped_slice_mask(volume: Volume) -> BrainMask:
     if not PLAUSIBLE_CM2[0] <= area_cm2 <= PLAUSIBLE_CM2[1]:
         raise BrainNotFound(
             f"expected a slice through a brain of {PLAUSIBLE_CM2[0]:.0f} to {PLAUSIBLE_CM2[1]:.0f} square cm, found "
-            f"{area_cm2:.0f}; check the pixel size, and that the slice is skull-stripped and shows the lateral ventricles"
+            f"{area_cm2:.0f}; check the pixel size, and that the slice is skull-stripped and shows the lateral "
+            "ventricles"
         )
     if _has_skull(flat - background, mask, spacing):
         raise BrainNotFound(

@@ -38,7 +38,12 @@ def compute(
 
 
 def complete(
-    method: ModuleType, config: Any, cache: TrainingCache, settings: TrainSettings, run_folder: Path, state: TrainingState
+    method: ModuleType,
+    config: Any,
+    cache: TrainingCache,
+    settings: TrainSettings,
+    run_folder: Path,
+    state: TrainingState,
 ) -> TrainingState:
     """Let a method learn what it needs from the healthy scans with its finished weights, such as what is normal where.
 

@@ -52,7 +52,7 @@ def test_exchanged_sides_turn_the_asymmetry_round(healthy):
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_missing_slab_shows_in_the_coverage_and_is_placed(healthy, axis):
-    _, _, image, mask = healthy
+    _, _, image, _mask = healthy
     index = [slice(None)] * 3
     index[axis] = slice(14, 20)
     cut = image.copy()
@@ -74,7 +74,7 @@ def test_a_void_is_measured_in_millilitres_and_placed(healthy):
 
 
 def test_noise_and_blur_move_their_own_features(healthy):
-    _, _, image, mask = healthy
+    _, _, image, _mask = healthy
     noisy = image + 0.05 * np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
     as_it_is, _ = values_of(healthy)
     assert values_of(healthy, noisy)[0]["noise"] > 1.3 * as_it_is["noise"]
@@ -82,7 +82,7 @@ def test_noise_and_blur_move_their_own_features(healthy):
 
 
 def test_inverted_grey_values_change_correlation_and_histogram(healthy):
-    _, _, image, mask = healthy
+    _, _, image, _mask = healthy
     as_it_is, _ = values_of(healthy)
     inverted, _ = values_of(healthy, 0.8 - np.minimum(image, 0.8))
     assert inverted["template_correlation"] < 0 < as_it_is["template_correlation"]
@@ -98,7 +98,7 @@ def test_a_wide_mask_shows_outside_the_brain(healthy):
 
 
 def test_the_outline_features_hold_for_any_contrast(healthy):
-    _, _, image, mask = healthy
+    _, _, image, _mask = healthy
     first, second = values_of(healthy)[0], values_of(healthy, np.where(image > 0, 0.1 + 0.5 * (1 - image), 0))[0]
     for name in PLAIN:
         if FEATURES[name].outline:

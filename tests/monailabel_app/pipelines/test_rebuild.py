@@ -7,7 +7,7 @@ from monailabel_app.pipelines import rebuild
 
 
 def test_an_unknown_target_is_refused_by_name(tmp_path):
-    with pytest.raises(InvalidSettings, match="template, brain_extraction,.* ddpm_t1"):
+    with pytest.raises(InvalidSettings, match=r"template, brain_extraction,.* ddpm_t1"):
         list(rebuild.rebuild_weights(tmp_path, tmp_path, minutes=1, device="cpu", only="atlas", bar=None))
 
 
