@@ -12,7 +12,7 @@ from scipy import ndimage
 from monailabel_app.errors import InvalidSettings
 
 _MEAN_SIGMA, _VARIANCE_SIGMA = 1.0, 2.0  # voxels
-_PRIOR_SCANS = 4.0
+PRIOR_SCANS = 4.0
 _FLOOR_PERCENTILE = 10.0
 
 
@@ -61,11 +61,18 @@ class VoxelStatistics:
 
 
 class HealthyMoments:
-    """Running sums over healthy maps, from which the statistics with or without one scan follow."""
+    """Running sums over healthy maps, from which the statistics with or without one scan follow.
 
-    def __init__(self, maps: Sequence[np.ndarray], brain_masks: Sequence[np.ndarray]) -> None:
+    prior_scans: so many scans with the brain's average variance are added at every voxel. Many of them leave a
+    deviation that is nearly the same everywhere, which suits a map that healthy anatomy hardly shows in.
+    """
+
+    def __init__(
+        self, maps: Sequence[np.ndarray], brain_masks: Sequence[np.ndarray], *, prior_scans: float = PRIOR_SCANS
+    ) -> None:
         if len(maps) < 3:
             raise InvalidSettings(f"expected at least 3 healthy scans to calibrate on, got {len(maps)}; add scans")
+        self._prior = prior_scans
         self._maps, self._masks = list(maps), [np.asarray(mask, dtype=bool) for mask in brain_masks]
         self._count = sum(mask.astype(np.float64) for mask in self._masks)
         pairs = list(zip(self._maps, self._masks, strict=True))
@@ -76,7 +83,7 @@ class HealthyMoments:
         """Statistics over all scans, or over all but those of index ``without``.
 
         With few scans the voxel-wise moments are noisy, so neighbours are pooled (mean: 1 voxel, variance: 2
-        voxels), the variance is drawn towards the brain's as if by four more scans, and the deviation has a
+        voxels), the variance is drawn towards the brain's as if by ``prior_scans`` more scans, and the deviation has a
         floor at its own 10th percentile.
         """
         count, total, square = self._count, self._sum, self._square
@@ -91,8 +98,8 @@ class HealthyMoments:
         # Sum of squares around the pooled mean, so that the pooling of the mean counts as spread.
         around = np.maximum(square - 2 * mean * total + mean**2 * count, 0)
         prior = around.sum() / count.sum()
-        spread = _blur(around, _VARIANCE_SIGMA) + _PRIOR_SCANS * prior
-        std = np.sqrt(spread / (_blur(count, _VARIANCE_SIGMA) + _PRIOR_SCANS))
+        spread = _blur(around, _VARIANCE_SIGMA) + self._prior * prior
+        std = np.sqrt(spread / (_blur(count, _VARIANCE_SIGMA) + self._prior))
         std = np.maximum(std, max(float(np.percentile(std[brain], _FLOOR_PERCENTILE)), 1e-6))
         return VoxelStatistics(mean.astype(np.float32), std.astype(np.float32))
 

@@ -20,7 +20,7 @@ from monailabel_app.calibration.calibrated_map import (
 )
 from monailabel_app.calibration.operating_points import choose_operating_points
 from monailabel_app.calibration.tails import tail_table
-from monailabel_app.calibration.voxel_statistics import HealthyMoments, VoxelStatistics
+from monailabel_app.calibration.voxel_statistics import PRIOR_SCANS, HealthyMoments, VoxelStatistics
 from monailabel_app.errors import AnomalyAppError, TrainingFailed
 from monailabel_app.io.images import read_volume
 from monailabel_app.preprocessing.slice_alignment import level_affine
@@ -108,12 +108,13 @@ def calibration_of(
     erosion_mm: float,
     healthy: Mapping[str, Any],
     patients: Sequence[str] | None = None,
+    prior_scans: float = PRIOR_SCANS,
 ) -> Calibration:
     """Voxel statistics over all scans; thresholds and scan scores from each scan standardised without its patient.
 
     The thresholds thereby hold for somebody whom the statistics have not seen. patients: whom each scan shows, by
     default somebody else each. ``healthy``, the record of what was calibrated on, gets the numbers of scans and
-    patients, and below 20 patients the warning that every result carries. Raises TrainingFailed with fewer than 5
+    patients, and below 20 patients the warning that every result carries. prior_scans: see HealthyMoments. Raises TrainingFailed with fewer than 5
     patients: the rates would rest on nothing.
     """
     names = list(patients) if patients is not None else [str(index) for index in range(len(scans))]
@@ -127,7 +128,7 @@ def calibration_of(
     calibrated = {}
     for score in scores:
         raws = [scan.raw(score) for scan in scans]
-        moments = HealthyMoments(raws, masks)
+        moments = HealthyMoments(raws, masks, prior_scans=prior_scans)
         without = [moments.statistics(without=[i for i, n in enumerate(names) if n == name]) for name in names]
         points, scan_scores, tails = {}, {}, {}
         for smoothing in SMOOTHING_MM:
@@ -213,6 +214,7 @@ def _keep(
         erosion_mm=float(model.meta["erosion_mm"]),
         healthy=healthy,
         patients=patients,
+        prior_scans=model.prior_scans,
     )
     calibration.save(model.folder)
     seal(model.folder)

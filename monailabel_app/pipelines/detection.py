@@ -132,7 +132,11 @@ def evaluate_detection(
     of the others. Returns ``rows`` (summaries) and ``cases`` (details with the AP of each detector).
     """
     masks = [scan.prepared.brain_mask for scan in healthy]
-    moments = {s: HealthyMoments([scan.raw(s) for scan in healthy], masks) for s in model.scores} if healthy else {}
+    moments = {
+        score: HealthyMoments([scan.raw(score) for scan in healthy], masks, prior_scans=model.prior_scans)
+        for score in model.scores
+        if healthy
+    }
     rows: dict[str, Row] = {}
     listed = []
     for index, case in enumerate(cases):

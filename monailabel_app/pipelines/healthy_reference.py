@@ -40,7 +40,7 @@ class HealthyReference:
         """Voxel statistics of a score over all scans, or over all but one."""
         if score not in self._moments:
             raws = [self.raw(scan, score, without=index) for index, scan in enumerate(self._scans)]
-            self._moments[score] = HealthyMoments(raws, self._masks)
+            self._moments[score] = HealthyMoments(raws, self._masks, prior_scans=self._model.prior_scans)
         # Cases of one person follow each other, and every one asks again.
         if score not in self._last or self._last[score][0] != without:
             self._last[score] = without, self._moments[score].statistics(without=without)

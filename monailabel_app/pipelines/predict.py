@@ -15,6 +15,7 @@ import torch
 
 from monailabel_app.calibration.calibrated_map import SMOOTHING_MM, Calibration, calibrated_map, scan_score, slice_score
 from monailabel_app.calibration.operating_points import TARGET_FPR
+from monailabel_app.calibration.voxel_statistics import PRIOR_SCANS
 from monailabel_app.errors import CorruptModel, InvalidSettings, InvalidVolume, ScanRefused, UnknownModel
 from monailabel_app.metrics.imagewise import rank_p_value
 from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML, find_lesions
@@ -104,6 +105,7 @@ class AnomalyModel:
             )
         self.levels = levels_of_config(opened.config, self.template, opened.id)
         check_members(self)
+        self.prior_scans = float(opened.config.get("prior_scans", PRIOR_SCANS))
         self.illumination_mm = float(opened.config.get("illumination_mm", 0.0))
         self.labels = {"anomaly": 1}
         self._extractors: dict[str, BrainExtractor] = {}

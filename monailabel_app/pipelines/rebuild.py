@@ -99,7 +99,7 @@ def rebuild_model(
         overrides=shipped.overrides,
         scores=shipped.scores or None,
         description=healthy.description,
-        extra=healthy.config,
+        extra={**healthy.config, **shipped.config},
     )
     calibrate_prepared(
         made,

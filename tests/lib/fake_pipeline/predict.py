@@ -23,6 +23,8 @@ class PredictSettings:
     min_volume_ml: float = 0.1
     seed: int = 0
     device: str = "cpu"
+    uncertainty: bool = False
+    gate: str = "warn"
 
 
 @dataclass

@@ -108,3 +108,13 @@ def test_slices_have_the_statistics_of_a_volume_of_equal_slices():
     of_volumes = HealthyMoments(thick, [np.ones_like(v, dtype=bool) for v in thick]).statistics()
     np.testing.assert_allclose(of_slices.mean[..., 0], of_volumes.mean[..., 12], atol=1e-5)
     np.testing.assert_allclose(of_slices.std[..., 0], of_volumes.std[..., 12], rtol=0.02)
+
+
+def test_many_prior_scans_leave_nearly_the_same_deviation_everywhere():
+    generator = np.random.default_rng(4)
+    spread = np.where(np.arange(16)[:, None, None] < 8, 0.02, 0.2)
+    maps = [(spread * generator.normal(size=(16, 16, 16))).astype(np.float32) for _ in range(8)]
+    masks = [np.ones((16, 16, 16), bool)] * 8
+    few, many = (HealthyMoments(maps, masks, prior_scans=prior).statistics().std for prior in (4, 1000))
+    assert few[12].mean() > 2 * few[3].mean()
+    assert many[12].mean() < 1.05 * many[3].mean()
