@@ -114,8 +114,8 @@ def calibration_of(
 
     The thresholds thereby hold for somebody whom the statistics have not seen. patients: whom each scan shows, by
     default somebody else each. ``healthy``, the record of what was calibrated on, gets the numbers of scans and
-    patients, and below 20 patients the warning that every result carries. prior_scans: see HealthyMoments. Raises TrainingFailed with fewer than 5
-    patients: the rates would rest on nothing.
+    patients, and below 20 patients the warning that every result carries. prior_scans: see HealthyMoments. Raises
+    TrainingFailed with fewer than 5 patients: the rates would rest on nothing.
     """
     names = list(patients) if patients is not None else [str(index) for index in range(len(scans))]
     count = len(set(names))
