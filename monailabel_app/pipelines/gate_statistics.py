@@ -120,7 +120,8 @@ def with_network(scan: Measured, levels: Mapping[str, tuple[np.ndarray, np.ndarr
     """The features and, of the network, the mean z-score over its noise levels (Graham et al., section 2.3)."""
     values = dict(scan.values)
     for name, kind in KINDS.items():
-        if kind in levels and kind in scan.levels:
+        # Of a network set to other noise levels than the gate was calibrated with nothing can be said.
+        if kind in levels and kind in scan.levels and len(scan.levels[kind]) == len(levels[kind][0]):
             mean, deviation = levels[kind]
             values[name] = float(((scan.levels[kind] - mean) / deviation).mean())
     return values

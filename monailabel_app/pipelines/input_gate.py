@@ -249,7 +249,7 @@ def _network(folder: Path, wanted: str) -> WholeBrainNetwork | None:
         _say_once(
             f"{NETWORK_FOLDER} is not the model that the input gate was calibrated with: the gate judges without it"
         )
-    except CorruptModel as error:
+    except (CorruptModel, KeyError, ValueError, RuntimeError) as error:
         _say_once(f"the input gate judges without its network: {error}")
     return None
 

@@ -11,7 +11,7 @@ import pytest
 from monailabel_app.errors import CorruptModel, InvalidSettings, ScanRefused
 from monailabel_app.pipelines import input_gate
 from monailabel_app.pipelines.cache import MapCache
-from monailabel_app.pipelines.gate_statistics import Healthy, Measured
+from monailabel_app.pipelines.gate_statistics import Healthy, Measured, with_network
 from monailabel_app.pipelines.input_gate import FOLDER, NETWORK_FOLDER, InputGate, build_input_gate, find_gate
 from monailabel_app.pipelines.predict import PredictSettings, load_model, predict
 from monailabel_app.pipelines.predict import prepare as prepare_scan
@@ -215,3 +215,10 @@ def test_the_report_is_kept_with_the_analysis(full_folder, monkeypatch):
     assert first.gate == again.gate
     assert "input_gate" not in again.seconds
     assert len(cache) == 1
+
+
+def test_a_network_set_to_other_noise_levels_is_left_out_of_the_figures():
+    levels = {"mse": (np.full(3, 5.0), np.ones(3))}
+    other = Measured({"noise": 1.0}, {}, {"mse": np.full(4, 9.0)})
+    assert with_network(other, levels) == {"noise": 1.0}
+    assert len(with_network(replace(other, levels={"mse": np.full(3, 9.0)}), levels)) == 2
