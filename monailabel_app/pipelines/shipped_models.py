@@ -76,6 +76,7 @@ _MODELS = (
         preset="volumes",
         scores=("evidence_brighter", "evidence", "brighter"),
         training=_FAST,
+        config={"prior_scans": 1000},
     ),
     ShippedModel("denoising_autoencoder_t1", "denoising_autoencoder", "ixi_t1", training=_FAST),
     ShippedModel(
@@ -116,4 +117,9 @@ _MODELS = (
 )
 SHIPPED: Mapping[str, ShippedModel] = {model.name: model for model in _MODELS}
 # What is offered first for a sequence: what won on the development sets by more than its interval, or the simplest.
-DEFAULTS: Mapping[str, str] = {"t1": "ddpm_t1"}
+DEFAULTS: Mapping[str, str] = {
+    "t1": "cold_diffusion_t1",
+    "flair": "cold_diffusion_any",
+    "t2": "cold_diffusion_any",
+    "flair slices": "cold_diffusion_flair",
+}
