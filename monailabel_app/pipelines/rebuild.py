@@ -18,11 +18,12 @@ from .baselines import IntensityAtlas
 from .build_model import prepare_set
 from .build_template import build_template
 from .calibrate import calibrate_prepared
+from .ensemble import make_ensemble
 from .fit import export_model, fit, training_settings
 from .input_gate import FOLDER as GATE
 from .input_gate import NETWORK_FOLDER, build_input_gate
 from .ixi import list_ixi
-from .shipped_data import shipped_data
+from .shipped_data import ShippedData, shipped_data
 from .shipped_models import SHIPPED, ShippedModel
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def rebuild_model(
     The folder is replaced as a whole when everything has gone well.
     """
     healthy = shipped_data(shipped.data, data, root / "cache", stage=bar.stage)
+    if shipped.members:
+        return _rebuild_ensemble(shipped, root, healthy, bar)
     run, folder = root / "runs" / shipped.name, root / "model_weights" / shipped.name
     shutil.rmtree(run, ignore_errors=True)
     settings = training_settings(**{"minutes": minutes, "steps": 60000, "device": device, **shipped.training})
@@ -127,6 +130,20 @@ def _rebuild_gate(folder: Path, data: Path, cache: Path, bar: Bars) -> str:
         progress=partial(bar.stage, "calibrating the input gate"),
     )
     return f"input gate: {folder}"
+
+
+def _rebuild_ensemble(shipped: ShippedModel, root: Path, healthy: ShippedData, bar: Bars) -> str:
+    weights = root / "model_weights"
+    folder = weights / shipped.name
+    shutil.rmtree(folder, ignore_errors=True)
+    make_ensemble(folder, [(weights / name, score) for name, score in shipped.members])
+    calibrate_prepared(
+        folder,
+        TrainingCache.load(healthy.held_out),
+        healthy={"data": healthy.record["name"]},
+        progress=partial(bar.stage, "calibrating"),
+    )
+    return f"{shipped.name}: {folder}"
 
 
 def _rebuild_template(folder: Path, data: Path, cache: Path, bar: Bars) -> str:

@@ -15,7 +15,8 @@ class ShippedModel:
 
     data: of DATA_SETS. overrides: test-time settings that differ from the preset. scores: those calibrated, default
     first; empty for all of the method. training: settings of the run that differ from the defaults. config: further
-    keys of config.yaml, such as ``prior_scans`` of the calibration.
+    keys of config.yaml, such as ``prior_scans`` of the calibration. members: of an ensemble, by name and score; they
+    have to be there when it is made.
     """
 
     name: str
@@ -26,6 +27,7 @@ class ShippedModel:
     scores: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    members: tuple[tuple[str, str], ...] = ()
 
 
 # SSIM in three dimensions has no meaning for single slices.
@@ -113,6 +115,23 @@ _MODELS = (
         "stylegan2_inversion",
         "soop_flair",
         scores=("brighter", "wasserstein", "mse_patch", "signed"),
+    ),
+    # Last: an ensemble names its members by hash.
+    ShippedModel(
+        "ensemble_t1",
+        "ensemble",
+        "ixi_t1",
+        members=(("cold_diffusion_t1", "evidence"), ("ddpm_t1", "mahalanobis"), ("atlas_zscore_t1", "atlas_z")),
+    ),
+    ShippedModel(
+        "ensemble_flair",
+        "ensemble",
+        "soop_flair",
+        members=(
+            ("cold_diffusion_flair", "evidence_brighter"),
+            ("denoising_autoencoder_flair", "brighter"),
+            ("atlas_zscore_flair", "atlas_z_brighter"),
+        ),
     ),
 )
 SHIPPED: Mapping[str, ShippedModel] = {model.name: model for model in _MODELS}
