@@ -109,7 +109,6 @@ METHODS: Mapping[str, MethodInfo] = MappingProxyType(
             title="Restoration of synthetic lesions by cold diffusion",
             paper="Naval Marimont et al., DISYRE, ISBI 2024; Bansal et al., Cold Diffusion, NeurIPS 2023",
             scores=("evidence", "evidence_brighter", "evidence_darker", "signed", "brighter", "darker", "l1"),
-            private=True,
         ),
         "denoising_autoencoder": MethodInfo(
             id="denoising_autoencoder",

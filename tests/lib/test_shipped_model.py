@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lib import catalogue
+from monailabel_app.pipelines.shipped_models import DEFAULTS
 from tests.server_fixture import ROOT, copy_studies, running_server
 
 SHIPPED = list(catalogue.list_models(ROOT))
@@ -32,7 +33,9 @@ def infer(client, **options):
 
 
 def test_the_shipped_models_are_offered(client):
-    assert list(client.info()["models"]) == SHIPPED
+    offered = list(client.info()["models"])
+    assert sorted(offered) == sorted(SHIPPED)
+    assert offered[0] == DEFAULTS["t1"]
 
 
 def test_from_scan_to_submitted_label(client, lesion_scan, lesion_mask):
