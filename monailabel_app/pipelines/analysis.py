@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -92,11 +92,13 @@ def examine(
     seed: int = 0,
     device: str | torch.device = "cpu",
     illumination_mm: float = 0.0,
+    scores: Collection[str] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Evidence:
     """Run a method on one brain: image (X, Y, Z) float32 in [0, 1], brain_mask (X, Y, Z) bool, both on the model grid.
 
-    network lives on ``device``. The same seed gives the same evidence on the same device.
+    network lives on ``device``. scores: those that will be asked for, None for any: a map over all draws, each in the
+    scan's illumination, is made only where it is wanted. The same seed gives the same evidence on the same device.
     """
     generator = torch.Generator().manual_seed(seed)
     output: MethodOutput = method.analyse(
@@ -111,7 +113,7 @@ def examine(
     if made is not None:
         made = match_illumination(image, made, brain_mask, sigma_mm=illumination_mm)
     maps = {name: _array(values, brain_mask) for name, values in output.maps.items()}
-    if output.draws:
+    if output.draws and (scores is None or "mahalanobis" in scores):
         draws = [
             match_illumination(image, _array(draw, brain_mask), brain_mask, sigma_mm=illumination_mm)
             for draw in output.draws

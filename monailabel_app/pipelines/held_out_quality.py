@@ -311,7 +311,7 @@ def _of_network(method_id: str, config: Any, network: nn.Module, device: str | t
     light = light_config(method, config)
 
     def look(image: np.ndarray, brain: np.ndarray) -> Evidence:
-        return examine(method, network, light, image, brain, device=device)
+        return examine(method, network, light, image, brain, device=device, scores=method_info(method_id).scores[:1])
 
     return look
 

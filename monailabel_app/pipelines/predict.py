@@ -297,6 +297,7 @@ def analyse(
         seed=settings.seed,
         device=device,
         illumination_mm=model.illumination_mm,
+        scores=model.meta["scores"],
         progress=tell,
     )
     return Analysis(prepared, evidence)
