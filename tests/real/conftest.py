@@ -7,7 +7,6 @@ import pytest
 
 from lib.catalogue import list_models
 from monailabel_app.io.images import read_volume
-from monailabel_app.pipelines.shipped_models import DEFAULTS
 from tests.dicom_factory import write_series
 from tests.real.ohif_driver import OhifDriver, browser_missing
 from tests.real.orthanc_server import OrthancServer, orthanc_binary
@@ -46,10 +45,10 @@ def server(orthanc, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shipped_model() -> str:
-    """The name of the model that is offered first for T1 scans."""
-    if DEFAULTS["t1"] not in list_models(ROOT):
-        pytest.skip("needs a model in model_weights/")
-    return DEFAULTS["t1"]
+    """The shipped model whose masks are compared with the lesion's voxels."""
+    if "ddpm_t1" not in list_models(ROOT):
+        pytest.skip("needs the model ddpm_t1 in model_weights/")
+    return "ddpm_t1"
 
 
 @pytest.fixture(scope="session")

@@ -142,8 +142,7 @@ def test_shipped_model_marks_the_lesion_in_ohif(
     assert same_points(label.points_lps(), mask_points_lps(answer))
     covered, right = share_of(truth, label.points_lps()), share_of(label.points_lps(), truth)
     assert covered > 0.5, f"only {covered:.0%} of the lesion is marked"
-    # Smoothing and a threshold of 1 % of healthy voxels make masks several times as large as a strong lesion.
-    assert right > 0.12, f"only {right:.0%} of the mask is lesion"
+    assert right > 0.25, f"only {right:.0%} of the mask is lesion"
     for name in PLANES:
         drawn = overlay(before[name], after[name])
         row, column = round(views[name].y), round(views[name].x)

@@ -34,6 +34,8 @@ def test_the_saved_model_holds_the_averaged_weights_and_its_configuration(each_m
         trained = state.ema[name]
         expected = trained.bfloat16().float() if trained.is_floating_point() else trained
         torch.testing.assert_close(value, expected, atol=0, rtol=0)
+    if not is_computed(load_method(each_model.method_id)):
+        assert any(not torch.equal(state.ema[name], state.model[name]) for name in state.ema)
     model = load_model(each_model.folder)
     assert model.config == TINY[each_model.method_id]
     assert model.scores == method_info(each_model.method_id).scores
@@ -206,6 +208,10 @@ def test_an_unknown_preset_is_refused(tmp_path):
 @pytest.mark.parametrize("method_id", TRAINABLE)
 def test_every_preset_builds_and_takes_the_template_s_slices(method_id):
     method = load_method(method_id)
+    for name, config in method.PRESETS.items():
+        if hasattr(config, "denoiser"):
+            assert 72 % config.denoiser.size_multiple == 0, name
+            assert 96 % config.denoiser.size_multiple == 0, name
     assert {"compact", "large", "tiny"} <= set(method.PRESETS)
     for name in ("compact", "tiny"):
         network, config = method.build(method.PRESETS[name]), method.PRESETS[name]
