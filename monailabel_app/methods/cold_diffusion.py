@@ -3,7 +3,7 @@
 Bansal et al. 2022 (arXiv 2208.09392) for diffusion without noise; Naval Marimont et al., DISYRE (ISBI 2024), for
 synthetic lesions as the corruption and the sweep over severities. Changed: the network is lean and predicts the change
 rather than the slice, lesions are more various (``noise.synthetic_lesions``), the loss counts lesion pixels more, and
-two more outputs estimate where the slice is brighter or darker than it should be (the ``lesion`` scores), trained on
+two more outputs estimate where the slice is brighter or darker than it should be (the ``evidence`` scores), trained on
 the same synthetic lesions. No real lesion is seen in training.
 
 Time is the severity, 0 (healthy) to 1. x_t is the slice with lesions of severity t, the network's first output

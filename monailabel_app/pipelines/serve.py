@@ -102,7 +102,7 @@ def ask(url: str, timeout: float = 5.0) -> Any:
 
 def next_steps(url: str, studies: str, info: Mapping[str, Any], image: str | None) -> str:
     """What to do with a server that answers, as text for a terminal."""
-    names = sorted(info.get("models", {}))
+    names = list(info.get("models", {}))  # the server offers the default first
     model, image = (names[0] if names else "MODEL"), image or "IMAGE"
     if is_url(studies):
         ohif = f"open {url}/ohif/ , choose a study, MONAI Label, connect, Run"
