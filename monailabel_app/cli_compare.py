@@ -33,8 +33,8 @@ def compare(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Compare models on implanted and real lesions and on healthy scans; goes on where it was interrupted."""
-    from monailabel_app.pipelines import compare as pipeline
-    from monailabel_app.pipelines.compare_sets import SETS
+    from monailabel_app.pipelines.evaluation import run as pipeline
+    from monailabel_app.pipelines.evaluation.sets import SETS
     from monailabel_app.pipelines.predict import find_model, list_model_folders
     from monailabel_app.pipelines.progress_bar import bars
     from monailabel_app.reports.comparison import comparison_markdown

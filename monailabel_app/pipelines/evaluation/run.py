@@ -13,11 +13,11 @@ from monailabel_app.reports.comparison import comparison_csv, comparison_markdow
 from monailabel_app.types import to_json
 from monailabel_app.weights.model_folder import result_hash
 
-from .compare_cases import CaseSet
-from .compare_figures import set_rows
-from .compare_measure import Measurement, measure
-from .compare_sets import SETS, SetBuilder, SetInfo, sets_for
-from .predict import AnomalyModel, load_model
+from ..predict import AnomalyModel, load_model
+from .cases import CaseSet
+from .figures import set_rows
+from .measure import Measurement, measure
+from .sets import SETS, SetBuilder, SetInfo, sets_for
 
 _LOG = logging.getLogger(__name__)
 Stage = Callable[[str, int, int], None]

@@ -9,11 +9,18 @@ import pytest
 
 from monailabel_app.calibration.calibrated_map import analysed_mask
 from monailabel_app.errors import EvaluationFailed
-from monailabel_app.pipelines import compare as comparison
-from monailabel_app.pipelines.compare_cases import CaseSet, PreparedCase, load_case, on_model_grid, save_case, set_key
-from monailabel_app.pipelines.compare_figures import set_rows
-from monailabel_app.pipelines.compare_measure import Measurement, measure
-from monailabel_app.pipelines.compare_sets import SETS, SetBuilder, sets_for
+from monailabel_app.pipelines.evaluation import run as comparison
+from monailabel_app.pipelines.evaluation.cases import (
+    CaseSet,
+    PreparedCase,
+    load_case,
+    on_model_grid,
+    save_case,
+    set_key,
+)
+from monailabel_app.pipelines.evaluation.figures import set_rows
+from monailabel_app.pipelines.evaluation.measure import Measurement, measure
+from monailabel_app.pipelines.evaluation.sets import SETS, SetBuilder, sets_for
 from monailabel_app.pipelines.fit import rewrite_card
 from monailabel_app.pipelines.healthy_reference import HealthyReference, rate_threshold
 from monailabel_app.pipelines.predict import PredictSettings, analyse, load_model

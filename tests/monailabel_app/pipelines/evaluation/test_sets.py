@@ -8,12 +8,12 @@ import pytest
 
 from monailabel_app.errors import EvaluationFailed
 from monailabel_app.io.images import read_volume
-from monailabel_app.pipelines.compare_cases import alignment_of, on_grid_of
-from monailabel_app.pipelines.compare_sets import SetBuilder
+from monailabel_app.pipelines.evaluation.cases import alignment_of, on_grid_of
+from monailabel_app.pipelines.evaluation.sets import SetBuilder
 from monailabel_app.preprocessing.pipeline import PrepareSettings, Preprocessor
 from monailabel_app.types import BrainMask
 
-DATA = Path(__file__).resolve().parents[2] / "data"
+DATA = Path(__file__).resolve().parents[3] / "data"
 MEDIAN = PrepareSettings(normalization="median")
 
 

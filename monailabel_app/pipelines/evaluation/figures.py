@@ -18,7 +18,7 @@ from monailabel_app.metrics.patient_bootstrap import (
     weighted_ratio,
 )
 
-from .compare_measure import Measurement
+from .measure import Measurement
 
 FIGURES = (
     "pooled_ap",

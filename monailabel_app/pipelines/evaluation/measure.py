@@ -22,11 +22,11 @@ from monailabel_app.metrics.voxelwise import dice
 from monailabel_app.postprocessing.components import find_lesions
 from monailabel_app.types import to_json
 
-from .analysis import Analysis
-from .compare_cases import CaseSet, PreparedCase, on_grid_of
-from .healthy_reference import HealthyReference, level_statistics
-from .memory import peak_memory_mb, reset_peak_memory
-from .predict import AnomalyModel, PredictSettings, analyse
+from ..analysis import Analysis
+from ..healthy_reference import HealthyReference, level_statistics
+from ..memory import peak_memory_mb, reset_peak_memory
+from ..predict import AnomalyModel, PredictSettings, analyse
+from .cases import CaseSet, PreparedCase, on_grid_of
 
 POINT = "balanced"
 MIN_VOLUME_ML = 0.1

@@ -21,8 +21,13 @@ from monailabel_app.preprocessing.template import Template
 from monailabel_app.types import BrainMask, PreparedVolume, Volume
 from monailabel_app.weights.version_layout import recorded_hash
 
-from .analysis import Analysis, Evidence
-from .compare_cases import (
+from ..analysis import Analysis, Evidence
+from ..detection import Case, implanted_cases, stored_case
+from ..ixi import list_ixi
+from ..levels import Levels, at_levels
+from ..predict import SHIPPED_MODELS
+from ..soop import LEVEL_MM, lesion_cases, list_soop
+from .cases import (
     CaseSet,
     PreparedCase,
     StoredCases,
@@ -32,11 +37,6 @@ from .compare_cases import (
     save_case,
     set_key,
 )
-from .detection import Case, implanted_cases, stored_case
-from .ixi import list_ixi
-from .levels import Levels, at_levels
-from .predict import SHIPPED_MODELS
-from .soop import LEVEL_MM, lesion_cases, list_soop
 
 Stage = Callable[[str, int, int], None]
 SEED = 7  # the implants of `evaluate`
