@@ -16,6 +16,8 @@ _SHIFT = 23 - _MANTISSA_BITS
 _LOWEST, _HIGHEST = np.float32(2.0**-6), np.float32(2.0**7)
 _FIRST = int(_LOWEST.view(np.uint32)) >> _SHIFT
 BINS = (int(_HIGHEST.view(np.uint32)) >> _SHIFT) - _FIRST + 1  # bin 0 holds everything below the lowest
+_EDGES = np.concatenate([[0], np.arange(_FIRST, _FIRST + BINS - 1, dtype=np.uint32) << _SHIFT]).astype(np.uint32)
+_EDGES = _EDGES.view(np.float32)  # the lowest score of each bin; the bits of 0 are 0
 
 
 def count_voxels(anomaly_map: np.ndarray, gt_mask: np.ndarray, counted: np.ndarray) -> np.ndarray:
@@ -55,6 +57,72 @@ def best_dices(counts: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         values = 2 * true_positive[..., :-1] / (true_positive[..., :-1] + false_positive[..., :-1] + lesion)
     return np.where(lesion[..., 0] > 0, values.max(-1), np.nan)
+
+
+def aurocs(counts: np.ndarray) -> np.ndarray:
+    """Chance that a lesion voxel scores above another one, ties counted half: (..., 2, BINS) -> (...).
+
+    NaN where either kind is missing. Voxels below the lowest bin tie.
+    """
+    positives, true_positive, false_positive = _descending(counts)
+    negatives = np.asarray(counts, dtype=np.float64)[..., 1, ::-1]
+    below = false_positive[..., -1:] - false_positive + negatives / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (positives * below).sum(-1) / (true_positive[..., -1] * false_positive[..., -1])
+
+
+def dices_above(counts: np.ndarray) -> np.ndarray:
+    """Dice of marking the bins from each one upwards: (..., 2, BINS) -> (..., BINS); NaN where nothing is there.
+
+    Read at ``first_bin_above(threshold)`` it is the voxelwise Dice of ``score > threshold``.
+    """
+    _, true_positive, false_positive = _descending(counts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = 2 * true_positive / (true_positive + false_positive + true_positive[..., -1:])
+    return values[..., ::-1]
+
+
+def first_bin_above(threshold: float) -> int:
+    """The lowest bin that holds only scores of at least ``threshold``; the last one for thresholds beyond."""
+    return int(min(np.searchsorted(_EDGES, np.float32(threshold)), BINS - 1))
+
+
+def threshold_of(first_bin: int) -> float:
+    """The lowest score of a bin, 0 for the first."""
+    return float(_EDGES[first_bin])
+
+
+def quantile_bin(counts: np.ndarray, share: float) -> int:
+    """The lowest bin from which on no more than ``share`` of the voxels lie: (n, BINS) -> bin.
+
+    Every row weighs the same. The last bin where even that holds more. Raises InvalidVolume without a voxel.
+    """
+    rows = np.asarray(counts, dtype=np.float64)
+    rows = rows[rows.sum(axis=1) > 0]
+    if not len(rows):
+        raise InvalidVolume("expected healthy voxels to take a quantile of, got none")
+    above = (rows / rows.sum(axis=1, keepdims=True)).mean(axis=0)[::-1].cumsum()[::-1]
+    fitting = np.flatnonzero(above <= share + 1e-12)
+    return int(fitting[0]) if len(fitting) else BINS - 1
+
+
+def precision_recall(counts: np.ndarray, points: int = 200) -> list[tuple[float, float]]:
+    """(recall, precision) from the strictest threshold down, at most ``points`` of them: (2, BINS) -> list.
+
+    Thresholds without a marked voxel are left out; of many points those are kept that lie evenly in recall, and the
+    first and last. Empty without a lesion.
+    """
+    _, true_positive, false_positive = _descending(counts)
+    if not true_positive[-1]:
+        return []
+    marked = true_positive + false_positive
+    used = np.flatnonzero(np.diff(marked, prepend=0) > 0)
+    recall, precision = true_positive[used] / true_positive[-1], true_positive[used] / marked[used]
+    if len(used) > points:
+        kept = np.searchsorted(recall, np.linspace(recall[0], recall[-1], points - 1))
+        used = np.unique(np.concatenate([kept, [len(recall) - 1]]))
+        recall, precision = recall[used], precision[used]
+    return [(float(r), float(p)) for r, p in zip(recall, precision, strict=True)]
 
 
 def _descending(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
