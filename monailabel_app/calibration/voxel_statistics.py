@@ -63,6 +63,8 @@ class VoxelStatistics:
 class HealthyMoments:
     """Running sums over healthy maps, from which the statistics with or without one scan follow.
 
+    maps, brain_masks: (X, Y, Z) each; they may be read from disk when they are indexed, one is in memory at a time.
+
     prior_scans: so many scans with the brain's average variance are added at every voxel. Many of them leave a
     deviation that is nearly the same everywhere, which suits a map that healthy anatomy hardly shows in.
     """
@@ -73,11 +75,14 @@ class HealthyMoments:
         if len(maps) < 3:
             raise InvalidSettings(f"expected at least 3 healthy scans to calibrate on, got {len(maps)}; add scans")
         self._prior = prior_scans
-        self._maps, self._masks = list(maps), [np.asarray(mask, dtype=bool) for mask in brain_masks]
-        self._count = sum(mask.astype(np.float64) for mask in self._masks)
-        pairs = list(zip(self._maps, self._masks, strict=True))
-        self._sum = sum(np.where(mask, values, 0).astype(np.float64) for values, mask in pairs)
-        self._square = sum(np.where(mask, values, 0).astype(np.float64) ** 2 for values, mask in pairs)
+        self._maps, self._masks = maps, brain_masks
+        shape = np.shape(maps[0])
+        self._count, self._sum, self._square = (np.zeros(shape) for _ in range(3))
+        for values, mask in zip(maps, brain_masks, strict=True):
+            inside = np.where(mask, values, 0).astype(np.float64)
+            self._count += np.asarray(mask, dtype=bool)
+            self._sum += inside
+            self._square += inside**2
 
     def statistics(self, without: int | Collection[int] | None = None) -> VoxelStatistics:
         """Statistics over all scans, or over all but those of index ``without``.
@@ -88,7 +93,8 @@ class HealthyMoments:
         """
         count, total, square = self._count, self._sum, self._square
         for index in (without,) if isinstance(without, (int, np.integer)) else without or ():
-            mask, values = self._masks[index], np.where(self._masks[index], self._maps[index], 0)
+            mask = np.asarray(self._masks[index], dtype=bool)
+            values = np.where(mask, self._maps[index], 0)
             count, total, square = count - mask, total - values, square - values.astype(np.float64) ** 2
         brain = count > 0
         weight = _blur(count, _MEAN_SIGMA)
