@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -44,13 +44,24 @@ def pooled_precisions(weights: np.ndarray, counts: np.ndarray) -> tuple[np.ndarr
 
     weights: (r, n). counts: (n, 2, BINS). Returns two arrays (r,).
     """
+    precisions, dices = pooled_statistics(weights, counts, average_precisions, best_dices)
+    return precisions, dices
+
+
+def pooled_statistics(
+    weights: np.ndarray, counts: np.ndarray, *statistics: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, ...]:
+    """Figures of all cases' voxels together, per resample: an array (r,) for each statistic.
+
+    weights: (r, n). counts: (n, 2, BINS). statistics: of histograms (k, 2, BINS) -> (k,), of ``case_histograms``.
+    """
     flat = counts.reshape(len(counts), -1).astype(np.float64)
-    precisions, dices = [], []
+    found: list[list[np.ndarray]] = [[] for _ in statistics]
     for first in range(0, len(weights), _BLOCK):
         pooled = (weights[first : first + _BLOCK] @ flat).reshape(-1, *counts.shape[1:])
-        precisions.append(average_precisions(pooled))
-        dices.append(best_dices(pooled))
-    return np.concatenate(precisions), np.concatenate(dices)
+        for values, statistic in zip(found, statistics, strict=True):
+            values.append(statistic(pooled))
+    return tuple(np.concatenate(values) for values in found)
 
 
 def weighted_means(weights: np.ndarray, values: Sequence[float]) -> np.ndarray:

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from monailabel_app.errors import InvalidSettings
-from monailabel_app.metrics.case_histograms import average_precisions, count_voxels
+from monailabel_app.metrics.case_histograms import aurocs, average_precisions, count_voxels
 from monailabel_app.metrics.imagewise import scan_auroc
 from monailabel_app.metrics.intervals import bootstrap_interval
 from monailabel_app.metrics.patient_bootstrap import (
     limits,
     patient_weights,
     pooled_precisions,
+    pooled_statistics,
     weighted_aurocs,
     weighted_means,
     weighted_ratio,
@@ -48,6 +49,8 @@ def test_pooled_precision_weighs_whole_cases():
     pooled, _ = pooled_precisions(weights, counts)
     expected = [average_precisions(counts.sum(0)), average_precisions(2 * counts[0] + counts[2])]
     np.testing.assert_allclose(pooled, expected)
+    (ranks,) = pooled_statistics(weights, counts, aurocs)
+    np.testing.assert_allclose(ranks, [aurocs(counts.sum(0)), aurocs(2 * counts[0] + counts[2])])
 
 
 def test_a_weighted_auroc_repeats_scans_as_often_as_they_were_drawn():
