@@ -13,7 +13,16 @@ from typing import Annotated
 
 import typer
 
-from monailabel_app import cli_compare, cli_curate, cli_encoder, cli_forget, cli_models, cli_prototypes, cli_train
+from monailabel_app import (
+    cli_compare,
+    cli_curate,
+    cli_encoder,
+    cli_fairness,
+    cli_forget,
+    cli_models,
+    cli_prototypes,
+    cli_train,
+)
 from monailabel_app.errors import AnomalyAppError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -198,6 +207,7 @@ def evaluate(
 
 cli_train.register(app)
 cli_compare.register(app)
+cli_fairness.register(app)
 cli_prototypes.register(app)
 cli_curate.register(app)
 cli_encoder.register(app)

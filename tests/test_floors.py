@@ -14,7 +14,16 @@ FLOORS = (
     {"methods", "scoring", "postprocessing", "metrics", "uncertainty"},
     {"training", "calibration", "weights", "reports"},
     {"pipelines"},
-    {"cli_compare", "cli_curate", "cli_encoder", "cli_forget", "cli_models", "cli_prototypes", "cli_train"},
+    {
+        "cli_compare",
+        "cli_curate",
+        "cli_encoder",
+        "cli_fairness",
+        "cli_forget",
+        "cli_models",
+        "cli_prototypes",
+        "cli_train",
+    },
     {"cli"},
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
