@@ -21,14 +21,16 @@ def test_a_strong_focus_is_outlined_at_its_own_share_and_a_faint_one_is_kept():
     radius = 3.0 * np.sqrt(2 * np.log(1 / 0.4))
     assert strong.sum() == pytest.approx(4 / 3 * np.pi * radius**3, rel=0.1)
     assert (values > 1.5)[:30].sum() > 2 * strong.sum()
-    assert (faint == (values > 1.5)[30:]).all() and faint.any()
+    assert (faint == (values > 1.5)[30:]).all()
+    assert faint.any()
 
 
 def test_no_voxel_is_added_and_masks_stay_nested():
     values = np.abs(ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((40, 40, 30)), 1.5)) * 20
     cut = delineated(values, (2, 2, 2))
     kept = cut > 0
-    assert (cut[kept] == values[kept]).all() and not (cut > values).any()
+    assert (cut[kept] == values[kept]).all()
+    assert not (cut > values).any()
     for low, high in ((0.5, 1.0), (1.0, 2.0)):
         assert ((cut > low) | ~(cut > high)).all()
         # The same voxels as when only those above the threshold had been looked at.
