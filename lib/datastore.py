@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import filecmp
-import functools
 import hashlib
 import itertools
 import logging
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monailabel.datastore.local import LocalDatastore
 
 from lib.errors import InvalidRequest, UnknownImage
 from lib.ids import check_image_id, check_tag
@@ -28,18 +25,6 @@ LABEL_EXTENSIONS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd")
 ANOMALY_MAP_TAG = "anomaly_map"
 
 
-def _locked(name: str) -> Callable:
-    """A method of MONAI Label's datastore that has the table of images to itself while it runs."""
-    method = getattr(LocalDatastore, name)
-
-    @functools.wraps(method)
-    def locked(self, *args: Any, **kwargs: Any) -> Any:
-        with self._changes:
-            return method(self, *args, **kwargs)
-
-    return locked
-
-
 class AnomalyLocalDatastore(ReviewedLabels):
     """MONAI Label's folder of images with four faults mended, and final labels counted (``lib.reviewed``).
 
@@ -47,26 +32,16 @@ class AnomalyLocalDatastore(ReviewedLabels):
     * an unknown id is an error that says so, instead of an empty path;
     * an image uploaded under a used id with other content moves the old image *and its labels* to an id of its own,
       so that no label is ever shown on another scan and nothing is lost;
-    * requests and the watcher of the folder no longer change the table of images under each other.
+    * requests, the watcher of the folder and other processes no longer change the table of images under each other
+      (``lib.shared_table``).
 
     Two locks: one for the table, held briefly; one for uploads, which compare files and may take seconds. The
     latter is always taken first.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._changes = threading.RLock()
         self._uploads = threading.Lock()
         super().__init__(*args, **kwargs)
-
-    list_images = _locked("list_images")
-    get_labeled_images = _locked("get_labeled_images")
-    get_unlabeled_images = _locked("get_unlabeled_images")
-    datalist = _locked("datalist")
-    status = _locked("status")
-    json = _locked("json")
-    get_image_info = _locked("get_image_info")
-    _reconcile_datastore = _locked("_reconcile_datastore")
-    _init_from_datastore_file = _locked("_init_from_datastore_file")
 
     def _on_any_event(self, event: Any) -> None:
         """A change in the folder. An error here would end the watcher, and no later change would be seen."""
@@ -93,15 +68,15 @@ class AnomalyLocalDatastore(ReviewedLabels):
         extension = known_extension(image_filename, IMAGE_EXTENSIONS, "an image")
         image_id = check_image_id(image_id or Path(image_filename).name[: -len(extension)])
         with self._uploads:
-            former = LocalDatastore.get_image_uri(self, image_id)
-            if former and Path(former).is_file():
-                if same_image(Path(former), Path(image_filename)):
-                    if "healthy" in image_info:
-                        self.update_image_info(image_id, {"healthy": image_info["healthy"]})
-                    return image_id
-                with self._changes:
-                    self._move_aside(image_id, Path(former))
+            former = super().get_image_uri(image_id)
+            if former and Path(former).is_file() and same_image(Path(former), Path(image_filename)):
+                if "healthy" in image_info:
+                    self.update_image_info(image_id, {"healthy": image_info["healthy"]})
+                return image_id
             with self._changes:
+                former = super().get_image_uri(image_id)
+                if former and Path(former).is_file():
+                    self._move_aside(image_id, Path(former))
                 return super().add_image(image_id, image_filename, image_info)
 
     def remove_image(self, image_id: str) -> None:
@@ -124,13 +99,13 @@ class AnomalyLocalDatastore(ReviewedLabels):
         """
         check_tag(label_tag)
         known_extension(label_filename, LABEL_EXTENSIONS, "a label")
-        image = LocalDatastore.get_image_uri(self, image_id)
+        image = super().get_image_uri(image_id)
         if not image:
             raise UnknownImage(f"no image {image_id[:80]!r} to attach the label to: upload the image first")
         scan = (image, file_stamp(image))
         voxels = count_voxels(label_filename, image) if is_final(label_tag) else None
         with self._changes:
-            now = LocalDatastore.get_image_uri(self, image_id)
+            now = super().get_image_uri(image_id)
             if (now, file_stamp(now)) != scan:
                 raise UnknownImage(f"image {image_id[:80]!r} was replaced meanwhile: submit the label again")
             self._drop_other_extension(image_id, label_filename, label_tag)
@@ -138,9 +113,9 @@ class AnomalyLocalDatastore(ReviewedLabels):
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label. Raises UnknownImage when there is none."""
-        if not super().get_label_uri(label_id, label_tag):
-            raise UnknownImage(f"no label {label_tag[:40]!r} of image {label_id[:80]!r}")
         with self._changes:
+            if not super().get_label_uri(label_id, label_tag):
+                raise UnknownImage(f"no label {label_tag[:40]!r} of image {label_id[:80]!r}")
             super().remove_label(label_id, label_tag)
             self.refresh()
             self._settle(label_id)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +22,20 @@ import pydicom
 import requests
 from dicomweb_client import DICOMwebClient
 from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
+from filelock import FileLock
 from monailabel.config import Settings
 from monailabel.config import settings as platform
 from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
-from monailabel.datastore.local import ImageLabelModel, LocalDatastore
+from monailabel.datastore.local import ImageLabelModel
 from monailabel.datastore.utils.convert import binary_to_image
+from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.dataset import Dataset
 
 from lib.errors import ArchiveUnreachable, UnknownImage
 from lib.ids import check_tag, check_uid
 from lib.reviewed import FINAL, ReviewedLabels, count_voxels, is_final
+from lib.shared_table import SharedTable
 from monailabel_app import __version__
 from monailabel_app.errors import AnomalyAppError
 from monailabel_app.io.dicom_seg import Algorithm, read_labelmap, write_dicom_seg
@@ -90,8 +95,10 @@ class _Segmentation:
     voxels: int | None = None
 
 
-class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore):
+class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
     """MONAI Label's archive datastore; an image id is a SeriesInstanceUID.
+
+    The cache folder is shared with the other processes of the app, as the studies folder is (``lib.shared_table``).
 
     The lists of series are asked for at most every ``LISTING_SECONDS`` (MONAI Label keeps them for two
     hours, so that neither a new scan nor a submitted label shows up), and a segmentation's header only once.
@@ -104,11 +111,10 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore):
         self._lists: dict[str, _Listing] = {}
         self._segmented: dict[str, _Segmentation] = {}
         self._patients: dict[str, str] = {}
-        self._changes = threading.RLock()
         self._listing = threading.RLock()
         self._fetching: dict[str, threading.RLock] = {}
         super().__init__(*args, **kwargs)
-        # The folder is a cache that only this object writes: removals are noticed here, not by watching it.
+        # The folder is a cache that only this app writes: removals are noticed here, not by watching it.
         self._auto_reload = False
 
     def _on_any_event(self, event: Any) -> None:
@@ -129,7 +135,24 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore):
         """Path of a series as NIfTI, fetched at first use. Raises UnknownImage or ArchiveUnreachable."""
         check_uid(image_id)
         with self._fetching.setdefault(image_id, threading.RLock()):
-            return self._ask(lambda: super(AnomalyDICOMWebDatastore, self).get_image_uri(image_id), image_id)
+            return self._ask(lambda: self._fetched(image_id), image_id)
+
+    def _fetched(self, image_id: str) -> str:
+        """MONAI Label takes any file in the series' folder for the whole series, and writes there one by one.
+
+        So a download of another process, or one that was killed, would be taken for a scan of fewer slices. Here the
+        folder appears when it is complete, and one process fetches a series.
+        """
+        series = Path(self._datastore.image_path()).resolve() / image_id
+        if not _has_files(series):
+            # No limit: the one who holds it gives up after the archive's own.
+            with FileLock(f"{series}.lock"):
+                if not _has_files(series):
+                    partial = series.with_name(f"{image_id}.partial")
+                    shutil.rmtree(partial, ignore_errors=True)
+                    dicom_web_download_series(None, image_id, str(partial), self._client, self._fetch_by_frame)
+                    partial.replace(series)
+        return super().get_image_uri(image_id)
 
     def list_images(self) -> list[str]:
         """SeriesInstanceUIDs of the series the search filter finds. Raises ArchiveUnreachable."""
@@ -139,7 +162,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore):
         """Series with a segmentation in the archive or an empty final label here. Raises ArchiveUnreachable."""
         archived = self._remembered("labelled", self._find_labelled)
         images = set(self.list_images()) - set(archived)
-        with self._changes:
+        with self._reading():
             kept = [image for image, entry in self._datastore.objects.items() if image in images and _only_here(entry)]
         return archived + kept
 
@@ -151,13 +174,16 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore):
     def status(self) -> dict[str, Any]:
         """Counts for ``/info/``; zeros and the reason while the archive does not answer."""
         try:
-            return super().status()
+            total, completed = len(self.list_images()), len(self.get_labeled_images())
         except ArchiveUnreachable as error:
             return {"total": 0, "completed": 0, "label_tags": {}, "error": str(error)}
+        with self._reading():
+            tags = Counter(tag for entry in self._datastore.objects.values() for tag in entry.labels)
+        return {"total": total, "completed": completed, "label_tags": dict(tags)}
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """Path of a label; one submitted through this server is kept here and not fetched again."""
-        path = LocalDatastore.get_label_uri(self, label_id, label_tag)
+        path = SharedTable.get_label_uri(self, label_id, label_tag)
         if path and Path(path).is_file():
             return path
         if label_tag != DefaultLabelTag.FINAL or not image_id:
@@ -211,10 +237,10 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore):
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label kept here; a segmentation in the archive is removed there. Raises UnknownImage."""
-        path = LocalDatastore.get_label_uri(self, label_id, label_tag)
-        if not path:
-            raise UnknownImage(f"no label {label_tag[:40]!r} of image {label_id[:80]!r} is kept here")
         with self._changes:
+            path = SharedTable.get_label_uri(self, label_id, label_tag)
+            if not path:
+                raise UnknownImage(f"no label {label_tag[:40]!r} of image {label_id[:80]!r} is kept here")
             Path(path).unlink(missing_ok=True)
             self.refresh()
             self._settle(label_id)
@@ -232,7 +258,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore):
         """
         counts = super().final_labels(image_id, inspect)
         self._remembered("labelled", self._find_labelled)
-        with self._changes:
+        with self._reading():
             entry = self._datastore.objects.get(image_id)
             sent = {label.info.get("SeriesInstanceUID") for label in entry.labels.values()} if entry else set()
         for uid, segmentation in list(self._segmented.items()):
@@ -340,6 +366,10 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore):
             raise ArchiveUnreachable(f"the DICOMweb archive did not answer: {_reason(error)}") from error
         except (IndexError, KeyError) as error:
             raise UnknownImage(f"the archive has no series {image_id!r}") from error
+
+
+def _has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def _only_here(entry: ImageLabelModel) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from monailabel.datastore.local import LocalDatastore
 
 from lib.errors import InvalidRequest, UnknownImage
+from lib.shared_table import SharedTable
 from monailabel_app.errors import AnomalyAppError, InvalidVolume
 from monailabel_app.io import images
 from monailabel_app.io.dicom_seg import read_labelmap
@@ -100,8 +101,8 @@ def _counted(path: str, modified: int, size: int) -> int:
         return UNREADABLE
 
 
-class ReviewedLabels(LocalDatastore):
-    """What both datastores do about final labels. ``_changes``: the lock of the table of images."""
+class ReviewedLabels(SharedTable):
+    """What both datastores do about final labels."""
 
     def final_labels(self, image_id: str, inspect: bool = True) -> dict[str, int]:
         """Voxels of each final label of an image, by tag; UNREADABLE for a file that is no label.
@@ -109,7 +110,7 @@ class ReviewedLabels(LocalDatastore):
         A count is taken when a label is submitted; a file put into the folder by other means is counted once.
         ``inspect``: also count what has to be fetched from elsewhere.
         """
-        with self._changes:
+        with self._reading():
             entry = self._datastore.objects.get(image_id)
             labels = dict(entry.labels) if entry else {}
         counts = {}
@@ -126,7 +127,7 @@ class ReviewedLabels(LocalDatastore):
 
     def reviewed_images(self) -> list[str]:
         """Images with a final label, a reader's own included."""
-        with self._changes:
+        with self._reading():
             return [image for image, entry in self._datastore.objects.items() if any(map(is_final, entry.labels))]
 
     def patient_of(self, image_id: str) -> str | None:

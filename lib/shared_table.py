@@ -1,0 +1,241 @@
+"""``datastore_v2.json``, the table of images and labels, shared by every process that serves or works on a folder.
+
+A training, a scoring and a batch analysis each have a datastore of their own beside the server's. MONAI Label's writes
+the whole table from memory, so that whatever another process wrote in between is lost. Here
+
+* every change happens under a lock on a file beside the table, after reading what the others wrote (``_changes``);
+* the table is replaced by renaming, so that it is whole at any moment, also when a process is killed;
+* every answer looks at the table's stamp first, so that another process's change is seen without a restart.
+
+The lock is held for one change at a time, never while a scan is analysed or fetched. The system releases it when its
+process dies. Order: the threads' lock of this object, then the file's, then MONAI Label's own ``.lock``, which its
+methods take inside.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from monailabel.datastore.local import LocalDatastore, LocalDatastoreModel
+
+from lib.errors import ServerBusy, UnknownImage
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 60.0
+_POLL_SECONDS = 0.005
+
+
+class _TableLock(AbstractContextManager):
+    """The table for one change: no other thread, no other process, and what those wrote has been read.
+
+    Reentrant. A change that ends in an error is taken back: memory is read from the file again.
+    """
+
+    def __init__(self, path: Callable[[], str], read: Callable[[], None], distrust: Callable[[], None]):
+        self.threads = threading.RLock()
+        self._path, self._read, self._distrust = path, read, distrust
+        self._held: list[FileLock] = []
+        self._failed = False
+
+    @property
+    def changing(self) -> bool:
+        """Whether a change is under way; ask while holding ``threads``."""
+        return bool(self._held)
+
+    def __enter__(self) -> _TableLock:
+        """Raises ServerBusy when another process holds the table for a minute."""
+        self.threads.acquire()
+        try:
+            if self._held:
+                self._held.append(self._held[0])
+                return self
+            lock = FileLock(self._path(), timeout=WAIT_SECONDS)
+            try:
+                lock.acquire(poll_interval=_POLL_SECONDS)
+            except Timeout as error:
+                raise ServerBusy("another process holds the table of images: try again later") from error
+            try:
+                self._read()
+            except BaseException:
+                lock.release()
+                raise
+            self._held.append(lock)
+            return self
+        except BaseException:
+            self.threads.release()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        try:
+            self._failed = self._failed or kind is not None
+            lock = self._held.pop()
+            if not self._held:
+                if self._failed:
+                    self._distrust()
+                self._failed = False
+                lock.release()
+        finally:
+            self.threads.release()
+
+
+def _reader(name: str) -> Callable:
+    """A method of MONAI Label's datastore that answers from the table as it is now."""
+    method = getattr(LocalDatastore, name)
+
+    @functools.wraps(method)
+    def reading(self, *args: Any, **kwargs: Any) -> Any:
+        with self._reading():
+            return method(self, *args, **kwargs)
+
+    return reading
+
+
+def _writer(name: str) -> Callable:
+    """A method of MONAI Label's datastore that changes the table, as one change."""
+    method = getattr(LocalDatastore, name)
+
+    @functools.wraps(method)
+    def changing(self, *args: Any, **kwargs: Any) -> Any:
+        with self._changes:
+            return method(self, *args, **kwargs)
+
+    return changing
+
+
+class SharedTable(LocalDatastore):
+    """MONAI Label's datastore whose table other processes may change too.
+
+    Use as the last base of a class whose other bases call MONAI Label's methods.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._changes = _TableLock(lambda: f"{self._datastore_config_path}.lock", self._read_for_change, self._distrust)
+        self._text: bytes | None = None
+        self._stamp: tuple[int, int, int] | None = None
+        super().__init__(*args, **kwargs)
+
+    datalist = _reader("datalist")
+    description = _reader("description")
+    get_image_info = _reader("get_image_info")
+    get_image_uri = _reader("get_image_uri")
+    get_label_by_image_id = _reader("get_label_by_image_id")
+    get_label_info = _reader("get_label_info")
+    get_label_uri = _reader("get_label_uri")
+    get_labeled_images = _reader("get_labeled_images")
+    get_labels_by_image_id = _reader("get_labels_by_image_id")
+    get_unlabeled_images = _reader("get_unlabeled_images")
+    json = _reader("json")
+    list_images = _reader("list_images")
+    name = _reader("name")
+    status = _reader("status")
+
+    _reconcile_datastore = _writer("_reconcile_datastore")
+    add_image = _writer("add_image")
+    remove_image = _writer("remove_image")
+    remove_label = _writer("remove_label")
+    save_label = _writer("save_label")
+    set_description = _writer("set_description")
+    set_name = _writer("set_name")
+    update_image_info = _writer("update_image_info")
+    update_label_info = _writer("update_label_info")
+
+    def add_to_image_info(self, image_id: str, key: str, entries: Mapping[str, Any]) -> None:
+        """Put ``entries`` into the table ``key`` of an image's information, beside those that are there.
+
+        Raises UnknownImage for an image that is gone.
+        """
+        with self._changes:
+            entry = self._datastore.objects.get(image_id)
+            if entry is None:
+                raise UnknownImage(f"no image {image_id[:80]!r} in the datastore any more")
+            held = entry.image.info.get(key)
+            entry.image.info[key] = {**(held if isinstance(held, Mapping) else {}), **entries}
+            self._update_datastore_file()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """The table for this thread, as the file has it now; within a change, as the change has it."""
+        with self._changes.threads:
+            if not self._changes.changing:
+                self._read_if_changed()
+            yield
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        """Read the table. Raises ValueError for one that cannot be read, if asked to."""
+        with self._changes.threads:
+            try:
+                if not self._changes.changing:
+                    self._load(only_if_stamped=False)
+            except ValueError as error:
+                logger.error("the table of images cannot be read (%s)", type(error).__name__)
+                if throw_exception:
+                    raise
+
+    def _read_if_changed(self) -> None:
+        try:
+            self._load(only_if_stamped=True)
+        except ValueError as error:
+            logger.error("the table of images cannot be read (%s); it stays as it was", type(error).__name__)
+
+    def _read_for_change(self) -> None:
+        """A table that cannot be read is kept under another name, before a change replaces it."""
+        try:
+            self._load(only_if_stamped=False)
+        except ValueError as error:
+            aside = f"{self._datastore_config_path}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+            logger.error("the table of images cannot be read (%s); it is kept beside it", type(error).__name__)
+            os.replace(self._datastore_config_path, aside)
+
+    def _load(self, only_if_stamped: bool) -> None:
+        """Take over the file where it differs; by its stamp only, or by its content. Raises ValueError."""
+        path = Path(self._datastore_config_path)
+        try:
+            status = path.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if only_if_stamped and stamp == self._stamp:
+                return
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return  # Nothing written yet, or removed by hand: the next change writes it anew.
+        # Set also where the file cannot be read: said once, not at every request.
+        self._stamp = stamp
+        if text == self._text:
+            return
+        table = LocalDatastoreModel.model_validate_json(text)
+        table.base_path = self._datastore_path
+        self._datastore, self._text = table, text
+
+    def _distrust(self) -> None:
+        """Memory may hold what was never written."""
+        self._text = self._stamp = None
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        """Write the table, within a change. Raises OSError, and then the change did not happen."""
+        if not self._changes.changing:
+            # Entering one now would read the file and lose what is to be written.
+            raise RuntimeError("the table of images is written outside of a change")
+        text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str).encode()
+        # Only the holder of the lock writes here; what a killed process left is written over.
+        partial = f"{self._datastore_config_path}.partial"
+        with open(partial, "wb") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        # By itself the time has the clock's steps of some ms, and two tables within one may have the same size.
+        now = time.time_ns()
+        os.utime(partial, ns=(now, now))
+        os.replace(partial, self._datastore_config_path)
+        status = os.stat(self._datastore_config_path)
+        self._text, self._stamp = text, (status.st_mtime_ns, status.st_size, status.st_ino)
+        self._config_ts = status.st_mtime
