@@ -15,7 +15,7 @@ from monailabel_app.errors import AnomalyAppError, EvaluationFailed, InvalidSett
 
 from .dataset_types import Dataset, DatasetScan, ImplantRule, Picture, describe
 from .description_file import WORD, Keys, absolute, inside, read_description
-from .layouts import folder, table
+from .layouts import bids, folder, plain, studies, table
 from .layouts.rows import COMMON_KEYS, Selection
 
 __all__ = [
@@ -24,7 +24,12 @@ __all__ = [
 
 DESCRIPTIONS = Path(__file__).resolve().parents[2] / "datasets"
 _IMPLANTED_KEYS = COMMON_KEYS | {"of", "split", "shapes", "per_scan", "contrast", "seed"}
-_LAYOUTS = {"folder": (folder.KEYS, folder.read_folder), "csv": (table.KEYS, table.read_table)}
+_LAYOUTS = {
+    "folder": (folder.KEYS, folder.read_folder),
+    "csv": (table.KEYS, table.read_table),
+    "bids": (bids.KEYS, bids.read_bids),
+    "datastore": (studies.KEYS, studies.read_studies),
+}
 
 
 @lru_cache(maxsize=1)
@@ -80,7 +85,7 @@ def overview(data_root: Path | None) -> list[dict[str, Any]]:
 def _from_file(
     path: Path, data_root: Path | None, split: str | None, modality: str | None, *, shipped: bool
 ) -> Dataset:
-    keys = read_description(path)
+    keys = read_description(path, own=not shipped)
     layout = keys.choice("layout", (*_LAYOUTS, "implanted"))
     keys.only(_IMPLANTED_KEYS if layout == "implanted" else _LAYOUTS[layout][0])
     root = _root_of(keys, path, data_root, shipped)
@@ -101,10 +106,8 @@ def _root_of(keys: Keys, path: Path, data_root: Path | None, shipped: bool) -> P
         if data_root is None:
             raise InvalidSettings(f"{keys.file}: expected the folder of the data (--data-root), got none")
         root = inside(absolute(data_root), said, f"{keys.file}: root")
-    elif Path(said).expanduser().is_absolute():
-        root = absolute(Path(said))
     else:
-        root = inside(path.parent, said, f"{keys.file}: root")
+        root = keys.path("root", path.parent) if keys.has("root") else path.parent
     if not root.is_dir():
         raise EvaluationFailed(
             f"{keys.file}: root: expected a folder {root}, found none; "
@@ -155,22 +158,18 @@ def _implanted(
 ) -> Dataset:
     if keys.has("slices") or keys.has("tune_split"):
         raise keys.error("layout", "no slices and no tune_split with layout implanted", "one of them")
-    of = keys.text("of", longest=400)
     if keys.has("split") and not isinstance(keys.values["split"], str):
         raise keys.error("split", "the name of a split of the healthy set", "something else")
     wanted = split or (keys.text("split") if keys.has("split") else None)
-    source = of if of in _described() else inside(path.parent, of, f"{keys.file}: of")
-    if isinstance(source, Path) and source.suffix.lower() in (".yaml", ".yml") and source.is_file():
-        if read_description(source).values.get("layout") == "implanted":
-            raise keys.error("of", "a set of real healthy scans", "one that is itself implanted")
-    elif of in _described() and read_description(_described()[of]).values.get("layout") == "implanted":
+    of = keys.text("of", longest=400)
+    source = _described().get(of) or keys.path("of", path.parent)
+    if source.is_file() and read_description(source).values.get("layout") == "implanted":
         raise keys.error("of", "a set of real healthy scans", "one that is itself implanted")
-    base = load_dataset(source, data_root=data_root, split=wanted)
+    source = of if of in _described() else source
+    base = load_dataset(source, data_root=data_root, split=wanted, modality=keys.text("modality"))
     if not base.healthy or base.slices:
         raise keys.error("of", "a set of volumes with healthy scans", f"{base.name}, which has none")
-    if base.modality != keys.text("modality"):
-        raise keys.error("modality", f"that of {base.name}, {base.modality}", repr(keys.text("modality")))
-    shapes = inside(root, keys.text("shapes"), f"{keys.file}: shapes")
+    shapes = keys.path("shapes", root)
     if not any(shapes.glob("*.nii.gz")):
         raise EvaluationFailed(f"{keys.file}: shapes: expected lesion shapes (*.nii.gz) in {shapes}, found none")
     contrast = keys.values.get("contrast", [0.10, 0.40])
@@ -188,4 +187,21 @@ def _implanted(
 
 
 def _from_folder(path: Path, split: str | None, modality: str | None) -> Dataset:
-    raise InvalidSettings(f"expected a described data set, got the folder {path}")
+    """BIDS and MONAI Label's studies are known by their files; otherwise the names of the files say what they are."""
+    is_bids, is_studies = (path / bids.DESCRIPTION).is_file(), (path / studies.TABLE).is_file()
+    if modality is None and is_bids and not is_studies:
+        modality = bids.modality_of(path)
+    modality = (modality or "").lower()
+    if not WORD.fullmatch(modality):
+        raise InvalidSettings(
+            f"{path.name}: expected the sequence of the folder's scans (t1, t2, flair, ...), got {modality[:40]!r}; "
+            "give the modality, or describe the folder in a .yaml file"
+        )
+    values: dict[str, Any] = {"modality": modality, "description": "A folder as it is, without a description."}
+    if is_studies:
+        keys = Keys(values, path.name)
+        return _finished(keys, path.name, path, studies.read_studies(keys, path, split))
+    if is_bids:
+        keys = Keys({**values, **bids.about(path), "unlabelled": "skip"}, path.name)
+        return _finished(keys, path.name, path, bids.read_bids(keys, path, split))
+    return _finished(Keys(values, path.name), path.name, path, plain.read_plain(path.name, path, modality, split))

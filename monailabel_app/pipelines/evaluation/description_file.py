@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,15 @@ WORD = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 @dataclass(frozen=True)
 class Keys:
-    """The ``key: value`` pairs of a description, or of a part of it. file: for messages; prefix: of nested keys."""
+    """The ``key: value`` pairs of a description, or of a part of it.
+
+    file: for messages; prefix: of nested keys. own: a user's own description, whose paths may be absolute.
+    """
 
     values: Mapping[str, Any]
     file: str
     prefix: str = ""
+    own: bool = False
 
     def error(self, key: str, expected: str, came: str) -> InvalidSettings:
         """The error of one key."""
@@ -108,15 +112,18 @@ class Keys:
             value = {}
         if not isinstance(value, Mapping):
             raise self.error(key, "key: value pairs", _came(value))
-        return Keys(value, self.file, f"{self.prefix}{key}.")
+        return Keys(value, self.file, f"{self.prefix}{key}.", self.own)
 
-    def replaced(self, **values: Any) -> Keys:
-        """With other values."""
-        return replace(self, values={**self.values, **values})
+    def path(self, key: str, root: Path) -> Path:
+        """A path below ``root``, or an absolute one in a user's own description. Raises InvalidSettings."""
+        said = self.text(key, longest=1000)
+        if self.own and Path(said).expanduser().is_absolute():
+            return absolute(Path(said))
+        return inside(root, said, f"{self.file}: {self.prefix}{key}")
 
 
-def read_description(path: Path) -> Keys:
-    """The pairs of a YAML file. No image is read.
+def read_description(path: Path, own: bool = False) -> Keys:
+    """The pairs of a YAML file. No image is read. own: see ``Keys``.
 
     Raises InvalidSettings: not YAML, too large or too deep, aliases (which can blow up what a file says), a key given
     twice, or something other than ``key: value`` pairs.
@@ -146,7 +153,7 @@ def read_description(path: Path) -> Keys:
         raise InvalidSettings(f"{path.name}: expected plain YAML values, got {type(error).__name__}") from None
     if not isinstance(values, dict) or not values:
         raise InvalidSettings(f"{path.name}: expected key: value pairs, got {_came(values)}")
-    return Keys(values, path.name)
+    return Keys(values, path.name, own=own)
 
 
 def _check_events(text: str, name: str) -> None:

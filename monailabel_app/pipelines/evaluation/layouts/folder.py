@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..description_file import Keys
@@ -11,25 +12,33 @@ from .templates import matches
 KEYS = ROW_KEYS | {"image", "label", "healthy_images"}
 
 
-def read_folder(
-    keys: Keys, root: Path, split: str | None, *, unlabelled: str = "error", notes: tuple[str, ...] = ()
-) -> Selection:
+def read_folder(keys: Keys, root: Path, split: str | None) -> Selection:
     """The scans that ``image`` finds, and as healthy ones those that ``healthy_images`` finds."""
-    image = keys.text("image", longest=400)
-    rows = [_row(path, fields, root) for path, fields in matches(keys, "image", image, root)]
-    if keys.has("healthy_images"):
-        pattern = keys.text("healthy_images", longest=400)
-        healthy = [_row(path, fields, root, True) for path, fields in matches(keys, "healthy_images", pattern, root)]
-        paths = {row.image for row in healthy}
-        rows = [row for row in rows if row.image not in paths] + healthy
+    if not keys.texts("image"):
+        raise keys.error("image", "a pattern such as '{patient}/flair.nii.gz'", "nothing")
+    return select_rows(keys, root, folder_rows(keys, root), split)
+
+
+def folder_rows(keys: Keys, root: Path) -> list[Row]:
+    """A row per image that the patterns find, healthy ones last."""
+    healthy = list(_found(keys, "healthy_images", root))
+    known = {row.image for row in healthy}
+    return [row for row in _found(keys, "image", root) if row.image not in known] + healthy
+
+
+def select_rows(keys: Keys, root: Path, rows: list[Row], split: str | None, unlabelled: str = "error") -> Selection:
+    """The scans of some rows of a folder."""
     names = {name for row in rows for name in row.fields}
     default = "{id}" if "id" in names else "{patient}" if "patient" in names else "{path}"
-    patient = "{patient}" if all("patient" in row.fields for row in rows) else None
-    # Patterns of their own may name fewer fields: an empty value is one that is not known.
+    patient = "{patient}" if rows and all("patient" in row.fields for row in rows) else None
+    # A pattern of the healthy images may name other fields; those of the other one are unknown then.
     rows = [Row(r.where, {**dict.fromkeys(names, ""), **r.fields}, r.image, r.labels, None, r.healthy) for r in rows]
-    return select(keys, root, rows, split, Defaults(default, patient, unlabelled, notes=list(notes)))
+    return select(keys, root, rows, split, Defaults(default, patient, unlabelled))
 
 
-def _row(path: Path, fields: dict[str, str], root: Path, healthy: bool | None = None) -> Row:
-    relative = path.relative_to(root).as_posix()
-    return Row(relative, {"path": relative, **fields}, path, () if healthy else None, None, healthy)
+def _found(keys: Keys, key: str, root: Path) -> Iterator[Row]:
+    healthy = key == "healthy_images"
+    for text in keys.texts(key):
+        for path, fields in matches(keys, key, text, root):
+            where = path.relative_to(root).as_posix()
+            yield Row(where, {"path": where, **fields}, path, () if healthy else None, None, healthy or None)

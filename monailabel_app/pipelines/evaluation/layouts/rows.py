@@ -11,7 +11,7 @@ from monailabel_app.errors import EvaluationFailed
 from monailabel_app.io.healthy_list import HEALTHY_WORDS, NOT_STATED
 
 from ..dataset_types import EXTRACT, NONZERO, DatasetScan
-from ..description_file import Keys, inside, require_files
+from ..description_file import Keys, require_files
 from .templates import Template
 
 # What every description may say, whatever its layout.
@@ -114,7 +114,8 @@ class _Reader:
         self._id = Template(keys, "id", keys.text("id", defaults.id), known)
         patient = keys.text("patient", defaults.patient or self._id.text)
         self._patient = Template(keys, "patient", patient, known)
-        self._image = Template(keys, "image", keys.text("image", "{path}"), None)
+        image = keys.values.get("image")
+        self._image = Template(keys, "image", image if isinstance(image, str) else "{path}", None)
         self._labels = [Template(keys, "label", text, None) for text in keys.texts("label")]
         self._brain = keys.text("brain", EXTRACT)
         self._regions = keys.choice("brain_holds", ("mask", "regions"), "mask") == "regions"
@@ -166,7 +167,7 @@ class _Reader:
         name = self._id.fill(fields, where)
         if not name:
             raise EvaluationFailed(f"{self._keys.file}: {where}: id: expected an id, got an empty one")
-        image = row.image or inside(self._root, self._image.fill(fields, where), f"{self._keys.file}: {where}: image")
+        image = row.image or self._image.path(fields, self._root, where)
         healthy = self._healthy(fields) if row.healthy is None else row.healthy
         labels = () if healthy else row.labels if row.labels is not None else self._labels_of(fields, where)
         if not labels and not healthy and self._unlabelled == "healthy":
@@ -189,10 +190,9 @@ class _Reader:
         for template in self._labels:
             if not template.complete(fields):
                 continue
-            text = template.fill(fields, where)
-            path = inside(self._root, text, f"{self._keys.file}: {where}: label")
-            if "*" in text:
-                found += sorted(self._root.glob(str(path.relative_to(self._root))))
+            path = template.path(fields, self._root, where)
+            if "*" in path.name:
+                found += sorted(path.parent.glob(path.name))
             elif path.exists() or self._unlabelled == "error":
                 found.append(path)
         return tuple(dict.fromkeys(found))
@@ -200,8 +200,7 @@ class _Reader:
     def _brain_of(self, fields: Mapping[str, str], where: str) -> str | Path:
         if self._brain in (EXTRACT, NONZERO):
             return self._brain
-        text = Template(self._keys, "brain", self._brain, None).fill(fields, where)
-        return inside(self._root, text, f"{self._keys.file}: {where}: brain")
+        return Template(self._keys, "brain", self._brain, None).path(fields, self._root, where)
 
     @staticmethod
     def _files(scan: DatasetScan) -> list[tuple[str, Path, bool]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from monailabel_app.errors import EvaluationFailed
 
-from ..description_file import Keys, inside
+from ..description_file import Keys
 from .rows import ROW_KEYS, Defaults, Row, Selection, select
 
 KEYS = ROW_KEYS | {"table", "image", "label", "paths", "delimiter"}
@@ -18,7 +18,7 @@ _DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 
 def read_table(keys: Keys, root: Path, split: str | None) -> Selection:
     """The scans of the rows. ``paths: root`` (default) or ``table`` says what relative paths start from."""
-    table = inside(root, keys.text("table"), f"{keys.file}: table")
+    table = keys.path("table", root)
     delimiter = keys.choice("delimiter", ("auto", *_DELIMITERS), "auto")
     rows = [
         Row(f"{table.name} line {line}", fields)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from monailabel_app.errors import InvalidSettings
 
-from ..description_file import Keys
+from ..description_file import Keys, inside
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .-]{0,63}")
@@ -47,6 +47,16 @@ class Template:
         """The text of one row. Raises InvalidSettings for a field that is not there."""
         self._check(fields)
         return _FIELD.sub(lambda match: fields[match[1]].strip(), self.text)
+
+    def path(self, fields: Mapping[str, str], root: Path, where: str) -> Path:
+        """The text of one row as a path below ``root``.
+
+        A user's own description may start it with an absolute folder; it stays below that. Raises InvalidSettings.
+        """
+        text = self.fill(fields, where)
+        if self._keys.own and self.text.startswith("/"):
+            root = Path(self.text.partition("{")[0].rpartition("/")[0] or "/")
+        return inside(root, text, f"{self._keys.file}: {where}: {self._key}")
 
 
 def matches(keys: Keys, key: str, text: str, root: Path) -> Iterator[tuple[Path, dict[str, str]]]:
