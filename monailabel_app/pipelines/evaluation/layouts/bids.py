@@ -51,7 +51,7 @@ def read_bids(keys: Keys, root: Path, split: str | None) -> Selection:
     if not suffix:
         raise keys.error("suffix", "the BIDS suffix of the images such as FLAIR", "nothing")
     wanted = _wanted(keys.part("entities"))
-    images = [image for image in _images(root, suffix) if _fits(image, wanted)]
+    images = sorted((i for i in _images(root, suffix) if _fits(i, wanted)), key=lambda i: i.path.name)
     if "ce" not in wanted:
         # A contrast agent makes another sequence of T1.
         images = [image for image in images if ("ce" in image.entities) == (modality == "t1c")]
