@@ -1,44 +1,121 @@
-"""The table's figures from the counts of every model on a set, with intervals over patients and paired differences."""
+"""evaluation.json: every model on every set with intervals, thresholds, curves, differences and verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 
+from monailabel_app import __version__
+from monailabel_app.calibration.operating_points import TARGET_FPR
 from monailabel_app.errors import EvaluationFailed
-from monailabel_app.metrics.case_histograms import average_precisions
-from monailabel_app.metrics.patient_bootstrap import (
-    limits,
-    patient_weights,
-    pooled_precisions,
-    weighted_aurocs,
-    weighted_means,
-    weighted_ratio,
-)
+from monailabel_app.metrics.case_histograms import precision_recall
+from monailabel_app.metrics.froc import froc_curve
+from monailabel_app.metrics.patient_bootstrap import patient_weights
+from monailabel_app.types import to_json
 
+from .differences import REFERENCES, default_protocol, differences, reading_of, references, verdict
 from .measure import Measurement
+from .scan_figures import POINT, Draws, Patients, at_point, column, draw_figures, figure
+from .thresholds import mean_threshold, side_by_side
 
-FIGURES = (
-    "pooled_ap",
-    "mean_case_ap",
-    "best_dice_oracle",
-    "dice",
-    "recall",
-    "false_positives_per_scan",
-    "scan_auroc",
-    "healthy_false_ml",
-    "healthy_false_positives_per_scan",
-    "analysed_share",
-)
-COMPARED = ("pooled_ap", "mean_case_ap", "dice")
-# What every row is compared with: the name of the comparison, and the method that it means.
-REFERENCES = {"atlas": "atlas_zscore", "ddpm": "ddpm"}
-_FEWEST_PATIENTS = 5
+VERSION = 1
+RESAMPLES = 2000
+EXPLAINED = {
+    "figures": "Voxels of the brain on the model grid (2 mm), of all cases together. AP: average precision, to be read "
+    "beside the prevalence, which is the AP of chance. Best Dice knows the labels (oracle): an upper bound. Scan "
+    "AUROC: chance that a scan with lesions scores above a healthy one. Brackets: 95 % percentile bootstrap over "
+    "patients; none with fewer than 5 of them.",
+    "points": "Operating points are chosen on healthy scans. Dice is the mean over cases; recall and false positives "
+    "count 26-connected components, predicted ones below 0.1 ml dropped. Volume error: marked minus true volume, "
+    "without its sign; bias: with it. RoDeO: boxes of predicted and true lesions matched one to one.",
+    "healthy_point": "Dice of voxels at the balanced operating point, small components not removed, mean over cases.",
+    "healthy_quantile": "The same at the value that 0.5 % of healthy voxels exceed: of the set's healthy scans, or, "
+    "where it has none, of those that calibrated the model.",
+    "label_tuned": "The same at the threshold that was best on labelled scans of other patients: of the set's tuning "
+    "split, or of the other of two random halves of the patients. For comparison with papers only: without labels it "
+    "is out of reach. Its interval does not know that the threshold was chosen.",
+    "calibration": "own: as the model comes; site: made on a site's healthy scans; set: made on the healthy scans of "
+    "this set. Who calibrated a model is judged with statistics and thresholds without that person.",
+    "differences": "Model minus baseline on the same patients. p_value: paired permutation over patients of the values "
+    "of the cases (pooled figures have none), of the ranks for the scan AUROC. Not corrected for the number of rows.",
+    "froc": "Lesion recall and false positives per scan with lesions, at thresholds of equal rates on healthy scans.",
+}
 
 
-def set_rows(measurements: Sequence[Measurement], modality: str, *, resamples: int = 2000) -> list[dict[str, Any]]:
+def evaluation_record(
+    measurements: Sequence[Measurement],
+    *,
+    tuning: Sequence[Measurement] = (),
+    failed: Iterable[Mapping[str, str]] = (),
+    command: str = "",
+    resamples: int = RESAMPLES,
+    **more: Any,
+) -> dict[str, Any]:
+    """All sets as plain JSON, in the order in which they appear.
+
+    tuning: the same models on the tuning split of a set of the same name; without one the label-tuned threshold is
+    cross-fitted. failed: what could not be measured. more: further entries beside these. Raises EvaluationFailed when
+    the models of a set were not measured on the same cases.
+    """
+    sets: dict[tuple[str, str], list[Measurement]] = {}
+    for measurement in measurements:
+        about = measurement.record["set"]
+        sets.setdefault((about["name"], str(about.get("split") or "")), []).append(measurement)
+    made = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "app_version": __version__,
+        "command": command,
+    }
+    entries = [set_entry(found, tuning=tuning, resamples=resamples) for found in sets.values()]
+    return to_json(
+        {
+            "version": VERSION,
+            "made": made,
+            "resamples": resamples,
+            "protocols_explained": EXPLAINED,
+            **more,
+            "sets": entries,
+            "failed": [dict(item) for item in failed],
+        }
+    )
+
+
+def set_entry(
+    measurements: Sequence[Measurement], *, tuning: Sequence[Measurement] = (), resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """One set with its rows, curves and examples; NaN where a figure does not exist."""
+    about = measurements[0].record["set"]
+    modality = about.get("modality") or measurements[0].record["model"]["modality"]
+    cases, healthy = _scans(measurements[0], "cases"), _scans(measurements[0], "healthy")
+    rows = set_rows(measurements, modality, tuning=tuning, resamples=resamples)
+    return {
+        "name": about["name"],
+        "title": about.get("title") or about["name"],
+        "modality": modality,
+        "split": about.get("split"),
+        "key": about["key"],
+        "licence": about.get("licence", ""),
+        "cases": len(cases),
+        "patients": len({patient for _, patient in cases}),
+        "healthy": len(healthy),
+        "prevalence": rows[0]["figures"]["prevalence"]["value"],
+        "skipped": _skipped(measurements),
+        "rows": rows,
+        "curves": {m.record["model"]["id"]: _curves(m) for m in measurements},
+        "examples": [example for m in measurements for example in _examples(m)],
+    }
+
+
+def set_rows(
+    measurements: Sequence[Measurement],
+    modality: str,
+    *,
+    tuning: Sequence[Measurement] = (),
+    resamples: int = RESAMPLES,
+) -> list[dict[str, Any]]:
     """One row per model and protocol on one set, best pooled average precision first.
 
     modality: of the set's scans; of several models of a reference method that one is the reference which was made for
@@ -48,110 +125,132 @@ def set_rows(measurements: Sequence[Measurement], modality: str, *, resamples: i
     if not measurements:
         return []
     first = measurements[0].record
-    cases, healthy = _scans(first, "cases"), _scans(first, "healthy")
+    cases, healthy = _scans(measurements[0], "cases"), _scans(measurements[0], "healthy")
     for other in measurements[1:]:
-        if other.record["set"]["key"] != first["set"]["key"] or _scans(other.record, "cases") != cases:
+        same = _scans(other, "cases") == cases and _scans(other, "healthy") == healthy
+        if other.record["set"]["key"] != first["set"]["key"] or not same:
             raise EvaluationFailed(
                 f"expected every model on the same cases of {first['set']['name']}, got others for "
                 f"{other.record['model']['id']}; measure it again with --again"
             )
-    weights = patient_weights([p for _, p in cases], [p for _, p in healthy], resamples=resamples)
-    enough = len({patient for _, patient in cases}) >= _FEWEST_PATIENTS
-    rows, drawn = [], {}
+    people, well = [p for _, p in cases], [p for _, p in healthy]
+    patients = Patients(people, well, *patient_weights(people, well, resamples=resamples))
+    draws: dict[tuple[str, str], Draws] = {}
+    rows = []
     for measurement in measurements:
-        record = measurement.record
-        for name, protocol in record["protocols"].items():
-            values = _figures(protocol, measurement.counts[name], *weights)
-            drawn[record["model"]["id"], name] = values
-            rows.append(_row(record, name, protocol, values, enough))
-    references = {
-        key: found
-        for key, method in REFERENCES.items()
-        if (found := _reference([m.record for m in measurements], method, modality)) is not None
-    }
+        model = measurement.record["model"]["id"]
+        for name, protocol in measurement.record["protocols"].items():
+            draws[model, name] = draw_figures(protocol, measurement.counts[name], patients)
+            rows.append(_row(measurement, name, draws[model, name], patients, tuning))
+    compared = references([m.record for m in measurements], modality, draws)
     for row in rows:
-        mine = drawn[row["model"], row["protocol"]]
+        mine = row["model"], row["protocol"]
+        readings = {key: reading_of(record, row["calibration"]["kind"]) for key, record in compared.items()}
         row["differences"] = {
-            key: _differences(mine, drawn[found], enough) | {"reference": found[0]}
-            for key, found in references.items()
-            if found != (row["model"], row["protocol"])
+            key: differences(draws[mine], draws[reading], patients, reading[0])
+            for key, reading in readings.items()
+            if reading[0] != row["model"] or (key in REFERENCES and reading != mine)
         }
-    return sorted(rows, key=lambda row: -_number(row["figures"]["pooled_ap"]["value"]))
-
-
-def _scans(record: Mapping[str, Any], kind: str) -> list[tuple[str, str]]:
-    protocol = next(iter(record["protocols"].values()))
-    return [(scan["id"], scan["patient"]) for scan in protocol[kind]]
-
-
-def _figures(
-    protocol: Mapping[str, Any], counts: np.ndarray, weights: np.ndarray, healthy_weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Every figure for the estimate and every resample, (resamples + 1,)."""
-    cases, healthy = protocol["cases"], protocol["healthy"]
-
-    def column(scans: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-        return [np.nan if scan[key] is None else float(scan[key]) for scan in scans]
-
-    pooled_ap, best = pooled_precisions(weights, counts)
-    figures = {
-        "pooled_ap": pooled_ap,
-        "mean_case_ap": weighted_means(weights, average_precisions(counts)),
-        "best_dice_oracle": best,
-        "dice": weighted_means(weights, column(cases, "dice")),
-        "recall": weighted_ratio(weights, column(cases, "detected"), column(cases, "lesions")),
-        "false_positives_per_scan": weighted_means(weights, column(cases, "false_positives")),
-        "analysed_share": weighted_means(weights, column(cases, "analysed_share")),
-    }
-    if healthy:
-        scores = column(cases, "scan_score"), column(healthy, "scan_score")
-        figures |= {
-            "scan_auroc": weighted_aurocs(weights, scores[0], healthy_weights, scores[1]),
-            "healthy_false_ml": weighted_means(healthy_weights, column(healthy, "false_ml")),
-            "healthy_false_positives_per_scan": weighted_means(healthy_weights, column(healthy, "false_positives")),
-        }
-    return figures
+        row["verdict"] = verdict(row, len(set(people)))
+    return sorted(rows, key=lambda row: -_or_less(row["figures"]["pooled_ap"]["value"]))
 
 
 def _row(
-    record: Mapping[str, Any], name: str, protocol: Mapping[str, Any], values: Mapping[str, np.ndarray], enough: bool
+    measurement: Measurement, name: str, draws: Draws, patients: Patients, tuning: Sequence[Measurement]
 ) -> dict[str, Any]:
+    record, protocol = measurement.record, measurement.record["protocols"][name]
+    model = record["model"]
     return {
         "set": record["set"]["name"],
-        "model": record["model"]["id"],
-        "hash": record["model"]["hash"],
-        "method": record["model"]["method"],
-        "modality": record["model"]["modality"],
+        "model": model["id"],
+        "hash": model["hash"],
+        "method": model["method"],
+        "modality": model["modality"],
         "protocol": name,
         "score": protocol["score"],
         "smoothing": protocol["smoothing"],
-        "calibration": protocol["calibration"],
+        "calibration": _calibration(protocol["calibration"]),
         "leave_one_out": protocol["leave_one_out"],
         "default": name.startswith(record["default"]),
         "cases": len(protocol["cases"]),
         "healthy": len(protocol["healthy"]),
-        "seconds_to_analyse": record["seconds_to_analyse"],
-        "processor_seconds_to_analyse": record["processor_seconds_to_analyse"],
-        "seconds_to_prepare": record["seconds_to_prepare"],
-        "peak_memory_mb": record["peak_memory_mb"],
-        "figures": {key: _figure(values[key], enough) for key in FIGURES if key in values},
+        "seconds_to_analyse": record.get("seconds_to_analyse"),
+        "processor_seconds_to_analyse": record.get("processor_seconds_to_analyse"),
+        "seconds_to_prepare": record.get("seconds_to_prepare"),
+        "peak_memory_mb": record.get("peak_memory_mb"),
+        "figures": {key: figure(values, patients.interval(key)) for key, values in draws.figures.items()},
+        "points": {
+            point: {
+                "threshold": mean_threshold(protocol, point),
+                "target": _target(protocol, point),
+                "figures": {key: figure(values, patients.interval(key)) for key, values in found.items()},
+            }
+            for point, found in draws.points.items()
+        },
+        "thresholds": side_by_side(measurement, name, patients, tuning),
     }
 
 
-def _figure(values: np.ndarray, enough: bool) -> dict[str, Any]:
-    return {"value": float(values[0]), "interval": list(limits(values)) if enough else None}
+def _curves(measurement: Measurement) -> dict[str, list[tuple[float, float]]]:
+    """Of the default score with the model's own calibration: FROC (also with healthy scans' false alarms) and PR."""
+    name = default_protocol(measurement.record)
+    protocol = measurement.record["protocols"][name]
+    curves = {"pr": precision_recall(measurement.counts[name].sum(axis=0))}
+    cases, healthy = protocol["cases"], protocol["healthy"]
+    if cases and all("froc" in case for case in cases):
+        detected = np.array([case["froc"]["detected"] for case in cases])
+        alarms = np.array([case["froc"]["false_positives"] for case in cases])
+        lesions = np.nan_to_num(at_point(cases, POINT, "lesions"))
+        curves["froc"] = froc_curve(lesions, detected, alarms)
+        if healthy and all("froc_false_positives" in scan for scan in healthy):
+            others = np.array([scan["froc_false_positives"] for scan in healthy])
+            curves["froc_healthy"] = froc_curve(lesions, detected, others)
+    return curves
 
 
-def _differences(mine: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], enough: bool) -> dict[str, Any]:
-    return {key: _figure(mine[key] - other[key], enough) for key in COMPARED}
+def _examples(measurement: Measurement, each: int = 2) -> list[dict[str, Any]]:
+    """The cases of the lowest and of the highest Dice at the balanced point; of equals the larger lesions."""
+    cases = measurement.record["protocols"][default_protocol(measurement.record)]["cases"]
+    dices, volumes = at_point(cases, POINT, "dice"), column(cases, "volume_ml")
+    order = sorted(np.flatnonzero(np.isfinite(dices)), key=lambda i: (dices[i], -np.nan_to_num(volumes[i])))
+    chosen = [(i, "worst") for i in order[:each]] + [(i, "best") for i in order[each:][::-1][:each]]
+    return [
+        {
+            "model": measurement.record["model"]["id"],
+            "id": cases[i]["id"],
+            "kind": kind,
+            "dice": float(dices[i]),
+            "volume_ml": float(volumes[i]),
+            "picture": None,
+        }
+        for i, kind in chosen
+    ]
 
 
-def _reference(records: Sequence[Mapping[str, Any]], method: str, modality: str) -> tuple[str, str] | None:
-    """Model and protocol that stand for a method: its default score with its own calibration."""
-    found = [record for record in records if record["model"]["method"] == method]
-    found.sort(key=lambda record: record["model"]["modality"] != modality)
-    return (found[0]["model"]["id"], f"{found[0]['default']}own") if found else None
+def _scans(measurement: Measurement, kind: str) -> list[tuple[str, str]]:
+    protocol = next(iter(measurement.record["protocols"].values()))
+    return [(scan["id"], scan["patient"]) for scan in protocol[kind]]
 
 
-def _number(value: float) -> float:
-    return -1.0 if value != value else value
+def _skipped(measurements: Sequence[Measurement]) -> list[Any]:
+    found: list[Any] = []
+    for measurement in measurements:
+        for item in measurement.record["set"].get("skipped") or measurement.record.get("skipped") or ():
+            if item not in found:
+                found.append(item)
+    return found
+
+
+def _calibration(value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {"id": value.get("id"), "kind": value.get("kind", "own"), "scans": value.get("scans")}
+    return {"id": None, "kind": value, "scans": None}
+
+
+def _target(protocol: Mapping[str, Any], point: str) -> Any:
+    told = (protocol.get("points") or {}).get(point) or {}
+    return told.get("target", TARGET_FPR.get(point))
+
+
+def _or_less(value: float) -> float:
+    return -1.0 if np.isnan(value) else value
