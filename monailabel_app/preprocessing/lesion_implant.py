@@ -82,15 +82,16 @@ def random_blob(
     spacing_mm: Sequence[float],
     roughness: float = 0.35,
     inside: np.ndarray | None = None,
+    centre: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """One connected, irregular, smooth-bordered blob at a random place: (X, Y, Z) bool.
+    """One connected, irregular, smooth-bordered blob at a random or a given place: (X, Y, Z) bool.
 
     The voxels nearest to a random centre by a distance that smooth noise distorts by ``roughness`` (0 gives a
-    ball). inside: where it may lie (default: everywhere); its centre is drawn from there. The volume is met
-    up to a few voxels, or as nearly as the connected part of ``inside`` allows.
+    ball). inside: where it may lie (default: everywhere). centre: a voxel of ``inside``, by default drawn from it.
+    The volume is met up to a few voxels, or as nearly as the connected part of ``inside`` allows.
 
-    Raises InvalidSettings for a volume that is not positive or larger than ``inside``, or a negative
-    roughness; InvalidVolume if ``inside`` has another shape.
+    Raises InvalidSettings for a volume that is not positive or larger than ``inside``, a negative roughness, or a
+    centre outside; InvalidVolume if ``inside`` has another shape.
     """
     spacing = _checked_spacing(spacing_mm)
     allowed = np.ones(tuple(shape), bool) if inside is None else np.asarray(inside) > 0
@@ -103,7 +104,11 @@ def random_blob(
             f"roughness >= 0, got {volume_ml} ml and {roughness}"
         )
     radius_mm = (3000 * volume_ml / (4 * np.pi)) ** (1 / 3)
-    centre = np.argwhere(allowed)[generator.integers(int(allowed.sum()))]
+    if centre is None:
+        centre = np.argwhere(allowed)[generator.integers(int(allowed.sum()))]
+    elif not allowed[tuple(centre)]:
+        raise InvalidSettings(f"Expected a centre inside the region, got {tuple(int(c) for c in centre)} outside it")
+    centre = np.asarray(centre)
     offsets = [(np.arange(n) - c) * s for n, c, s in zip(shape, centre, spacing, strict=True)]
     distance = np.sqrt(sum(o**2 for o in np.meshgrid(*offsets, indexing="ij", sparse=True))) / radius_mm
     level = distance

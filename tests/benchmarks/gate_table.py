@@ -2,10 +2,10 @@
 
     python tests/benchmarks/gate_table.py --data ../shared/data [--scans 20] [--work runs/gate_table] [--output FILE]
 
-Every corruption of ``gate_corruptions`` goes through the whole preparation, and so do other sequences and patients. The
-healthy scores are those of the 20 held-out scans, each against the other 19; a corrupted scan is judged by the
-statistics without the scan it was made from. Caught: above the highest healthy score, about 5 % false alarms. Prepared
-scans and what was measured of them are kept in the work folder, so that an interrupted run goes on.
+Every corruption of ``preprocessing.corruptions`` goes through the whole preparation, and so do other sequences and
+patients. The healthy scores are those of the 20 held-out scans, each against the other 19; a corrupted scan is judged
+by the statistics without the scan it was made from. Caught: above the highest healthy score, about 5 % false alarms.
+Prepared scans and what was measured of them are kept in the work folder, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
