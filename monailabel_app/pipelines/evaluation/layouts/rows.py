@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ ROW_KEYS = COMMON_KEYS | {
     "id", "patient", "brain", "brain_holds", "healthy", "unlabelled", "missing", "split", "attributes",
 }  # fmt: skip
 _MOST_SCANS = 100_000
+_LONGEST_ID = 160
+_UNSAFE = re.compile(r"[/\\\x00-\x1f]")
 
 
 @dataclass(frozen=True)
@@ -164,9 +167,12 @@ class _Reader:
 
     def _scan(self, row: Row) -> DatasetScan:
         fields, where = row.fields, row.where
-        name = self._id.fill(fields, where)
-        if not name:
-            raise EvaluationFailed(f"{self._keys.file}: {where}: id: expected an id, got an empty one")
+        # Ids become names of files: what would be a folder in them is part of the name.
+        name = _UNSAFE.sub("_", self._id.fill(fields, where))
+        if not 0 < len(name) <= _LONGEST_ID:
+            raise EvaluationFailed(
+                f"{self._keys.file}: {where}: id: expected an id of 1 to {_LONGEST_ID} characters, got {len(name)}"
+            )
         image = row.image or self._image.path(fields, self._root, where)
         healthy = self._healthy(fields) if row.healthy is None else row.healthy
         labels = () if healthy else row.labels if row.labels is not None else self._labels_of(fields, where)

@@ -13,6 +13,7 @@ from ..description_file import Keys, inside
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .-]{0,63}")
 _MOST_FILES = 1_000_000
+_MOST_FIELDS = 12  # each can be matched in many ways
 
 
 class Template:
@@ -67,6 +68,8 @@ def matches(keys: Keys, key: str, text: str, root: Path) -> Iterator[tuple[Path,
     template = Template(keys, key, text, None)
     if text.startswith("/") or ".." in Path(text).parts or "**" in text or "[" in text:
         raise keys.error(key, "a pattern inside the root, of names, {fields}, * and ?", repr(text[:80]))
+    if len(template.fields) + text.count("*") > _MOST_FIELDS:
+        raise keys.error(key, f"at most {_MOST_FIELDS} fields and * in a pattern", repr(text[:80]))
     pattern = re.compile(_as_regex(text))
     glob = re.sub(r"\*+", "*", _FIELD.sub("*", text))
     for count, path in enumerate(sorted(root.glob(glob))):
