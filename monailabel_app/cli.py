@@ -14,13 +14,14 @@ from typing import Annotated
 import typer
 
 from monailabel_app import (
-    cli_compare,
     cli_curate,
     cli_encoder,
+    cli_evaluate,
     cli_fairness,
     cli_forget,
     cli_models,
     cli_prototypes,
+    cli_selftest,
     cli_train,
 )
 from monailabel_app.errors import AnomalyAppError
@@ -112,7 +113,7 @@ def predict(
     model: Annotated[str, typer.Option(help="Name of a shipped or trained model, or its folder.")] = "ddpm_t1",
     mask: Annotated[Path | None, typer.Option(help="Write the label (.nii.gz, .nrrd).")] = None,
     anomaly_map: Annotated[Path | None, typer.Option("--map", help="Write the calibrated map.")] = None,
-    operating_point: Annotated[str, typer.Option(help="sensitive, balanced or specific.")] = "balanced",
+    operating_point: Annotated[str, typer.Option(help="sensitive, balanced, specific or bounded.")] = "balanced",
     score: Annotated[str | None, typer.Option(help="Score (default: the model's first).")] = None,
     smoothing: Annotated[str, typer.Option(help="standard, none or strong.")] = "standard",
     min_volume_ml: Annotated[float, typer.Option(help="Smaller lesions are dropped.")] = 0.1,
@@ -171,43 +172,10 @@ def calibrate(
     typer.echo(f"calibrated: {folder}")
 
 
-@app.command()
-def evaluate(
-    data: Annotated[Path, typer.Option(help="The data folder (ixi_t1, lesion_shapes, mslub).")],
-    model: Annotated[str, typer.Option(help="Name of a model, or its folder.")] = "ddpm_t1",
-    per_scan: Annotated[int, typer.Option(help="Implanted lesions per healthy scan.")] = 2,
-    output: Annotated[Path, typer.Option(help="Folder for the tables (JSON).")] = ROOT / "runs" / "evaluation",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    write_card: Annotated[bool, typer.Option("--write-card", help="Write the model's card from the result.")] = False,
-) -> None:
-    """Detection of implanted lesions and of real ones (mslub) beside both baselines, as tables."""
-    from monailabel_app.errors import PublishFailed
-    from monailabel_app.pipelines import predict as pipeline
-    from monailabel_app.pipelines.evaluate import evaluate_shipped
-    from monailabel_app.pipelines.progress_bar import bars
-    from monailabel_app.weights.model_folder import VERSIONS
-
-    folder = pipeline.find_model(model, ROOT)
-    if write_card and folder.parent.name == VERSIONS:
-        raise PublishFailed(
-            f"expected a model that may change, got published version {folder.name}; evaluate it without --write-card"
-        )
-    with bars() as bar:
-        text = evaluate_shipped(
-            folder,
-            data,
-            output,
-            per_scan=per_scan,
-            device=device,
-            write_card=write_card,
-            stage=bar.stage,
-        )
-    typer.echo(text)
-
-
 cli_train.register(app)
-cli_compare.register(app)
+cli_evaluate.register(app)
 cli_fairness.register(app)
+cli_selftest.register(app)
 cli_prototypes.register(app)
 cli_curate.register(app)
 cli_encoder.register(app)
@@ -237,7 +205,7 @@ def rebuild(
 
 @weights_app.command()
 def cards(
-    table: Annotated[Path, typer.Option(help="methods_table.json of `compare`.")] = ROOT
+    table: Annotated[Path, typer.Option(help="evaluation.json of `evaluate`.")] = ROOT
     / "tests/benchmarks/results/methods_table.json",
 ) -> None:
     """Write the card of every shipped model from a comparison."""

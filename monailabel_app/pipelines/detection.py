@@ -20,7 +20,7 @@ from monailabel_app.types import PreparedVolume, Volume
 
 from .analysis import Analysis
 from .baselines import IntensityAtlas, atlas_z, intensity_z, smoothed_magnitude
-from .implants import implant, list_shapes, plan_implants, shape_on_grid, standard_to_template
+from .implants import implant_first_fitting, list_shapes, plan_implants, standard_to_template
 from .ixi import IxiScan
 from .predict import AnomalyModel, PredictSettings, analyse, prepare
 
@@ -91,14 +91,7 @@ def implanted_cases(
         scan = scans[plan.scan]
         volume, brain = scan.volume(), scan.brain_mask()
         to_native_mm = np.linalg.inv(healthy[plan.scan].prepared.native_to_template) @ to_template
-        for offset in range(len(shapes)):
-            shape = shapes[(plan.shape + offset) % len(shapes)]
-            lesion = shape_on_grid(shape, to_native_mm, volume.shape, volume.affine, brain)
-            if lesion is not None:
-                break
-        else:
-            raise EvaluationFailed("expected a lesion shape that fits into the brain, none did; check the alignment")
-        image, gt_mask = implant(volume.data[0], lesion, brain, plan, volume.spacing_mm)
+        image, gt_mask, shape = implant_first_fitting(volume, brain, plan, shapes, to_native_mm)
         details = {
             "contrast": plan.contrast,
             "volume_ml": float(gt_mask.sum()) * volume.voxel_volume_mm3 / 1000,

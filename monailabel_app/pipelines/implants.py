@@ -9,9 +9,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from monailabel_app.errors import TrainingFailed
+from monailabel_app.errors import EvaluationFailed, TrainingFailed
 from monailabel_app.io.geometry import resample
 from monailabel_app.preprocessing.lesion_implant import implant_lesion
+from monailabel_app.types import Volume
 
 # The box of the brain in the lesion shapes' standard space (RAS mm) and in the template's: shapes are carried over
 # by matching them, so that a cortical lesion stays near the cortex.
@@ -37,8 +38,13 @@ def list_shapes(folder: Path) -> list[Path]:
     return paths
 
 
-def plan_implants(scans: int, shapes: int, per_scan: int, *, seed: int) -> list[ImplantPlan]:
-    """``per_scan`` cases per scan: shapes without repetition, contrast 10 to 40 %, either sign, edge 1 to 3 mm."""
+def plan_implants(
+    scans: int, shapes: int, per_scan: int, *, seed: int, contrast: tuple[float, float] = (0.10, 0.40)
+) -> list[ImplantPlan]:
+    """``per_scan`` cases per scan: shapes without repetition, contrast of either sign, edge 1 to 3 mm.
+
+    contrast: its least and greatest size, as a share of the local intensity.
+    """
     generator = np.random.default_rng(seed)
     order = np.resize(generator.permutation(shapes), scans * per_scan)
     plans = []
@@ -48,7 +54,7 @@ def plan_implants(scans: int, shapes: int, per_scan: int, *, seed: int) -> list[
             ImplantPlan(
                 scan=index // per_scan,
                 shape=int(shape),
-                contrast=sign * float(generator.uniform(0.10, 0.40)),
+                contrast=sign * float(generator.uniform(*contrast)),
                 edge_sigma_mm=float(generator.uniform(1.0, 3.0)),
             )
         )
@@ -73,9 +79,7 @@ def shape_on_grid(
     to_grid_mm: (4, 4) standard-space mm -> mm of the grid's affine.
     """
     image = nib.load(path)
-    shares = resample(
-        np.asarray(image.dataobj, dtype=np.float32), image.affine, shape, affine, transform=to_grid_mm
-    )
+    shares = resample(np.asarray(image.dataobj, dtype=np.float32), image.affine, shape, affine, transform=to_grid_mm)
     lesion = shares >= 0.5
     inside = lesion & brain_mask
     return inside if lesion.sum() >= 20 and inside.sum() >= _MIN_INSIDE * lesion.sum() else None
@@ -93,3 +97,19 @@ def implant(
         edge_sigma_mm=plan.edge_sigma_mm,
         brain_mask=brain_mask,
     )
+
+
+def implant_first_fitting(
+    volume: Volume, brain_mask: np.ndarray, plan: ImplantPlan, shapes: Sequence[Path], to_native_mm: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, Path]:
+    """``implant`` with the planned shape, or with the next one that fits into the brain, which is returned too.
+
+    brain_mask: (x, y, z) bool on the scan's grid. to_native_mm: (4, 4) standard-space mm -> mm of the scan. Raises
+    EvaluationFailed when no shape fits.
+    """
+    for offset in range(len(shapes)):
+        shape = shapes[(plan.shape + offset) % len(shapes)]
+        lesion = shape_on_grid(shape, to_native_mm, volume.shape, volume.affine, brain_mask)
+        if lesion is not None:
+            return *implant(volume.data[0], lesion, brain_mask, plan, volume.spacing_mm), shape
+    raise EvaluationFailed("expected a lesion shape that fits into the brain, none did; check the alignment")

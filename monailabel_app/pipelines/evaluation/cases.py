@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from monailabel_app.io.geometry import resample
 from monailabel_app.types import PreparedVolume, to_json
 from monailabel_app.weights.model_folder import sha256_of
 
-_VERSION = 1  # raised when preprocessing changes what it makes of the same scan
+_VERSION = 2  # raised when preprocessing changes what it makes of the same scan
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,11 @@ class PreparedCase:
     """A brain in model space with its truth; every array on the model grid.
 
     prepared: its native grid is the model grid. gt_mask: (X, Y, Z) bool, empty for a healthy scan. counted: (X, Y, Z)
-    bool, the voxels that metrics count: the true brain, where that is known. patient: the unit of resampling. scan:
-    for a case made from a healthy scan of the set, that scan's index. seconds: what preparing took. cut: the levels of
-    the volume as a model of single levels sees them, on their own grid; None for the other models.
+    bool, the voxels that metrics count: the true brain, where that is known. patient: the unit of resampling. details:
+    plain values for the records: ``native_ml`` and ``native_lesions`` are the truth before it came to the model grid,
+    ``lost_lesions`` of them have no voxel there. seconds: what preparing took. cut: the levels of the volume as a model
+    of single levels sees them, on their own grid; None for the other models. attributes: age, sex, site, ... source:
+    the id of the healthy scan that the case was made from.
     """
 
     id: str
@@ -37,10 +40,67 @@ class PreparedCase:
     prepared: PreparedVolume
     gt_mask: np.ndarray
     counted: np.ndarray
-    scan: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     cut: PreparedVolume | None = None
+    attributes: Mapping[str, str | float] = field(default_factory=dict)
+    source: str = ""
+
+    def load(self) -> PreparedCase:
+        """Itself: a case at hand takes the place of one on disk."""
+        return self
+
+    @property
+    def key(self) -> str:
+        """Names what a model sees of the case."""
+        seen = self.cut or self.prepared
+        digest = hashlib.sha256(np.ascontiguousarray(seen.image, dtype=np.float32).tobytes())
+        digest.update(np.packbits(seen.brain_mask).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A prepared case on disk, and what its data set says about it. key: names what a model sees of it.
+
+    cut: the file of its levels, for a model of single levels.
+    """
+
+    id: str
+    patient: str
+    key: str
+    path: Path
+    cut: Path | None = None
+    attributes: Mapping[str, str | float] = field(default_factory=dict)
+    source: str = ""
+
+    def load(self) -> PreparedCase:
+        """Read it. Raises EvaluationFailed for a damaged file."""
+        case = load_case(self.path)
+        cut = load_case(self.cut).prepared if self.cut is not None else None
+        about = {"id": self.id, "patient": self.patient, "attributes": self.attributes, "source": self.source}
+        return replace(case, cut=cut, **about)
+
+
+CaseReference = StoredCase | PreparedCase
+
+
+class StoredCases(Sequence[PreparedCase]):
+    """Cases on disk; one is in memory only while it is used. references: what they are read from."""
+
+    def __init__(self, references: Sequence[StoredCase]) -> None:
+        self.references = tuple(references)
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def __getitem__(self, index: int) -> PreparedCase:
+        return self.references[index].load()
+
+
+def references(cases: Sequence[PreparedCase]) -> tuple[CaseReference, ...]:
+    """The cases of a set as other processes get them: by their files, where they have some."""
+    return cases.references if isinstance(cases, StoredCases) else tuple(cases)
 
 
 @dataclass(frozen=True)
@@ -48,7 +108,7 @@ class CaseSet:
     """A set of prepared cases. key: names its content. healthy, cases: read from disk when indexed.
 
     modality: the sequence of its scans. level: the axial level of the model grid that its slices lie at; None for
-    volumes. title: in words, for tables.
+    volumes. title: in words, for tables. skipped: ``id``, ``stage`` and ``reason`` of scans that could not be used.
     """
 
     name: str
@@ -58,20 +118,22 @@ class CaseSet:
     healthy: Sequence[PreparedCase]
     cases: Sequence[PreparedCase]
     level: int | None = None
+    split: str | None = None
+    licence: str = ""
+    skipped: tuple[Mapping[str, str], ...] = ()
 
-
-class StoredCases(Sequence[PreparedCase]):
-    """The cases of some files; one is in memory only while it is used. cuts: the files of their levels."""
-
-    def __init__(self, paths: Sequence[Path], cuts: Sequence[Path] = ()) -> None:
-        self._paths, self._cuts = list(paths), list(cuts)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int) -> PreparedCase:
-        case = load_case(self._paths[index])
-        return replace(case, cut=load_case(self._cuts[index]).prepared) if self._cuts else case
+    def without(self, skipped: Sequence[Mapping[str, str]]) -> CaseSet:
+        """The set less the scans of these ids, and the cases made from them, which it lists as skipped."""
+        gone = {item["id"] for item in skipped}
+        if not gone:
+            return self
+        healthy, cases = (
+            [ref for ref in references(scans) if ref.id not in gone and ref.source not in gone]
+            for scans in (self.healthy, self.cases)
+        )
+        key = hashlib.sha256("\n".join([self.key, *sorted(gone)]).encode()).hexdigest()
+        stored = StoredCases if isinstance(self.cases, StoredCases) else list
+        return replace(self, key=key, healthy=stored(healthy), cases=stored(cases), skipped=(*self.skipped, *skipped))
 
 
 def on_model_grid(mask: np.ndarray, prepared: PreparedVolume) -> np.ndarray:
@@ -111,12 +173,11 @@ def save_case(path: Path, case: PreparedCase) -> None:
         "version": _VERSION,
         "id": case.id,
         "patient": case.patient,
-        "scan": case.scan,
         "details": dict(case.details),
         "seconds": case.seconds,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     save_file(tensors, str(partial), {"about": json.dumps(to_json(about))})
     partial.replace(path)
 
@@ -150,9 +211,7 @@ def load_case(path: Path) -> PreparedCase:
         native_brain_mask=brain,
         steps=({"step": "read", "from": "prepared cases", "native_to_template": alignment.tolist()},),
     )
-    return PreparedCase(
-        about["id"], about["patient"], prepared, truth, counted, about["scan"], about["details"], about["seconds"]
-    )
+    return PreparedCase(about["id"], about["patient"], prepared, truth, counted, about["details"], about["seconds"])
 
 
 def alignment_of(prepared: PreparedVolume) -> np.ndarray:
@@ -160,9 +219,14 @@ def alignment_of(prepared: PreparedVolume) -> np.ndarray:
     return np.array(prepared.steps[0]["native_to_template"])
 
 
-def set_key(files: Sequence[Path], settings: Mapping[str, Any]) -> str:
-    """Names the content of a set: the files it is made from and what is done with them."""
-    digest = hashlib.sha256(json.dumps([_VERSION, to_json(settings)], sort_keys=True).encode())
-    for file in files:
-        digest.update(f"{file.name}:{sha256_of(file)}\n".encode())
-    return digest.hexdigest()
+def content_key(files: Sequence[tuple[str, str]], settings: Mapping[str, Any]) -> str:
+    """Names a case by the (role, sha256) of the files it is made from and by what is done with them."""
+    return hashlib.sha256(json.dumps([_VERSION, to_json(settings), sorted(files)], sort_keys=True).encode()).hexdigest()
+
+
+def hash_files(path: Path) -> str:
+    """sha256 of a file, or of all files of a folder (a DICOM series). Raises OSError for what cannot be read."""
+    if not path.is_dir():
+        return sha256_of(path)
+    files = sorted(sha256_of(file) for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256("\n".join(files).encode()).hexdigest()

@@ -1,12 +1,13 @@
-"""One model on one set of prepared cases: counts per case, from which every figure of the table follows."""
+"""Models on sets of prepared cases: what every scan gives, from which every figure of the tables follows."""
 
 from __future__ import annotations
 
-import gc
+import hashlib
 import json
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +15,40 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from monailabel_app.calibration.calibrated_map import calibrated_map, scan_score
 from monailabel_app.errors import EvaluationFailed
-from monailabel_app.metrics.case_histograms import count_voxels
-from monailabel_app.metrics.lesionwise import count_lesions
-from monailabel_app.metrics.voxelwise import dice
-from monailabel_app.postprocessing.components import find_lesions
 from monailabel_app.types import to_json
+from monailabel_app.weights.model_folder import result_hash
 
-from ..analysis import Analysis
-from ..healthy_reference import HealthyReference, level_statistics
-from ..memory import peak_memory_mb, reset_peak_memory
-from ..predict import AnomalyModel, PredictSettings, analyse
-from .cases import CaseSet, PreparedCase, on_grid_of
+from ..healthy_thresholds import HealthyThresholds
+from ..predict import AnomalyModel
+from ..workers import WorkerDied, map_in_processes
+from .analyses import AnalysisJob, Part, analyse_missing, parts_of
+from .cases import CaseReference, CaseSet, references
+from .reading import FEWEST_HEALTHY, Known, Levers, Protocol, Reader, Reading, ReadingPlan
+from .store import Costs
 
-POINT = "balanced"
-MIN_VOLUME_ML = 0.1
-_FEWEST_HEALTHY = 5
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One way to read a model's maps. calibration: ``own`` or ``set`` (the healthy scans of the set itself)."""
-
-    score: str
-    smoothing: str
-    calibration: str
-
-    @property
-    def name(self) -> str:
-        """``signed/standard/own``."""
-        return f"{self.score}/{self.smoothing}/{self.calibration}"
+_LOG = logging.getLogger(__name__)
+Stage = Callable[[str, int, int], None]
+_HEALTHY = "healthy"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A model on a set. record: JSON, one entry per protocol; counts: (cases, 2, BINS) int32 by protocol."""
+    """A model on a set. record: JSON, one entry per protocol.
+
+    counts: (cases, 2, BINS) int32 by protocol, lesion voxels first; healthy_counts: (healthy, BINS).
+    """
 
     record: dict[str, Any]
     counts: dict[str, np.ndarray]
+    healthy_counts: dict[str, np.ndarray] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write ``path``.json and ``path``.safetensors; the first is there only when both are whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: torch.from_numpy(values) for name, values in self.counts.items()}
+        tensors = {f"cases/{name}": torch.from_numpy(values) for name, values in self.counts.items()}
+        tensors |= {f"healthy/{name}": torch.from_numpy(values) for name, values in self.healthy_counts.items()}
+        path.with_suffix(".json").unlink(missing_ok=True)
         save_file(tensors, str(path.with_suffix(".safetensors")))
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(to_json(self.record), indent=1) + "\n")
@@ -66,200 +56,348 @@ class Measurement:
 
     @classmethod
     def load(cls, path: Path) -> Measurement | None:
-        """None where there is none."""
-        if not path.with_suffix(".json").is_file():
+        """None where there is none, or none that can be read."""
+        try:
+            record = json.loads(path.with_suffix(".json").read_text())
+            tensors = load_file(str(path.with_suffix(".safetensors")))
+        except (OSError, ValueError):
             return None
-        record = json.loads(path.with_suffix(".json").read_text())
-        counts = {name: values.numpy() for name, values in load_file(str(path.with_suffix(".safetensors"))).items()}
-        return cls(record, counts)
+        kinds: dict[str, dict[str, np.ndarray]] = {"cases": {}, "healthy": {}}
+        for name, values in tensors.items():
+            kind, _, protocol = name.partition("/")
+            kinds.setdefault(kind, {})[protocol] = values.numpy()
+        return cls(record, kinds["cases"], kinds["healthy"])
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model on a set. parts: the networks to be run; about: what the record says of the model."""
+
+    folder: Path
+    model_hash: str
+    parts: tuple[Part, ...]
+    about: Mapping[str, Any]
+    scores: tuple[str, ...]
+    smoothings: tuple[str, ...]
+    cases: CaseSet
+
+    @property
+    def title(self) -> str:
+        """For progress bars and messages."""
+        return f"{self.about['id']} on {self.cases.name}"
+
+    @property
+    def scans(self) -> tuple[CaseReference, ...]:
+        """The healthy scans, then the cases."""
+        return (*references(self.cases.healthy), *references(self.cases.cases))
+
+
+def task_of(
+    model: AnomalyModel, cases: CaseSet, scores: Sequence[str] = (), smoothings: Sequence[str] = ("standard",)
+) -> Task:
+    """A model on a set, by its first score unless others are given."""
+    scores = tuple(scores) or model.scores[:1]
+    healthy = model.calibration.healthy
+    about = {
+        "id": model.id,
+        "hash": model.hash,
+        "method": str(model.meta["method"]),
+        "modality": model.modality,
+        "default": f"{model.scores[0]}/{smoothings[0]}/",
+        "calibration": {"id": healthy.get("id"), "kind": healthy.get("kind", "own"), "scans": healthy.get("scans")},
+    }
+    about["calibration"]["warnings"] = list(healthy.get("warnings", ()))
+    return Task(
+        model.folder, result_hash(model.folder), parts_of(model, scores), about, scores, tuple(smoothings), cases
+    )
 
 
 def measure(
     model: AnomalyModel,
     cases: CaseSet,
     *,
+    cache: Path,
     scores: Sequence[str] = (),
     smoothings: Sequence[str] = ("standard",),
+    workers: int = 0,
     device: str = "cpu",
-    progress: Progress | None = None,
+    stage: Stage | None = None,
 ) -> Measurement:
     """Analyse every scan of a set once and count what each score makes of it (default: the model's first score).
 
-    A model that was calibrated on the set's healthy scans meets them, and cases made from them, with statistics and
+    A model that was calibrated on the set's healthy scans meets them, and cases of the same people, with statistics and
     thresholds that leave that person out. Another one is read with its own calibration, and beside it with one made
     from the set's healthy scans. What a model does not analyse counts as not marked. Masks are the product's:
-    components below 0.1 ml are dropped.
+    components below 0.1 ml are dropped. cache: analyses are kept there. Raises EvaluationFailed when a scan cannot be
+    analysed.
     """
-    if not len(cases.cases):
-        raise EvaluationFailed(f"expected at least one case in {cases.name}, got none")
-    gc.collect()  # what the model before this one has left is not this one's memory
-    total = len(cases.healthy) + len(cases.cases)
-    clock = _Clock(model, device, lambda done: progress(done, total) if progress else None)
-    healthy = [clock.analyse(case) for case in cases.healthy]
-    reference = HealthyReference(model, healthy) if len(healthy) >= _FEWEST_HEALTHY else None
-    readers = {
-        protocol.name: _Reader(model, protocol, reference, cases)
-        for score in scores or model.scores[:1]
-        for smoothing in smoothings
-        for protocol in _protocols(model, score, smoothing, reference)
-    }
-    for case, scan in zip(cases.healthy, healthy, strict=True):
-        for reader in readers.values():
-            reader.add_healthy(case, scan)
-    for case in cases.cases:
-        scan = clock.analyse(case)
-        for reader in readers.values():
-            reader.add(case, scan)
-    record = {
-        "model": {
-            "id": model.id,
-            "hash": model.hash,
-            "method": str(model.meta["method"]),
-            "modality": model.modality,
+    task = task_of(model, cases, scores, smoothings)
+    failed = analyse_tasks([task], cache, workers=workers, device=device, stage=stage)[0]
+    if failed:
+        raise EvaluationFailed(f"expected to analyse every scan of {cases.name}, got: {next(iter(failed.values()))}")
+    found = next(iter(measure_tasks([task], cache, workers=workers, device=device, stage=stage)))[1]
+    if isinstance(found, str):
+        raise EvaluationFailed(f"{task.title}: {found}")
+    return found
+
+
+def analyse_tasks(
+    tasks: Sequence[Task], cache: Path, *, workers: int = 0, device: str = "cpu", stage: Stage | None = None
+) -> list[dict[str, str]]:
+    """Analyse what has not been analysed before; per task the ids of the scans that failed, with the reasons."""
+    owners, jobs = [], []
+    for index, task in enumerate(tasks):
+        for part in task.parts:
+            for case in task.scans:
+                owners.append((index, case.id))
+                jobs.append(AnalysisJob(part, case, cache, device))
+    total = [len(task.parts) * len(task.scans) for task in tasks]
+    done = [0] * len(tasks)
+    failed: list[dict[str, str]] = [{} for _ in tasks]
+    for position, reason in analyse_missing(jobs, workers):
+        index, name = owners[position]
+        if reason:
+            failed[index][name] = reason
+        done[index] += 1
+        if stage is not None:
+            stage(f"analysing: {tasks[index].title}", done[index], total[index])
+    return failed
+
+
+def measure_tasks(
+    tasks: Sequence[Task], cache: Path, *, workers: int = 0, device: str = "cpu", stage: Stage | None = None
+) -> Iterator[tuple[int, Measurement | str]]:
+    """What every task gives as soon as it is known, or why it could not be measured; all scans are analysed before."""
+    state = _Measuring(tasks, cache, workers, device, stage or (lambda name, done, total: None))
+    try:
+        state.own_raws()
+        state.protocols()
+        state.summaries()
+        yield from state.readings()
+    finally:
+        state.clean()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A step of one task for one scan: ``raw``, ``protocols``, ``summary`` or ``read``. index: of a healthy scan."""
+
+    step: str
+    plan: ReadingPlan
+    scores: tuple[str, ...] = ()
+    smoothings: tuple[str, ...] = ()
+    protocols: tuple[Protocol, ...] = ()
+    index: int | None = None
+    case: CaseReference | None = None
+    levers: Mapping[Protocol, Levers] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    reason: str
+
+
+class _Measuring:
+    """The steps of all tasks, each for all of them at once, so that processes start once per step."""
+
+    def __init__(self, tasks: Sequence[Task], cache: Path, workers: int, device: str, stage: Stage) -> None:
+        self._tasks, self._workers, self._device, self._stage = tasks, workers, device, stage
+        self._plans = [plan_of(task, cache) for task in tasks]
+        self._failed: dict[int, str] = {}
+        self._known: dict[int, dict[Protocol, Known]] = {}
+        self._thresholds: dict[int, dict[Protocol, HealthyThresholds]] = {}
+
+    def own_raws(self) -> None:
+        """An ensemble's raw maps of healthy scans rest on statistics without that person: made once, and kept."""
+        jobs = [
+            (number, _Job("raw", plan, scores=task.scores, index=index))
+            for number, (task, plan) in enumerate(zip(self._tasks, self._plans, strict=True))
+            if len(task.parts) > 1 and len(plan.healthy) >= FEWEST_HEALTHY
+            for index in range(len(plan.healthy))
+        ]
+        for _ in self._run(jobs, "combining healthy scans"):
+            pass
+
+    def protocols(self) -> None:
+        """How each task's maps are to be read."""
+        jobs = [
+            (number, _Job("protocols", plan, scores=task.scores, smoothings=task.smoothings))
+            for number, (task, plan) in enumerate(zip(self._tasks, self._plans, strict=True))
+        ]
+        for number, _, found in self._run(jobs, "calibrations"):
+            self._known[number] = found
+
+    def summaries(self) -> None:
+        """The thresholds that the healthy scans of a set give."""
+        jobs = []
+        for number, known in sorted(self._known.items()):
+            protocols = tuple(protocol for protocol in known if protocol.by_set)
+            if protocols:
+                plan = self._plans[number]
+                jobs += [
+                    (number, _Job("summary", plan, protocols=protocols, index=index))
+                    for index in range(len(plan.healthy))
+                ]
+        found: dict[int, dict[int, dict]] = {}
+        for number, job, made in self._run(jobs, "calibrating on healthy scans"):
+            found.setdefault(number, {})[job.index] = made
+        for number, made in found.items():
+            healthy = self._plans[number].healthy
+            if len(made) == len(healthy):
+                self._thresholds[number] = {
+                    protocol: HealthyThresholds(
+                        [made[index][protocol] for index in range(len(healthy))], [case.patient for case in healthy]
+                    )
+                    for protocol in made[0]
+                }
+
+    def readings(self) -> Iterator[tuple[int, Measurement | str]]:
+        """Every scan of every task; a task's measurement as soon as its last scan is read."""
+        jobs = []
+        for number in sorted(set(self._known) - set(self._failed)):
+            jobs += [(number, job) for job in self._read_jobs(number)]
+        wanted = {number: sum(1 for other, _ in jobs if other == number) for number in {n for n, _ in jobs}}
+        read: dict[int, list[tuple[_Job, Any]]] = {}
+        for number, job, made in self._run(jobs, "reading"):
+            read.setdefault(number, []).append((job, made))
+            if len(read[number]) == wanted[number]:
+                yield number, self._measurement(number, read.pop(number))
+        yield from self._failed.items()
+
+    def clean(self) -> None:
+        """Remove what was kept between the steps."""
+        for plan in self._plans:
+            shutil.rmtree(plan.keep, ignore_errors=True)
+
+    def _read_jobs(self, number: int) -> Iterator[_Job]:
+        plan, known, thresholds = self._plans[number], self._known[number], self._thresholds.get(number, {})
+        of_patient: dict[str, tuple[int, ...]] = {}
+        for index, case in enumerate(plan.healthy):
+            of_patient[case.patient] = (*of_patient.get(case.patient, ()), index)
+        for position, case in enumerate(self._tasks[number].scans):
+            without = of_patient.get(case.patient, ())
+            levers = {
+                protocol: calibration.levers(thresholds.get(protocol) if protocol.by_set else None, without)
+                for protocol, calibration in known.items()
+            }
+            yield _Job("read", plan, index=position, case=case, levers=levers)
+
+    def _run(self, jobs: Sequence[tuple[int, _Job]], what: str) -> Iterator[tuple[int, _Job, Any]]:
+        """The results of jobs whose task has not failed before; a failure is one of the whole task."""
+        total = {number: 0 for number, _ in jobs}
+        for number, _ in jobs:
+            total[number] += 1
+        done = dict.fromkeys(total, 0)
+        if not jobs:
+            return
+        for position, made in map_in_processes(_step, [job for _, job in jobs], min(self._workers, len(jobs))):
+            number, job = jobs[position]
+            done[number] += 1
+            self._stage(f"{what}: {self._tasks[number].title}", done[number], total[number])
+            if isinstance(made, WorkerDied):
+                made = _Failure("expected a reading that fits into memory, its process died; use fewer workers")
+            if isinstance(made, _Failure):
+                self._failed.setdefault(number, made.reason)
+            elif number not in self._failed:
+                yield number, job, made
+
+    def _measurement(self, number: int, read: list[tuple[_Job, Any]]) -> Measurement:
+        task, plan, known = self._tasks[number], self._plans[number], self._known[number]
+        read.sort(key=lambda pair: pair[0].index)
+        costs: list[Costs] = [made[1] for _, made in read]
+        readings: list[Mapping[str, Reading]] = [made[0] for _, made in read]
+        seconds = [made[2] for _, made in read]
+        count = len(plan.healthy)
+        protocols, counts, healthy_counts = {}, {}, {}
+        for protocol, calibration in known.items():
+            mine = [reading[protocol.name] for reading in readings]
+            protocols[protocol.name] = _protocol_record(task, protocol, calibration, mine[:count], mine[count:])
+            if mine[count:]:
+                counts[protocol.name] = np.stack([reading.counts for reading in mine[count:]])
+            if mine[:count]:
+                healthy_counts[protocol.name] = np.stack([reading.counts[1] for reading in mine[:count]])
+        cases = task.cases
+        record = {
+            "model": {key: value for key, value in task.about.items() if key != "default"},
+            "set": {
+                "name": cases.name,
+                "key": cases.key,
+                "title": cases.title,
+                "modality": cases.modality,
+                "split": cases.split,
+                "licence": cases.licence,
+                "skipped": [dict(item) for item in cases.skipped],
+            },
+            "default": task.about["default"],
+            "device": self._device,
+            "threads": 1 if self._workers else torch.get_num_threads(),
+            "seconds_to_analyse": float(np.median([cost.seconds for cost in costs])),
+            "processor_seconds_to_analyse": float(np.median([cost.processor_seconds for cost in costs])),
+            "peak_memory_mb": max(cost.peak_memory_mb for cost in costs),
+            "seconds_to_prepare": float(np.median(seconds)),
+            "protocols": protocols,
+        }
+        return Measurement(record, counts, healthy_counts)
+
+
+def plan_of(task: Task, cache: Path) -> ReadingPlan:
+    """What the reading of a task needs."""
+    name = hashlib.sha256(f"{task.model_hash}/{task.cases.key}/{task.cases.name}".encode()).hexdigest()[:24]
+    keep = Path(cache) / _HEALTHY / name
+    healthy = references(task.cases.healthy)
+    return ReadingPlan(name, task.folder, task.model_hash, Path(cache), keep, healthy, task.cases.level)
+
+
+def _protocol_record(
+    task: Task, protocol: Protocol, known: Known, healthy: Sequence[Reading], cases: Sequence[Reading]
+) -> dict[str, Any]:
+    entries = [reading.entry for reading in (*cases, *healthy)]
+    calibration = dict(task.about["calibration"])
+    if protocol.calibration == "set":
+        calibration = {"id": None, "kind": "set", "scans": len(healthy)}
+    return {
+        "score": protocol.score,
+        "smoothing": protocol.smoothing,
+        "calibration": calibration,
+        "leave_one_out": protocol.left_out,
+        "points": {
+            name: {
+                "threshold": float(np.mean([entry["points"][name]["threshold"] for entry in entries])),
+                "target": getattr(point, "target_ml", None) if point.target_fpr is None else point.target_fpr,
+                "unit": "ml" if point.target_fpr is None else "share of voxels",
+            }
+            for name, point in known.points.items()
         },
-        "set": {"name": cases.name, "key": cases.key, "title": cases.title},
-        "default": f"{model.scores[0]}/{smoothings[0]}/",
-        "device": device,
-        "threads": torch.get_num_threads(),
-        **clock.figures(),
-        "seconds_to_prepare": float(np.median([case.seconds for case in cases.cases])),
-        "protocols": {name: reader.record() for name, reader in readers.items()},
+        "froc_thresholds": list(np.mean([entry.pop("tails") for entry in entries], axis=0)),
+        "cases": [reading.entry for reading in cases],
+        "healthy": [reading.entry for reading in healthy],
     }
-    return Measurement(record, {name: np.stack(reader.counts) for name, reader in readers.items()})
 
 
-def _protocols(model: AnomalyModel, score: str, smoothing: str, reference: HealthyReference | None) -> list[Protocol]:
-    if reference is None or reference.same_scans(score):
-        return [Protocol(score, smoothing, "own")]
-    return [Protocol(score, smoothing, "own"), Protocol(score, smoothing, "set")]
+_LAST: list[tuple[str, Reader]] = []  # of this process: consecutive jobs are of one task
 
 
-class _Reader:
-    """Reads all analyses of a set by one protocol."""
-
-    def __init__(
-        self, model: AnomalyModel, protocol: Protocol, reference: HealthyReference | None, cases: CaseSet
-    ) -> None:
-        self._model, self._protocol, self._level = model, protocol, cases.level
-        same = reference is not None and reference.same_scans(protocol.score)
-        self._reference = reference if same or protocol.calibration == "set" else None
-        self._left_out = same
-        self._thresholds: dict[int | None, float] = {}
-        self._cases: list[dict[str, Any]] = []
-        self._healthy: list[dict[str, Any]] = []
-        self.counts: list[np.ndarray] = []
-
-    def add_healthy(self, case: PreparedCase, scan: Analysis) -> None:
-        """Count what is marked in a healthy scan: all of it is false."""
-        values, mask = self._read(case, scan)
-        found = count_lesions(mask, np.zeros_like(mask))
-        self._healthy.append(
-            {
-                "id": case.id,
-                "patient": case.patient,
-                "scan_score": scan_score(values),
-                "false_ml": self._ml(mask, case),
-                "false_positives": found.predicted,
-            }
-        )
-
-    def add(self, case: PreparedCase, scan: Analysis) -> None:
-        """Count a case with lesions."""
-        values, mask = self._read(case, scan)
-        found = count_lesions(mask & case.counted, case.gt_mask)
-        looked_at = on_grid_of(case, scan.prepared.brain_mask, scan.prepared) > 0.5
-        self.counts.append(count_voxels(values, case.gt_mask, case.counted))
-        self._cases.append(
-            {
-                "id": case.id,
-                "patient": case.patient,
-                **case.details,
-                "dice": dice(mask & case.counted, case.gt_mask),
-                "lesions": found.lesions,
-                "detected": found.detected,
-                "false_positives": found.false_positives,
-                "analysed_share": float(looked_at[case.gt_mask].mean()) if case.gt_mask.any() else None,
-                "scan_score": scan_score(values),
-            }
-        )
-
-    def record(self) -> dict[str, Any]:
-        """The protocol and everything counted, for JSON."""
-        return {
-            "score": self._protocol.score,
-            "smoothing": self._protocol.smoothing,
-            "calibration": self._protocol.calibration,
-            "leave_one_out": self._left_out,
-            "threshold": float(np.mean(list(self._thresholds.values()))),
-            "cases": self._cases,
-            "healthy": self._healthy,
-        }
-
-    def _read(self, case: PreparedCase, scan: Analysis) -> tuple[np.ndarray, np.ndarray]:
-        """The calibrated map and the mask of the ``balanced`` operating point."""
-        protocol, prepared = self._protocol, scan.prepared
-        if self._reference is not None and not len(self._cases) and case.scan is not None and not case.gt_mask.any():
-            values = self._reference.maps(protocol.score, protocol.smoothing)[case.scan]
-        elif self._reference is not None:
-            values = self._reference.map_of(scan, protocol.score, protocol.smoothing, without=case.scan)
-        else:
-            statistics = self._model.calibration.score(protocol.score).statistics
-            values = calibrated_map(
-                scan.raw(protocol.score),
-                prepared.brain_mask,
-                level_statistics(statistics, prepared.brain_mask.shape, self._level),
-                score=protocol.score,
-                smoothing=protocol.smoothing,
-                erosion_mm=self._model.calibration.erosion_mm,
-            )
-        mask, _ = find_lesions(
-            values,
-            prepared.brain_mask,
-            prepared.model_affine,
-            threshold=self._threshold(case.scan),
-            min_volume_mm3=MIN_VOLUME_ML * 1000,
-        )
-        return np.maximum(on_grid_of(case, values, prepared), 0), on_grid_of(case, mask, prepared) > 0.5
-
-    def _threshold(self, without: int | None) -> float:
-        if without not in self._thresholds:
-            score, smoothing = self._protocol.score, self._protocol.smoothing
-            self._thresholds[without] = (
-                self._reference.threshold(score, smoothing, point=POINT, without=without)
-                if self._reference is not None
-                else self._model.calibration.score(score).points[smoothing][POINT].threshold
-            )
-        return self._thresholds[without]
-
-    @staticmethod
-    def _ml(mask: np.ndarray, case: PreparedCase) -> float:
-        return float(mask.sum()) * float(abs(np.linalg.det(case.prepared.model_affine[:3, :3]))) / 1000
+def _step(job: _Job) -> Any:
+    """Runs in a worker."""
+    try:
+        reader = _reader(job.plan)
+        if job.step == "raw":
+            for score in job.scores:
+                reader.reference.own_raw(score, job.index)
+            return True
+        if job.step == "protocols":
+            return reader.protocols(job.scores, job.smoothings)
+        if job.step == "summary":
+            return {protocol: reader.summary(protocol, job.index) for protocol in job.protocols}
+        healthy = job.index if job.index < len(job.plan.healthy) else None
+        return reader.read(job.case, job.levers, healthy)
+    except Exception as error:  # one model's fault is no reason to lose the others' hours
+        _LOG.warning("a reading failed", exc_info=True)
+        return _Failure(f"{type(error).__name__}: {error}")
 
 
-class _Clock:
-    """Runs the analyses, and what each costs."""
-
-    def __init__(self, model: AnomalyModel, device: str, tell: Callable[[int], None]) -> None:
-        self._model, self._settings, self._tell = model, PredictSettings(device=device), tell
-        self._wall: list[float] = []
-        self._busy: list[float] = []
-        self._peak = 0.0
-
-    def analyse(self, case: PreparedCase) -> Analysis:
-        """Run the model on a prepared case."""
-        reset_peak_memory(self._settings.device)
-        wall, busy = time.perf_counter(), time.process_time()
-        scan = analyse(case.cut or case.prepared, self._model, self._settings)
-        self._wall.append(time.perf_counter() - wall)
-        self._busy.append(time.process_time() - busy)
-        self._peak = max(self._peak, peak_memory_mb(self._settings.device))
-        self._tell(len(self._wall))
-        return scan
-
-    def figures(self) -> dict[str, float]:
-        """Medians over scans, and the largest peak."""
-        return {
-            "seconds_to_analyse": float(np.median(self._wall)),
-            "processor_seconds_to_analyse": float(np.median(self._busy)),
-            "peak_memory_mb": self._peak,
-        }
+def _reader(plan: ReadingPlan) -> Reader:
+    if not _LAST or _LAST[0][0] != plan.name:
+        _LAST.clear()
+        _LAST.append((plan.name, Reader(plan)))
+    return _LAST[0][1]

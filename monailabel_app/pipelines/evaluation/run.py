@@ -1,133 +1,317 @@
-"""Every model on every set that it applies to, as one table: measured once per model, then only read."""
+"""The evaluation: models on data sets, always beside the baselines, as tables and one page; measured only once."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from monailabel_app.errors import AnomalyAppError
+from monailabel_app.errors import AnomalyAppError, EvaluationFailed
 from monailabel_app.reports.comparison import comparison_csv, comparison_markdown
+from monailabel_app.reports.evaluation_page import evaluation_html
 from monailabel_app.types import to_json
-from monailabel_app.weights.model_folder import result_hash
 
 from ..predict import AnomalyModel, load_model
 from .cases import CaseSet
-from .figures import set_rows
-from .measure import Measurement, measure
-from .sets import SETS, SetBuilder, SetInfo, sets_for
+from .dataset_types import Dataset
+from .figures import RESAMPLES, evaluation_record
+from .measure import Measurement, Task, analyse_tasks, measure_tasks, task_of
+from .pictures import make_pictures
+from .scan_table import scan_table
+from .sets import SetBuilder
 
 _LOG = logging.getLogger(__name__)
 Stage = Callable[[str, int, int], None]
-RESAMPLES = 2000
+BASELINES = ("intensity", "atlas_zscore")
+SMOOTHINGS = ("standard", "none", "strong")
+_LOST_SHARE = 0.5  # a model that fails on more of a set than this is at fault itself
 
 
-def compare(
-    folders: Sequence[Path],
-    data: Path,
-    output: Path,
-    cache: Path,
-    *,
-    sets: Sequence[str] = (),
-    quick: bool = False,
-    per_scan: int = 2,
-    again: bool = False,
-    all_scores: bool = False,
-    all_smoothings: bool = False,
-    device: str = "cpu",
-    stage: Stage | None = None,
-) -> dict[str, Any]:
-    """Measure the models in ``folders`` and write the table to ``output`` as JSON, CSV and Markdown; returns it.
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate.
 
-    What was measured before with the same model and cases is read again, whatever its card says now, so that an
-    interrupted comparison goes on where it stopped and a new model is added to the others. A model that fails on a set
-    is reported and left out there. sets: names out of SETS, by default all that apply. again: measure anew.
-    all_scores, all_smoothings: not only the model's default score and the standard smoothing; the rows beside the
-    default ones are in the JSON and the CSV only.
+    models: folders of those asked for. known: folders by name, among which the baselines are found. sets: data sets;
+    tuning: by name of a set, its tuning split. explicit: ids of the models whose best and worst cases are shown (3 at
+    most). strict: a model that does not fit a set is reported instead of left out silently.
     """
 
-    def readings(model: AnomalyModel) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        return (
-            model.scores if all_scores else model.scores[:1],
-            ("standard", "none", "strong") if all_smoothings else ("standard",),
-        )
+    models: tuple[Path, ...]
+    known: Mapping[str, Path]
+    sets: tuple[Dataset, ...]
+    tuning: Mapping[str, Dataset]
+    explicit: tuple[str, ...] = ()
+    strict: bool = False
+    command: str = ""
 
-    builder = SetBuilder(data, cache, per_scan=per_scan, quick=quick, device=device, stage=stage)
-    results, failed, built = [], [], _Sets(builder)
-    for folder in folders:
-        try:
-            model = load_model(folder)
-        except AnomalyAppError as error:
-            failed.append({"model": folder.name, "set": "all", "error": str(error)})
-            continue
-        for info in sets_for(model.modality):
-            if sets and info.name not in sets:
+
+@dataclass(frozen=True)
+class Options:
+    """quick: every fifth case only. again: measure anew. workers: processes; 0 works in this one, as CUDA wants it.
+
+    all_scores, all_smoothings: not only the model's default score and the standard smoothing.
+    """
+
+    quick: bool = False
+    again: bool = False
+    all_scores: bool = False
+    all_smoothings: bool = False
+    workers: int = 0
+    device: str = "cpu"
+    resamples: int = RESAMPLES
+
+
+def evaluate(
+    request: Request, output: Path, cache: Path, options: Options = Options(), stage: Stage | None = None
+) -> dict[str, Any]:
+    """Measure models on data sets and write ``evaluation.json``, ``.csv``, ``.md``, ``.html`` and ``scans.csv``.
+
+    What was measured before with the same model and cases is read again, whatever its card says now; what was analysed
+    before a kill is not analysed again. Both baselines of a set's sequence are always measured along. A model that
+    fails is reported and the others go on; a scan that cannot be used is listed as skipped and left out for all
+    models. Returns the record. Raises EvaluationFailed when nothing at all could be measured.
+    """
+    run = _Run(request, Path(output), Path(cache), options, stage)
+    run.plan()
+    run.analyse()
+    run.measure()
+    return run.write()
+
+
+def fits(model: AnomalyModel, dataset: Dataset) -> str:
+    """Why a model cannot be measured on a set; empty when it can."""
+    wanted = model.modality.lower()
+    if wanted not in ("any", dataset.modality.lower()):
+        return f"expected a model for {dataset.modality} scans, got one for {model.modality}"
+    return ""
+
+
+class _Run:
+    """The state of one evaluation."""
+
+    def __init__(self, request: Request, output: Path, cache: Path, options: Options, stage: Stage | None) -> None:
+        self._request, self._output, self._cache, self._options, self._stage = request, output, cache, options, stage
+        self._builder = SetBuilder(
+            cache, workers=options.workers, quick=options.quick, device=options.device, stage=stage
+        )
+        self._failed: list[dict[str, str]] = []
+        self._tasks: list[Task] = []
+        self._sets: list[Dataset] = []
+        self._found: dict[int, Measurement] = {}
+
+    def plan(self) -> None:
+        """Load the models, prepare the sets as they want them, and drop what cannot be used."""
+        models = self._models()
+        self._sets = list(self._request.sets)
+        self._sets += [dataset for name, dataset in self._request.tuning.items()]
+        for dataset in self._sets:
+            chosen = self._for_set(dataset, models)
+            built: dict[tuple[Any, ...], CaseSet] = {}
+            failed = ""
+            for model in chosen:
+                key = model.prepare_settings, model.levels
+                try:
+                    if key not in built and not failed:
+                        built[key] = self._builder.build(dataset, *key)
+                except AnomalyAppError as error:
+                    failed = str(error)
+                if failed:
+                    self._fail(model.id, dataset.name, failed)
+            skipped = _union(cases.skipped for cases in built.values())
+            for model in chosen:
+                cases = built.get((model.prepare_settings, model.levels))
+                if cases is not None:
+                    mine = cases.without([item for item in skipped if item not in cases.skipped])
+                    self._tasks.append(self._task(model, replace(mine, skipped=tuple(skipped))))
+
+    def analyse(self) -> None:
+        """Every network on every scan that it has not seen; what a scan spoils is left out for all models."""
+        while True:
+            self._keep_measured()
+            missing = [index for index in range(len(self._tasks)) if index not in self._found]
+            tasks = [self._tasks[index] for index in missing]
+            options = self._options
+            lost = analyse_tasks(tasks, self._cache, workers=options.workers, device=options.device, stage=self._stage)
+            gone: dict[str, dict[str, str]] = {}
+            dropped = set()
+            for index, reasons in zip(missing, lost, strict=True):
+                task = self._tasks[index]
+                if not reasons:
+                    continue
+                if len(reasons) > _LOST_SHARE * len(task.scans):
+                    self._fail(task.about["id"], task.cases.name, next(iter(reasons.values())))
+                    dropped.add(index)
+                    continue
+                for name, reason in reasons.items():
+                    _LOG.warning("a scan of %s is left out: %s", task.cases.name, reason)
+                    gone.setdefault(_set_name(task), {}).setdefault(name, reason)
+            if not gone and not dropped:
+                return
+            self._found.clear()
+            tasks = [task for index, task in enumerate(self._tasks) if index not in dropped]
+            self._tasks = [self._without(task, gone.get(_set_name(task), {})) for task in tasks]
+
+    def measure(self) -> None:
+        """Read every analysed scan; each measurement is written as soon as it is whole."""
+        missing = [index for index in range(len(self._tasks)) if index not in self._found]
+        options = self._options
+        made = measure_tasks(
+            [self._tasks[index] for index in missing],
+            self._cache,
+            workers=options.workers,
+            device=options.device,
+            stage=self._stage,
+        )
+        for position, measurement in made:
+            index = missing[position]
+            task = self._tasks[index]
+            if isinstance(measurement, str):
+                self._fail(task.about["id"], task.cases.name, measurement)
+                continue
+            measurement.save(self._path(task))
+            self._found[index] = measurement
+
+    def write(self) -> dict[str, Any]:
+        """The record and everything made from it."""
+        order = {(d.name, d.split): i for i, d in enumerate(self._sets)}
+        tuned = {(d.name, d.split) for d in self._request.tuning.values()}
+        results = [self._found[index] for index in sorted(self._found)]
+        results.sort(key=lambda m: order.get(_set_key(m), 0))
+        main = [m for m in results if _set_key(m) not in tuned]
+        if not main:
+            reason = f", the first: {self._failed[0]['error']}" if self._failed else ""
+            raise EvaluationFailed(f"expected to measure a model on a set, could not measure any{reason}")
+        record = evaluation_record(
+            [m for m in main if m.counts],
+            tuning=[m for m in results if _set_key(m) in tuned and m.counts],
+            failed=self._failed,
+            command=self._request.command,
+            resamples=self._options.resamples,
+            quick=self._options.quick,
+            healthy_only=_healthy_only([m for m in main if not m.counts]),
+        )
+        pictures = make_pictures(record, self._shown(main), self._cache)
+        self._output.mkdir(parents=True, exist_ok=True)
+        for name, content in pictures.items():
+            (self._output / name).parent.mkdir(parents=True, exist_ok=True)
+            (self._output / name).write_bytes(content)
+        texts = {
+            "evaluation.json": json.dumps(to_json(record), indent=1) + "\n",
+            "evaluation.csv": comparison_csv(record),
+            "evaluation.md": comparison_markdown(record),
+            "scans.csv": scan_table(main),
+        }
+        for name, text in texts.items():
+            (self._output / name).write_text(text)
+        (self._output / "evaluation.html").write_text(evaluation_html(record, pictures=pictures), encoding="utf-8")
+        return record
+
+    def _models(self) -> list[AnomalyModel]:
+        models = []
+        for folder in self._request.models:
+            try:
+                models.append(load_model(folder))
+            except AnomalyAppError as error:
+                self._fail(Path(folder).name, "all", str(error))
+        return models
+
+    def _for_set(self, dataset: Dataset, models: Sequence[AnomalyModel]) -> list[AnomalyModel]:
+        """The models asked for that fit a set, and its two baselines."""
+        chosen = []
+        for model in models:
+            why_not = fits(model, dataset)
+            if not why_not:
+                chosen.append(model)
+            elif self._request.strict:
+                self._fail(model.id, dataset.name, why_not)
+        for method in BASELINES:
+            names = (f"{method}_{dataset.modality.lower()}", f"{method}_any")
+            folder = next((self._request.known[name] for name in names if name in self._request.known), None)
+            if folder is None or any(Path(model.folder) == Path(folder) for model in chosen):
                 continue
             try:
-                results.append(_measured(model, info, built, output, again, readings(model), device, stage))
-            except Exception as error:  # one model's fault is no reason to lose the others' hours
-                unexpected = not isinstance(error, AnomalyAppError)
-                _LOG.warning("%s on %s is left out", model.id, info.name, exc_info=unexpected)
-                failed.append({"model": model.id, "set": info.name, "error": f"{type(error).__name__}: {error}"})
-        del model
-    record = to_json(
-        {
-            "quick": quick,
-            "resamples": RESAMPLES,
-            "sets": [_table(info, results) for info in SETS.values()],
-            "failed": failed,
-        }
-    )
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "methods_table.json").write_text(json.dumps(record, indent=1) + "\n")
-    (output / "methods_table.csv").write_text(comparison_csv(record))
-    (output / "methods_table.md").write_text(comparison_markdown(record))
-    return record
+                chosen.append(load_model(folder))
+            except AnomalyAppError as error:
+                self._fail(Path(folder).name, dataset.name, str(error))
+        return chosen
+
+    def _task(self, model: AnomalyModel, cases: CaseSet) -> Task:
+        scores = model.scores if self._options.all_scores else model.scores[:1]
+        return task_of(model, cases, scores, SMOOTHINGS if self._options.all_smoothings else ("standard",))
+
+    def _keep_measured(self) -> None:
+        """Take over what was measured before, unless it is to be measured again."""
+        for index, task in enumerate(self._tasks):
+            kept = None if self._options.again else Measurement.load(self._path(task))
+            wanted = {f"{score}/{smoothing}/own" for score in task.scores for smoothing in task.smoothings}
+            if kept is not None and wanted <= set(kept.record["protocols"]):
+                kept.record["set"]["skipped"] = [dict(item) for item in task.cases.skipped]
+                self._found[index] = kept
+
+    def _path(self, task: Task) -> Path:
+        model, cases = task.about["id"], task.cases
+        quick = "-quick" if self._options.quick else ""
+        split = f"-{cases.split}" if cases.split else ""
+        name = f"{cases.name}{split}-{cases.key[:8]}{quick}"
+        return self._output / "measured" / f"{model}-{task.model_hash[:12]}" / name
+
+    def _without(self, task: Task, reasons: Mapping[str, str]) -> Task:
+        skipped = [{"id": name, "stage": "analyse", "reason": reason} for name, reason in reasons.items()]
+        return replace(task, cases=task.cases.without(skipped))
+
+    def _shown(self, results: Sequence[Measurement]) -> list[tuple[Task, Measurement]]:
+        """The tasks whose best and worst cases are shown."""
+        chosen = list(self._request.explicit[:3])
+        wanted = {id(found) for found in results if found.counts}
+        pairs = [(self._tasks[index], found) for index, found in self._found.items() if id(found) in wanted]
+        return [(task, found) for task, found in pairs if task.about["id"] in chosen]
+
+    def _fail(self, model: str, dataset: str, error: str) -> None:
+        _LOG.warning("%s on %s is left out: %s", model, dataset, error)
+        self._failed.append({"model": model, "set": dataset, "error": error})
 
 
-class _Sets:
-    """The sets as they are asked for; each is prepared at its first use."""
-
-    def __init__(self, builder: SetBuilder) -> None:
-        self._builder = builder
-        self._made: dict[tuple[Any, ...], CaseSet] = {}
-
-    def of(self, info: SetInfo, model: AnomalyModel) -> CaseSet:
-        """The set as this model wants it prepared."""
-        key = info.name, model.prepare_settings, model.levels
-        if key not in self._made:
-            self._made[key] = self._builder.build(info.name, model.prepare_settings, model.levels)
-        return self._made[key]
+def _set_name(task: Task) -> str:
+    return f"{task.cases.name}/{task.cases.split}"
 
 
-def _measured(
-    model: AnomalyModel,
-    info: SetInfo,
-    sets: _Sets,
-    output: Path,
-    again: bool,
-    readings: tuple[tuple[str, ...], tuple[str, ...]],
-    device: str,
-    stage: Stage | None,
-) -> Measurement:
-    cases = sets.of(info, model)
-    digest = result_hash(model.folder)
-    name = f"{info.name}-{cases.key[:8]}{'-quick' if cases.key.endswith('quick') else ''}"
-    path = output / "measured" / f"{model.id}-{digest[:12]}" / name
-    kept = None if again else Measurement.load(path)
-    scores, smoothings = readings
-    wanted = {f"{score}/{smoothing}/own" for score in scores for smoothing in smoothings}
-    if kept is not None and wanted <= set(kept.record["protocols"]):
-        return kept
-    tell = (lambda done, total: stage(f"{model.id} on {info.name}", done, total)) if stage else None
-    made = measure(model, cases, scores=scores, smoothings=smoothings, device=device, progress=tell)
-    made.save(path)
-    return made
+def _set_key(measurement: Measurement) -> tuple[str, str | None]:
+    about = measurement.record["set"]
+    return about["name"], about.get("split")
 
 
-def _table(info: SetInfo, results: Sequence[Measurement]) -> dict[str, Any]:
-    own = [result for result in results if result.record["set"]["name"] == info.name]
-    rows = set_rows(own, info.modality, resamples=RESAMPLES)
-    return {"name": info.name, "title": info.title, "modality": info.modality, "rows": rows}
+def _union(groups) -> list[Mapping[str, str]]:
+    found: dict[str, Mapping[str, str]] = {}
+    for group in groups:
+        for item in group:
+            found.setdefault(item["id"], item)
+    return list(found.values())
+
+
+def _healthy_only(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Sets without lesions: their scans are in scans.csv; here what they are, and how much is marked in them."""
+    found = []
+    for measurement in measurements:
+        about, protocols = measurement.record["set"], measurement.record["protocols"]
+        for protocol in protocols.values():
+            scans = protocol["healthy"]
+            found.append(
+                {
+                    "set": about["name"],
+                    "title": about["title"],
+                    "split": about["split"],
+                    "model": measurement.record["model"]["id"],
+                    "score": protocol["score"],
+                    "calibration": protocol["calibration"],
+                    "leave_one_out": protocol["leave_one_out"],
+                    "healthy": len(scans),
+                    "mean_false_ml": {
+                        name: sum(scan["points"][name]["false_ml"] for scan in scans) / len(scans)
+                        for name in protocol["points"]
+                    },
+                }
+            )
+    return found
