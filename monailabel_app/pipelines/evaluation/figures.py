@@ -16,9 +16,10 @@ from monailabel_app.metrics.froc import froc_curve
 from monailabel_app.metrics.patient_bootstrap import patient_weights
 from monailabel_app.types import to_json
 
+from ..shipped_models import DEFAULTS
 from .differences import REFERENCES, default_protocol, differences, reading_of, references, verdict
 from .measure import Measurement
-from .scan_figures import POINT, Draws, Patients, at_point, column, draw_figures, figure
+from .scan_figures import POINT, Draws, Patients, at_point, column, draw_figures, figure, points_of
 from .thresholds import mean_threshold, side_by_side
 
 VERSION = 1
@@ -64,10 +65,12 @@ def evaluation_record(
     for measurement in measurements:
         about = measurement.record["set"]
         sets.setdefault((about["name"], str(about.get("split") or "")), []).append(measurement)
+    models = {m.record["model"]["id"]: dict(m.record["model"]) for m in measurements}
     made = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "app_version": __version__,
         "command": command,
+        "models": models,
     }
     entries = [set_entry(found, tuning=tuning, resamples=resamples) for found in sets.values()]
     return to_json(
@@ -104,7 +107,9 @@ def set_entry(
         "prevalence": rows[0]["figures"]["prevalence"]["value"],
         "skipped": _skipped(measurements),
         "rows": rows,
+        "default_model": DEFAULTS.get(f"{modality} slices" if about.get("slices") else modality),
         "curves": {m.record["model"]["id"]: _curves(m) for m in measurements},
+        "distributions": {m.record["model"]["id"]: _distributions(m) for m in measurements},
         "examples": [example for m in measurements for example in _examples(m)],
     }
 
@@ -208,6 +213,16 @@ def _curves(measurement: Measurement) -> dict[str, list[tuple[float, float]]]:
     return curves
 
 
+def _distributions(measurement: Measurement) -> dict[str, Any]:
+    """Single values behind the means: what is marked in each healthy scan, and the scores of all scans."""
+    protocol = measurement.record["protocols"][default_protocol(measurement.record)]
+    healthy = protocol["healthy"]
+    return {
+        "healthy_false_ml": {name: at_point(healthy, name, "false_ml").tolist() for name in points_of(protocol)},
+        "scan_scores": {kind: column(protocol[kind], "scan_score").tolist() for kind in ("healthy", "cases")},
+    }
+
+
 def _examples(measurement: Measurement, each: int = 2) -> list[dict[str, Any]]:
     """The cases of the lowest and of the highest Dice at the balanced point; of equals the larger lesions."""
     cases = measurement.record["protocols"][default_protocol(measurement.record)]["cases"]
@@ -219,6 +234,7 @@ def _examples(measurement: Measurement, each: int = 2) -> list[dict[str, Any]]:
             "model": measurement.record["model"]["id"],
             "id": cases[i]["id"],
             "kind": kind,
+            "point": POINT,
             "dice": float(dices[i]),
             "volume_ml": float(volumes[i]),
             "picture": None,
