@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monailabel_app.calibration.calibrated_map import SMOOTHING_MM
-from monailabel_app.calibration.operating_points import TARGET_FPR
+from monailabel_app.calibration.operating_points import POINTS
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML
 from monailabel_app.types import GATE_SETTINGS
 
 # The default is offered first.
-OPERATING_POINTS = ("balanced", *(name for name in TARGET_FPR if name != "balanced"))
+OPERATING_POINTS = ("balanced", *(name for name in POINTS if name != "balanced"))
 SMOOTHING = tuple(SMOOTHING_MM)
 UNCERTAINTY = ("off", "on")
 MIN_LESION_VOLUMES = ("0.1 ml", "0 ml", "0.03 ml", "0.5 ml", "1 ml")

@@ -141,6 +141,8 @@ class Finding:
     that the model was made for; None where that was not asked.
     analysed: how much of the scan a model of single levels looked at; None where all of it was analysed.
     uncertainty: of the scan's figures, and what it rests on; None where it was not asked.
+    calibration: which one the thresholds come from, and what the operating point promises about healthy scans.
+    drift: how far the scan's bulk is from the calibration's scans; None for a calibration of an earlier version.
     """
 
     mask: np.ndarray
@@ -161,6 +163,8 @@ class Finding:
     analysed: Mapping[str, Any] | None = None
     gate: GateReport | None = None
     uncertainty: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
+    drift: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON types (no numpy scalars, no NaN)."""
@@ -180,6 +184,8 @@ class Finding:
                 "warnings": list(self.warnings),
                 "gate": self.gate.to_json() if self.gate is not None else None,
                 "uncertainty": self.uncertainty,
+                "calibration": self.calibration,
+                "drift": self.drift,
                 "intended_use": "research use only; not a medical device",
             }
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from monailabel_app.errors import CorruptModel, InvalidSettings
 from monailabel_app.postprocessing.erosion import erode_brain
 from monailabel_app.postprocessing.smooth import gaussian_smooth
 
+from .drift import DriftReference
 from .operating_points import OperatingPoint
 from .voxel_statistics import VoxelStatistics
 
@@ -28,19 +30,35 @@ TWO_SIDED = frozenset({"signed", "healed_signed", "evidence", "intensity_z", "at
 SMOOTHED_MM: Mapping[str, float] = MappingProxyType(dict.fromkeys(("fisher", "harmonic", "strongest"), 4.0))
 TOP_ML = 2.0
 _JSON, _TENSORS = "calibration.json", "calibration.safetensors"
+_NUMBERS = re.compile(r"\[[-+0-9.eE,\s]*\]")  # a list of nothing but numbers
 
 
 @dataclass(frozen=True)
 class ScoreCalibration:
     """points[smoothing][operating point]; scan_scores[smoothing]: those of the held-out healthy scans.
 
-    tails[smoothing]: the healthy values of ``tails.TAIL_SHARES``; empty in calibrations of earlier versions.
+    tails[smoothing]: the healthy values of ``tails.TAIL_SHARES``. bounds[smoothing]: the threshold of every tabulated
+    bound in ml of the volume that is marked in a healthy scan (``conformal``). drift[smoothing]: what the bulk of
+    healthy scans looks like. The last three are empty in calibrations of earlier versions, which also lack the
+    operating point ``bounded``.
     """
 
     statistics: VoxelStatistics
     points: Mapping[str, Mapping[str, OperatingPoint]]
     scan_scores: Mapping[str, tuple[float, ...]]
     tails: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    bounds: Mapping[str, Mapping[float, float]] = field(default_factory=dict)
+    drift: Mapping[str, DriftReference] = field(default_factory=dict)
+
+    def point(self, smoothing: str, name: str) -> OperatingPoint:
+        """Raises InvalidSettings for a point that a calibration of an earlier version lacks."""
+        points = self.points[smoothing]
+        if name not in points:
+            raise InvalidSettings(
+                f"expected an operating point out of {', '.join(points)}, got {name!r}: the model was calibrated by an "
+                "earlier version without it; calibrate it again: python main.py calibrate"
+            )
+        return points[name]
 
 
 @dataclass(frozen=True)
@@ -74,10 +92,15 @@ class Calibration:
                 },
                 "scan_scores": {key: list(value) for key, value in calibration.scan_scores.items()},
                 "tails": {key: list(value) for key, value in calibration.tails.items()},
+                "bounds": {
+                    key: [{"ml": limit, "threshold": value} for limit, value in table.items()]
+                    for key, table in calibration.bounds.items()
+                },
+                "drift": {key: value.to_json() for key, value in calibration.drift.items()},
             }
         save_file(tensors, str(folder / _TENSORS))
         record = {"version": 1, "erosion_mm": self.erosion_mm, "healthy": dict(self.healthy), "scores": entries}
-        (folder / _JSON).write_text(json.dumps(record, indent=1) + "\n")
+        (folder / _JSON).write_text(_NUMBERS.sub(_on_one_line, json.dumps(record, indent=1)) + "\n")
 
     @staticmethod
     def remove(folder: Path) -> None:
@@ -102,6 +125,11 @@ class Calibration:
                     },
                     {key: tuple(value) for key, value in entry["scan_scores"].items()},
                     {key: tuple(value) for key, value in entry.get("tails", {}).items()},
+                    {
+                        key: {float(row["ml"]): float(row["threshold"]) for row in table}
+                        for key, table in entry.get("bounds", {}).items()
+                    },
+                    {key: DriftReference.from_json(value) for key, value in entry.get("drift", {}).items()},
                 )
                 for name, entry in record["scores"].items()
             }
@@ -111,6 +139,10 @@ class Calibration:
                 f"expected a complete calibration in the model folder {folder.name}, got {type(error).__name__}; "
                 "run `python main.py calibrate` for it or restore the folder"
             ) from error
+
+
+def _on_one_line(numbers: re.Match[str]) -> str:
+    return "[" + ", ".join(numbers[0][1:-1].replace(",", " ").split()) + "]"
 
 
 def calibrated_map(

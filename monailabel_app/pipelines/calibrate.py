@@ -18,6 +18,8 @@ from monailabel_app.calibration.calibrated_map import (
     calibrated_map,
     scan_score,
 )
+from monailabel_app.calibration.conformal import false_volumes, record_of, warning_of
+from monailabel_app.calibration.drift import drift_reference
 from monailabel_app.calibration.operating_points import choose_operating_points
 from monailabel_app.calibration.tails import tail_table
 from monailabel_app.calibration.voxel_statistics import PRIOR_SCANS, HealthyMoments, VoxelStatistics
@@ -112,7 +114,8 @@ def calibration_of(
 ) -> Calibration:
     """Voxel statistics over all scans; thresholds and scan scores from each scan standardised without its patient.
 
-    The thresholds thereby hold for somebody whom the statistics have not seen. patients: whom each scan shows, by
+    The thresholds thereby hold for somebody whom the statistics have not seen; those of the point ``bounded`` and of
+    the table of bounds are split-conformal (``calibration.conformal``). patients: whom each scan shows, by
     default somebody else each. ``healthy``, the record of what was calibrated on, gets the numbers of scans and
     patients, and below 20 patients the warning that every result carries. prior_scans: see HealthyMoments. Raises
     TrainingFailed with fewer than 5 patients: the rates would rest on nothing.
@@ -130,18 +133,27 @@ def calibration_of(
         raws = [scan.raw(score) for scan in scans]
         moments = HealthyMoments(raws, masks, prior_scans=prior_scans)
         without = [moments.statistics(without=[i for i, n in enumerate(names) if n == name]) for name in names]
-        points, scan_scores, tails = {}, {}, {}
+        points, scan_scores, tails, bounds, drift = {}, {}, {}, {}, {}
         for smoothing in SMOOTHING_MM:
             maps = [
                 calibrated_map(raw, mask, statistics, score=score, smoothing=smoothing, erosion_mm=erosion_mm)
                 for raw, mask, statistics in zip(raws, masks, without, strict=True)
             ]
             values = [m[analysed_mask(mask, erosion_mm)] for m, mask in zip(maps, masks, strict=True)]
-            points[smoothing] = choose_operating_points(values, patients=names)
+            found = false_volumes(choose_operating_points(values, patients=names), maps, values, names)
+            points[smoothing], bounds[smoothing] = found.points, found.table
+            drift[smoothing] = drift_reference(values, names)
             tails[smoothing] = tail_table(values, names)
             scan_scores[smoothing] = tuple(round(scan_score(m), 5) for m in maps)
-        calibrated[score] = ScoreCalibration(_as_stored(moments.statistics()), points, scan_scores, tails)
-    record = {**healthy, "scans": len(scans), "patients": count, "warnings": _warnings(len(scans), count)}
+        statistics = _as_stored(moments.statistics())
+        calibrated[score] = ScoreCalibration(statistics, points, scan_scores, tails, bounds, drift)
+    record = {
+        **healthy,
+        "scans": len(scans),
+        "patients": count,
+        "false_volume": record_of(count, masks[0].shape[2]),
+        "warnings": _warnings(len(scans), count),
+    }
     return Calibration(calibrated, erosion_mm, record)
 
 
@@ -151,7 +163,8 @@ def _warnings(scans: int, patients: int) -> list[str]:
     of = "" if scans == patients else f" of {patients} patients"
     return [
         f"calibrated on {scans} healthy scans{of} only: thresholds are rough, the specific one most of all, and no "
-        f"p-value is below 1/{scans + 1}; {TRUSTWORTHY_SCANS} or more would make them trustworthy"
+        f"p-value is below 1/{scans + 1}; {TRUSTWORTHY_SCANS} or more would make them trustworthy",
+        *filter(None, (warning_of(patients),)),
     ]
 
 

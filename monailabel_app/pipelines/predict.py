@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from monailabel_app.calibration.calibrated_map import SMOOTHING_MM, Calibration, calibrated_map, scan_score, slice_score
-from monailabel_app.calibration.operating_points import TARGET_FPR
+from monailabel_app.calibration.false_volume import SMALLEST_LESION_ML
+from monailabel_app.calibration.operating_points import POINTS
 from monailabel_app.calibration.voxel_statistics import PRIOR_SCANS
 from monailabel_app.errors import CorruptModel, InvalidSettings, InvalidVolume, ScanRefused, UnknownModel
 from monailabel_app.metrics.imagewise import rank_p_value
@@ -33,6 +34,7 @@ from monailabel_app.weights.versions import locate, split_id
 
 from .analysis import Analysis, examine
 from .cache import MapCache, analysis_key
+from .calibration_notes import drift_of, notes_of, promise_of
 from .config_io import config_from_plain
 from .input_gate import FOLDER as GATE_FOLDER
 from .input_gate import InputGate, find_gate
@@ -58,7 +60,7 @@ class PredictSettings:
     operating_point: str = "balanced"
     score: str | None = None
     smoothing: str = "standard"
-    min_volume_ml: float = 0.1
+    min_volume_ml: float = SMALLEST_LESION_ML
     seed: int = 0
     device: str = "cpu"
     gate: str = "warn"
@@ -156,6 +158,7 @@ def predict(
     score = settings.score or model.scores[0]
     calibration = model.calibration.score(score)
     _check(settings)
+    point = calibration.point(settings.smoothing, settings.operating_point)
 
     expensive = {"seed": settings.seed, "given_mask": brain is not None}
     key = analysis_key(volume, model.hash, expensive) if cache is not None and brain is None else ""
@@ -193,11 +196,12 @@ def predict(
         erosion_mm=model.calibration.erosion_mm,
     )
     anomaly_score = scan_score(model_map) if model.levels is None else slice_score(model_map)
+    erosion = model.calibration.erosion_mm
+    drift = drift_of(model_map, prepared.brain_mask, calibration, settings.smoothing, erosion_mm=erosion)
     seconds["scoring"] = time.perf_counter() - started
 
     tell("post-processing", 0.0)
     started = time.perf_counter()
-    point = calibration.points[settings.smoothing][settings.operating_point]
     anomaly_map = to_native(model_map, prepared)
     regions = on_grid_of(model.template.regions, model.template, prepared)
     regions = to_native(regions, prepared, order=0).astype(np.uint8)
@@ -237,11 +241,14 @@ def predict(
             *volume.warnings,
             *prepared.warnings,
             *model.calibration.warnings,
+            *notes_of(settings, drift),
         ),
         reconstruction=held.reconstruction,
         analysed=analysed_part(prepared),
         gate=asked,
         uncertainty=uncertainty,
+        calibration=promise_of(model, calibration, settings),
+        drift=None if drift is None else drift.to_json(),
     )
 
 
@@ -375,7 +382,7 @@ def _repeat(
 
 
 def _check(settings: PredictSettings) -> None:
-    allowed: Mapping[str, Any] = {"operating_point": TARGET_FPR, "smoothing": SMOOTHING_MM, "gate": GATE_SETTINGS}
+    allowed: Mapping[str, Any] = {"operating_point": POINTS, "smoothing": SMOOTHING_MM, "gate": GATE_SETTINGS}
     for name, values in allowed.items():
         if getattr(settings, name) not in values:
             raise InvalidSettings(f"expected {name} out of {', '.join(values)}, got {getattr(settings, name)!r}")

@@ -149,7 +149,7 @@ def _maps(
         )
         table = calibration.tails.get(settings.smoothing, ())
         scale = (lambda v, table=table: rarity(v, table)) if model.members else (lambda v: v)
-        yield values, scale, calibration.points[settings.smoothing][settings.operating_point].threshold
+        yield values, scale, calibration.point(settings.smoothing, settings.operating_point).threshold
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ import pytest
 
 from lib import options
 from monailabel_app.calibration.calibrated_map import SMOOTHING_MM
-from monailabel_app.calibration.operating_points import TARGET_FPR
+from monailabel_app.calibration.operating_points import POINTS
 from monailabel_app.errors import InvalidSettings
 
 
@@ -54,7 +54,7 @@ def test_read_gives_the_settings_of_a_prediction():
 
 
 def test_the_choices_are_those_of_the_calibration():
-    assert set(options.OPERATING_POINTS) == set(TARGET_FPR)
+    assert set(options.OPERATING_POINTS) == set(POINTS)
     assert set(options.SMOOTHING) == set(SMOOTHING_MM)
 
 

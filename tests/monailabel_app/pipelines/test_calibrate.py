@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from monailabel_app.calibration.calibrated_map import Calibration
+from monailabel_app.calibration.conformal import record_of
 from monailabel_app.calibration.tails import TAIL_SHARES
 from monailabel_app.errors import TrainingFailed
 from monailabel_app.pipelines.analysis import Analysis
@@ -62,6 +63,7 @@ def test_prepared_scans_calibrate_like_the_scans_they_were_made_from(made, held_
         "data": "synthetic",
         "scans": HEALTHY,
         "patients": HEALTHY,
+        "false_volume": record_of(HEALTHY, depth=32),
         "warnings": list(after.warnings),
     }
 

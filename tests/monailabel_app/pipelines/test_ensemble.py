@@ -59,8 +59,8 @@ def test_it_is_calibrated_for_every_score_and_operating_point(made):
     assert tuple(calibration.scores) == SCORES
     for entry in calibration.scores.values():
         for points in entry.points.values():
-            for name, point in points.items():
-                assert point.measured_fpr == pytest.approx(TARGET_FPR[name], abs=2e-3)
+            for name, target in TARGET_FPR.items():
+                assert points[name].measured_fpr == pytest.approx(target, abs=2e-3)
     assert calibration.healthy["scans"] == HEALTHY
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from monailabel_app.calibration.calibrated_map import SMOOTHING_MM, Calibration
-from monailabel_app.calibration.operating_points import TARGET_FPR
+from monailabel_app.calibration.operating_points import POINTS, TARGET_FPR
 from monailabel_app.errors import CorruptModel, TrainingFailed, UnreadableVolume
 from monailabel_app.pipelines.calibrate import analyse_healthy, calibration_of
 from monailabel_app.pipelines.fit import describe, export_model, fit, rewrite_card
@@ -100,12 +100,14 @@ def test_the_calibration_covers_every_score_smoothing_and_operating_point(each_m
         assert (entry.statistics.std > 0).all()
         assert list(entry.points) == list(entry.scan_scores) == list(SMOOTHING_MM)
         for smoothing, points in entry.points.items():
-            assert list(points) == list(TARGET_FPR)
-            thresholds = [point.threshold for point in points.values()]
+            assert tuple(points) == POINTS
+            thresholds = [points[name].threshold for name in TARGET_FPR]
             assert thresholds == sorted(thresholds)
             assert len(entry.scan_scores[smoothing]) == HEALTHY
+            for name, target in TARGET_FPR.items():
+                assert points[name].measured_fpr == pytest.approx(target, abs=2e-3)
             for point in points.values():
-                assert point.measured_fpr == pytest.approx(point.target_fpr, abs=2e-3)
+                assert len(point.false_ml) == HEALTHY
 
 
 @pytest.mark.parametrize("last", [False, True])

@@ -1,0 +1,60 @@
+"""What a result says about the calibration that it rests on: how far the scan is from it, and what it promises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monailabel_app.calibration.calibrated_map import ScoreCalibration, analysed_mask
+from monailabel_app.calibration.drift import ScanDrift, scan_drift
+from monailabel_app.calibration.false_volume import SMALLEST_LESION_ML
+from monailabel_app.calibration.operating_points import BOUNDED
+
+if TYPE_CHECKING:
+    from .predict import AnomalyModel, PredictSettings
+
+
+def drift_of(
+    model_map: np.ndarray, brain_mask: np.ndarray, calibration: ScoreCalibration, smoothing: str, *, erosion_mm: float
+) -> ScanDrift | None:
+    """How far a scan's calibrated map (X, Y, Z) is from those of healthy scans; None where that is not known.
+
+    None: the calibration is of an earlier version, or nothing was analysed.
+    """
+    reference = calibration.drift.get(smoothing)
+    if reference is None:
+        return None
+    in_plane = calibration.statistics.mean.shape[2] == 1
+    inside = analysed_mask(brain_mask, erosion_mm, in_plane=in_plane)
+    if not inside.any():
+        return None
+    levels = [model_map[inside]]
+    if in_plane:
+        levels = [model_map[..., i][inside[..., i]] for i in range(inside.shape[2])]
+    return scan_drift(levels, reference)
+
+
+def promise_of(model: AnomalyModel, calibration: ScoreCalibration, settings: PredictSettings) -> dict[str, Any]:
+    """What is known of the operating point on healthy scans: rate of voxels, bound of the falsely marked volume."""
+    point = calibration.point(settings.smoothing, settings.operating_point)
+    single = calibration.statistics.mean.shape[2] == 1
+    return {
+        "healthy_scans": point.healthy_scans,
+        "data": str(model.calibration.healthy.get("data", "")),
+        "healthy_rate": point.measured_fpr,
+        "false_volume_ml": point.bound_ml,
+        "false_volume_level": point.bound_level,
+        "false_volume_of": "a slice of 2 mm" if single else "the whole scan",
+    }
+
+
+def notes_of(settings: PredictSettings, drift: ScanDrift | None) -> tuple[str, ...]:
+    """Warnings in plain sentences."""
+    notes = [drift.sentence()] if drift is not None else []
+    if settings.operating_point == BOUNDED and settings.min_volume_ml < SMALLEST_LESION_ML:
+        notes.append(
+            f"the bound of the falsely marked volume was found without components under {SMALLEST_LESION_ML:g} ml; "
+            f"it does not hold with those of {settings.min_volume_ml:g} ml"
+        )
+    return tuple(note for note in notes if note)
