@@ -159,13 +159,12 @@ def _view(axis: int, at: tuple[int, ...], box: tuple[slice, ...], affine: np.nda
 
 def _png(rows, shown: tuple[str, str], width: int, *, has_truth: bool, has_mask: bool) -> bytes:
     """rows: of (view, whether with map). Every tile has the same scale; the tiles of a row end at the same height."""
-    font = ImageFont.load_default(size=max(11, round(width / 64)))
-    line = round(font.size * 1.5)
+    font = ImageFont.load_default(size=max(11, round(width / 53)))
+    line = round(font.size * 1.4)
     extents = [[_extent_mm(view) for view, _ in row] for row in rows]
     scale = min((width - _GAP * (len(row) + 1)) / sum(across for _, across in row) for row in extents)  # pixels per mm
     heights = [round(max(down for down, _ in row) * scale) for row in extents]
-    legend = _legend_lines(has_truth, has_mask)
-    total = sum(heights) + len(rows) * (line + _GAP) + (len(legend) + 1) * line + _GAP
+    total = sum(heights) + len(rows) * (line + _GAP) + 3 * line + _GAP
     sheet = Image.new("RGB", (width, total), _GROUND)
     draw = ImageDraw.Draw(sheet)
     top = 0
@@ -181,10 +180,11 @@ def _png(rows, shown: tuple[str, str], width: int, *, has_truth: bool, has_mask:
             _letters(draw, view.name, corner, tile.size, font)
             left += tile.width + _GAP
         top += line + height + _GAP
-    _scale_bar(draw, (_GAP, top), scale, font)
-    _colour_bar(draw, (round(width * 0.34), top), font)
-    for number, parts in enumerate(legend, start=1):
-        _legend(draw, (_GAP, top + number * line), parts, font)
+    end = _scale_bar(draw, (_GAP, top), scale, font)
+    _outline_key(draw, (end + 3 * _GAP, top), font, has_truth=has_truth, has_mask=has_mask)
+    _colour_bar(draw, (_GAP, top + line), font)
+    note = "Patient's right on the left. No colour: common in healthy scans."
+    draw.text((_GAP, top + 2 * line), note, fill=_DIM, font=font)
     stream = io.BytesIO()
     sheet.save(stream, "PNG", optimize=True)
     return stream.getvalue()
@@ -235,7 +235,8 @@ def _letters(draw: ImageDraw.ImageDraw, plane: str, corner: tuple[int, int], siz
         draw.text(place, letter, fill=_INK, font=font, anchor=anchor, stroke_width=2, stroke_fill=_HALO)
 
 
-def _scale_bar(draw: ImageDraw.ImageDraw, corner: tuple[int, int], scale: float, font) -> None:
+def _scale_bar(draw: ImageDraw.ImageDraw, corner: tuple[int, int], scale: float, font) -> float:
+    """A bar of 50 mm at the scale of the tiles; returns where its words end."""
     x, y = corner
     length = round(50 * scale)
     middle = y + font.size * 0.75
@@ -243,12 +244,13 @@ def _scale_bar(draw: ImageDraw.ImageDraw, corner: tuple[int, int], scale: float,
     for end in (x, x + length):
         draw.line([(end, middle - 4), (end, middle + 4)], fill=_INK, width=2)
     draw.text((x + length + 8, middle), "50 mm", fill=_INK, font=font, anchor="lm")
+    return x + length + 8 + draw.textlength("50 mm", font=font)
 
 
 def _colour_bar(draw: ImageDraw.ImageDraw, corner: tuple[int, int], font) -> None:
     x, y = corner
     middle = y + font.size * 0.75
-    text = "healthy voxels above:"
+    text = "Healthy voxels above:"
     draw.text((x, middle), text, fill=_INK, font=font, anchor="lm")
     x += draw.textlength(text, font=font) + 10
     for share, colour in COLOURS:
@@ -259,21 +261,16 @@ def _colour_bar(draw: ImageDraw.ImageDraw, corner: tuple[int, int], font) -> Non
         x += 2 * box + 5 + draw.textlength(label, font=font) + 14
 
 
-def _legend_lines(has_truth: bool, has_mask: bool) -> list[list[tuple[str, tuple[int, int, int] | None]]]:
-    parts = []
-    if has_truth:
-        parts.append(("lesion (truth)", TRUTH_COLOUR))
-    if has_mask:
-        parts.append(("marked by the model", MASK_COLOUR))
-    return [[*parts, ("patient's right on the left; uncoloured: common in healthy scans", None)]]
-
-
-def _legend(draw: ImageDraw.ImageDraw, corner: tuple[float, float], parts, font) -> None:
+def _outline_key(
+    draw: ImageDraw.ImageDraw, corner: tuple[float, float], font, *, has_truth: bool, has_mask: bool
+) -> None:
     x, y = corner
     middle = y + font.size * 0.75
-    for text, colour in parts:
-        if colour is not None:
+    for text, colour, there in (
+        ("lesion (truth)", TRUTH_COLOUR, has_truth),
+        ("marked by the model", MASK_COLOUR, has_mask),
+    ):
+        if there:
             draw.line([(x, middle), (x + 2 * font.size, middle)], fill=colour, width=3)
-            x += 2 * font.size + 6
-        draw.text((x, middle), text, fill=_INK if colour else _DIM, font=font, anchor="lm")
-        x += draw.textlength(text, font=font) + 18
+            draw.text((x + 2 * font.size + 6, middle), text, fill=_INK, font=font, anchor="lm")
+            x += 2 * font.size + 6 + draw.textlength(text, font=font) + 18
