@@ -77,36 +77,40 @@ def select(keys: Keys, root: Path, rows: list[Row], split: str | None, defaults:
     if len(rows) > _MOST_SCANS:
         raise EvaluationFailed(f"{keys.file}: expected at most {_MOST_SCANS} scans, got {len(rows)}; describe a part")
     known = frozenset().union(*(row.fields for row in rows))
-    wanted, counts, chosen = _split_of(keys, rows, known, split)
+    wanted, splits = _split_of(keys, rows, known, split)
     reader = _Reader(keys, root, known, defaults)
-    scans, notes = reader.read(chosen)
-    return Selection(scans, wanted, counts, (*defaults.notes, *notes))
+    scans, notes = reader.read(rows if wanted is None else splits[wanted])
+    tune = keys.values.get("tune_split")
+    if isinstance(tune, str) and tune != wanted:
+        both = {scan.patient for scan in scans} & {reader.patient(row) for row in splits.get(tune, ())}
+        if both:
+            notes.append(f"{len(both)} patients are also in the split {tune}: the label-tuned threshold has seen them")
+    return Selection(scans, wanted, {name: len(found) for name, found in splits.items()}, (*defaults.notes, *notes))
 
 
 def _split_of(
     keys: Keys, rows: list[Row], known: Iterable[str], split: str | None
-) -> tuple[str | None, dict[str, int], list[Row]]:
+) -> tuple[str | None, dict[str, list[Row]]]:
+    """The split to read, None for all, and the rows of each split that there is."""
     part = keys.part("split") if not isinstance(keys.values.get("split"), str) else None
     part = part or Keys({"column": keys.values["split"]}, keys.file, "split.")
     part.only({"column", "groups", "default"})
     if not part.has("column"):
         if split is not None:
             raise keys.error("split", f"a split.column to tell split {split!r} by", "none: this set has no splits")
-        return None, {}, rows
+        return None, {}
     column = part.text("column")
     if column not in known:
         raise part.error("column", f"one of {', '.join(sorted(known))}", repr(column))
     groups_part = part.part("groups")
     groups = {str(name): groups_part.words(name) for name in groups_part.values}
-    values = [row.fields.get(column, "") for row in rows]
-    members = {value: (value,) for value in sorted(set(values)) if value} | groups
-    counts = {name: sum(value in wanted for value in values) for name, wanted in members.items()}
-    wanted = split or (part.text("default") if part.has("default") else None)
-    if wanted is None:
-        return None, counts, rows
-    if not counts.get(wanted):
-        raise keys.error("split", f"one of {', '.join(name for name in counts if counts[name])}", repr(wanted[:60]))
-    return wanted, counts, [row for row, value in zip(rows, values, strict=True) if value in members[wanted]]
+    values = sorted({row.fields.get(column, "") for row in rows} - {""})
+    members = {value: (value,) for value in values} | groups
+    splits = {name: [row for row in rows if row.fields.get(column, "") in wanted] for name, wanted in members.items()}
+    chosen = split or (part.text("default") if part.has("default") else None)
+    if chosen is not None and not splits.get(chosen):
+        raise keys.error("split", f"one of {', '.join(name for name in splits if splits[name])}", repr(chosen[:60]))
+    return chosen, splits
 
 
 class _Reader:
@@ -165,6 +169,10 @@ class _Reader:
             )
         return tuple(scans), notes
 
+    def patient(self, row: Row) -> str:
+        """Empty where nothing is known; then each scan is a patient of its own."""
+        return self._patient.fill(row.fields, row.where)
+
     def _scan(self, row: Row) -> DatasetScan:
         fields, where = row.fields, row.where
         # Ids become names of files: what would be a folder in them is part of the name.
@@ -182,7 +190,7 @@ class _Reader:
         brain = row.brain or self._brain_of(fields, where)
         return DatasetScan(
             id=name,
-            patient=self._patient.fill(fields, where) or name,
+            patient=self.patient(row) or name,
             image=image,
             labels=labels,
             healthy=healthy,

@@ -73,9 +73,20 @@ def test_a_scan_without_label_is_an_error_unless_it_is_excused(folder):
 
 def test_images_of_healthy_people_have_a_pattern_of_their_own(folder):
     scan(folder / "controls" / "c1.nii.gz")
-    made = load(say(folder, FOLDER + "healthy_images: 'controls/{id}.nii.gz'\nid: '{patient}{id}'\n"))
+    made = load(say(folder, FOLDER + "healthy_images: 'controls/{id}.nii.gz'\n"))
     assert names(made) == {"p1": ["mask.nii.gz"], "p2": ["mask.nii.gz"], "c1": None}
+    assert [s.patient for s in made.scans] == ["p1", "p2", "c1"]
     assert (len(made.cases), len(made.healthy)) == (2, 1)
+
+
+def test_all_fields_make_the_id_and_a_mask_can_lie_beside_its_image(tmp_path):
+    for site in ("a", "b"):
+        scan(tmp_path / site / "1" / "flair.nii.gz")
+        scan(tmp_path / site / "1" / "flair_brain.nii.gz")
+    text = "modality: flair\nlayout: folder\nimage: '{site}/{patient}/flair.nii.gz'\nhealthy: true\n"
+    made = load(say(tmp_path, text + "patient: '{site}-{patient}'\nbrain: '{folder}/{name}_brain.nii.gz'\n"))
+    assert [(s.id, s.patient) for s in made.scans] == [("a_1", "a-1"), ("b_1", "b-1")]
+    assert made.scans[0].brain == tmp_path / "a" / "1" / "flair_brain.nii.gz"
 
 
 # --- layout csv
@@ -119,6 +130,14 @@ def test_splits_can_be_grouped_have_a_default_and_tune_the_threshold(study):
         load(path, split="train")
     with pytest.raises(InvalidSettings, match=r"tune_split: expected a split out of .*, got 'valid'"):
         load(say(study, CSV + "split: part\ntune_split: valid\n"))
+
+
+def test_a_patient_who_also_tuned_the_threshold_is_noted(study):
+    path = say(study, CSV + "patient: '{age}'\nsplit: {column: part, default: test}\ntune_split: tune\n")
+    assert load(path).notes == ()
+    text = (study / "scans.csv").read_text().replace("patient,n/a", "patient,61")
+    (study / "scans.csv").write_text(text)
+    assert load(path).notes == ("1 patients are also in the split tune: the label-tuned threshold has seen them",)
 
 
 def test_paths_can_start_from_the_table(study):
@@ -217,6 +236,12 @@ def test_a_bids_description_selects_entities_masks_and_brains(bids):
     scan(bids / "derivatives/bet/sub-02/sub-02_ses-1_run-2_desc-brain_mask.nii.gz")
     made = load(say(bids.parent, text + "brain_masks: {folder: derivatives/bet}\n"))
     assert made.scans[0].brain.name == "sub-02_ses-1_run-2_desc-brain_mask.nii.gz"
+
+
+def test_masks_of_any_name_can_be_asked_for(bids):
+    scan(bids / "derivatives/sub-03/sub-03_msk.nii.gz")
+    text = "modality: flair\nlayout: bids\nroot: bids\nmasks: {suffix: msk, entities: {}}\nunlabelled: skip\n"
+    assert names(load(say(bids.parent, text))) == {"sub-03_FLAIR": ["sub-03_msk.nii.gz"]}
 
 
 def test_contrast_enhanced_t1_is_another_sequence(bids):
