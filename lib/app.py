@@ -14,6 +14,7 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import strtobool
@@ -30,6 +31,7 @@ from lib.healthy import HealthySelection, abnormal_scans, check_conf, contradict
 from lib.infers import AnomalyInferTask
 from lib.model_table import ModelTable
 from lib.runner import MAX_LOADED, ModelRunner
+from lib.scoring import ANOMALY_SCORES, AnomalyScores
 from lib.strategies import First, Prototypical, Random
 from lib.trainers import HealthyTrainTask
 from monailabel_app.errors import UnknownModel
@@ -75,7 +77,7 @@ class AnomalyApp(MONAILabelApp):
             description=DESCRIPTION,
             labels=["anomaly"],
         )
-        # MONAI Label starts a scoring process at start-up and at every next sample; nothing here needs one.
+        # MONAI Label would start a scoring process at start-up and at every next sample.
         self._auto_update_scoring = strtobool(conf.get("auto_update_scoring", "false"))
         endpoints.install()
 
@@ -135,6 +137,18 @@ class AnomalyApp(MONAILabelApp):
     def init_batch_infer(self) -> AnomalyBatchInfer:
         """Batch inference that also runs without a GPU."""
         return AnomalyBatchInfer()
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """What can be done with the whole datastore."""
+        return {ANOMALY_SCORES: AnomalyScores(self.app_dir, lambda: self._infers)}
+
+    def scoring_methods(self) -> dict[str, ScoringMethod]:
+        """The scoring methods of this server, by name."""
+        return self._scoring_methods
+
+    def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What ``auto_update_scoring`` starts by itself is the method that only does what is missing."""
+        return super().async_scoring(method or ANOMALY_SCORES, params)
 
     def init_datastore(self) -> Datastore:
         """The studies folder, or the archive behind an address."""

@@ -1,8 +1,8 @@
 """Training, scoring and batch inference: what cannot work is refused at once, and progress can be seen.
 
 MONAI Label accepts any name with 200 and starts a sub-process, which then fails where nobody looks. Here the name is
-checked against the app first, and a training also its options and its healthy scans; the work itself stays MONAI
-Label's. What it answers about a running training is its last log lines; the progress figures are added to them.
+checked against the app first, a training also its options and its healthy scans, a scoring its parameters; the work
+itself stays MONAI Label's. What it answers about a running task is its last log lines; the progress figures are added.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import tasks
 
-from monailabel_app.errors import UnknownModel
+from monailabel_app.errors import AnomalyAppError, UnknownModel
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Tasks"])
 
@@ -76,11 +76,47 @@ def run_training(
         return train.run_model(model, request, run_sync, enqueue)
 
 
+@router.get("/scoring/", summary="Progress of the scoring")
+def scoring_status(all: bool = False, check_if_running: bool = False, user: User = _USER) -> Any:
+    """MONAI Label's answer; the newest task also has ``progress``: scans done, failed, seconds left, the result."""
+    answer = scoring.status(all, check_if_running)
+    listed = answer if isinstance(answer, list) else [answer]
+    if not listed:
+        return answer
+    newest = dict(listed[-1])
+    method = app_instance().scoring_methods().get(str((newest.get("request") or {}).get("method")))
+    # Before the process has begun, the file still tells of the run before it.
+    if method is not None and newest.get("status") != "SUBMITTED":
+        newest["progress"] = method.progress.read()
+    return [*listed[:-1], newest] if isinstance(answer, list) else newest
+
+
+@router.post("/scoring/", include_in_schema=False)
+def run_all_scorings(params: dict | None = None, run_sync: bool = False, user: User = _ANNOTATOR) -> Any:
+    """Every scoring method, one after the other; one that cannot be done says why."""
+    answers = {}
+    for name in app_instance().scoring_methods():
+        try:
+            request = scoring_request(name, (params or {}).get(name) or {})
+        except AnomalyAppError as error:
+            answers[name] = {"result": None, "detail": str(error)}
+            continue
+        with _STARTING:
+            task, detail = AsyncTask.run(
+                "scoring", request={"method": name, **request}, force_sync=run_sync, enqueue=True
+            )
+        answers[name] = {"result": task, "detail": detail}
+    return answers
+
+
 @router.post("/scoring/{method}", summary="Run one scoring method")
 def run_scoring(method: str, params: dict | None = None, run_sync: bool = False, user: User = _ANNOTATOR) -> Any:
-    """Start a scoring in a process of its own."""
-    check_name("scoring method", method, app_instance().info()["scoring"])
-    return scoring.run_method(method, params, run_sync)
+    """Start a scoring in a process of its own; 429 while another one runs."""
+    request = scoring_request(method, params or {})
+    with _STARTING:
+        if any(task["status"] in {"SUBMITTED", "RUNNING"} for task in tasks("scoring")):
+            raise HTTPException(status_code=429, detail="a scoring is running already: wait for it or stop it")
+        return scoring.run_method(method, request, run_sync)
 
 
 @router.post("/batch/infer/{model}", summary="Analyse many scans of the datastore")
@@ -106,6 +142,14 @@ def training_request(name: str, params: dict[str, Any]) -> dict[str, Any]:
         request["gpus"] = str(request["gpus"])
     trainers[name].check(request, app.datastore())
     return request
+
+
+def scoring_request(name: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Exactly what the method will read. Raises AnomalyAppError when it could not begin."""
+    app = app_instance()
+    methods = app.scoring_methods()
+    check_name("scoring method", name, methods)
+    return methods[name].check(params, app.datastore())
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

@@ -56,6 +56,14 @@ class AnomalyInferTask(InferTask):
         devices = list_devices()
         return {**self._config, **({"device": ["auto", *devices]} if len(devices) > 1 else {})}
 
+    def read(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that an analysis of this request would have. Raises InvalidSettings."""
+        return options.read(request, self._scores)
+
+    def calibration(self) -> str:
+        """Which calibration the thresholds come from."""
+        return "shipped"
+
     def is_valid(self) -> bool:
         """Whether the model's folder is still there."""
         return (self.entry.folder / "config.yaml").is_file()
@@ -68,7 +76,7 @@ class AnomalyInferTask(InferTask):
         """
         extension = _extension(request.get("result_extension"))
         compress = str(request.get("result_compress", True)).lower() not in {"false", "0", "no"}
-        values = options.read(request, self._scores)
+        values = self.read(request)
         device = choose_device(request.get("device"))
         started = time.perf_counter()
         with self._runner.device(device):
