@@ -26,13 +26,15 @@ _LEVEL = 0.05
 
 
 def group_title(attributes: Sequence[str], group: str) -> str:
-    """``women, under 40`` for the group ``F, <40`` of sex x age."""
+    """``women aged under 40`` for the group ``F, <40`` of sex x age."""
     if group == "unknown":
         return "unknown"
     parts = group.split(", ") if len(attributes) > 1 else [group]
     if len(parts) != len(attributes):  # a value with a comma of its own
         return group
-    return ", ".join(_part_title(name, part) for name, part in zip(attributes, parts, strict=True))
+    return ", ".join(_part_title(name, part) for name, part in zip(attributes, parts, strict=True)).replace(
+        ", aged", " aged"
+    )
 
 
 def _part_title(attribute: str, part: str) -> str:
@@ -40,10 +42,10 @@ def _part_title(attribute: str, part: str) -> str:
         return _SEX.get(part.lower(), part)
     if attribute.lower() == _AGES:
         if part.startswith("<"):
-            return f"under {part[1:]}"
+            return f"aged under {part[1:]}"
         if part.startswith(">="):
-            return f"{part[2:]} and over"
-        return part.replace("-", " to ")
+            return f"aged {part[2:]} and over"
+        return f"aged {part.replace('-', ' to ')}"
     return f"{attribute} {part}"
 
 
@@ -76,10 +78,12 @@ def attribute_sentences(attribute: Mapping[str, Any], min_group: int) -> list[st
         parts = [f"{_value(group['figures'][name], name)} in {_people(group)}" for group in compared]
         verdict = "differs between the groups" if test["p_corrected"] < _LEVEL else "shows no clear difference"
         lines.append(
-            f"By {attribute['name']}: {_plain(name)} is {_and(parts)}; it {verdict} (p = {_p(test['p_value'])}, "
+            f"By {attribute['name']}: {_plain(name)}, is {_and(parts)}; it {verdict} (p = {_p(test['p_value'])}, "
             f"{_p(test['p_corrected'])} after correction for {test['tests']} comparison{'s' * (test['tests'] > 1)})."
         )
         lines += _resolution_sentence(attribute, compared)
+        if test["exact"] and test["tests"] / test["assignments"] > _LEVEL:
+            lines.append("With so few people no difference, however large, could have come out as significant.")
         lines += _score_gap(attribute, compared)
         if test["left_out"]:
             lines.append(f"{test['left_out']} people with scans in several groups took no part in the test.")
@@ -99,10 +103,9 @@ def _resolution_sentence(attribute: Mapping[str, Any], compared: Sequence[Mappin
     titles = {group["group"]: group["title"] for group in compared}
     (a, b), (n, m) = found["groups"], found["patients"]
     unit = " ml" if found["figure"].startswith("false_ml") else ""
-    return [
-        f"With {n} {titles[a]} and {m} {titles[b]} a difference below about {found['difference']:.2g}{unit} would "
-        "probably not be seen: such a result does not show that the groups are treated alike."
-    ]
+    seen = f"a true difference below about {found['difference']:.2g}{unit} would probably not be seen"
+    otherwise = "" if attribute["test"]["p_corrected"] < _LEVEL else ": this does not show that they are treated alike"
+    return [f"With {n} {_those(titles[a])} and {m} {_those(titles[b])}, {seen}{otherwise}."]
 
 
 def _score_gap(attribute: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -110,10 +113,12 @@ def _score_gap(attribute: Mapping[str, Any], compared: Sequence[Mapping[str, Any
     if gap is None:
         return []
     titles = {group["group"]: group["title"] for group in compared}
-    chosen = " (the two furthest apart)" if len(compared) > 2 else ""
+    chosen = ", the two furthest apart" if len(compared) > 2 else ""
+    limits = gap["difference"]["interval"]
+    chance = "" if limits and limits[0] > 0 else "; the interval includes no difference, so this may be chance"
     return [
-        f"Healthy {titles[gap['low']]} are the harder to tell from patients: sAUROC lower by "
-        f"{_value(gap['difference'], 'sauroc')} than for {titles[gap['high']]}{chosen}."
+        f"sAUROC is lower for healthy {_those(titles[gap['low']])} than for {_those(titles[gap['high']])} by "
+        f"{_value(gap['difference'], 'sauroc')}{chosen}{chance}."
     ]
 
 
@@ -152,6 +157,11 @@ def fairness_markdown(record: Mapping[str, Any]) -> str:
     ]
     for entry in record["models"]:
         parts.append(_model_markdown(entry, heading="##"))
+    if len(record["models"]) > 1:
+        parts.append(
+            f"p-values are corrected for the comparisons of one model, not for the {len(record['models'])} entries "
+            "above: among many, a small one is to be expected by chance."
+        )
     for law in record["laws"]:
         where = f" on {law['set']}" if law["set"] else ""
         sentences = "\n".join(f"- {sentence}" for sentence in law["sentences"])
@@ -172,7 +182,7 @@ def fairness_section(record: Mapping[str, Any], model: str | None = None) -> str
             "## Fairness\n\nHealthy people of different groups under one threshold; intervals and tests over people, "
             f"groups below {options['min_group']} people not reported. sAUROC: chance that a scan with an anomaly, of "
             "any group, scores above a healthy scan of this group.",
-            *(_model_markdown(entry, heading="###", named=model is None) for entry in entries),
+            *(_model_markdown(entry, heading="###", named=model is None, short=True) for entry in entries),
         ]
     )
 
@@ -200,7 +210,8 @@ def fairness_csv(record: Mapping[str, Any]) -> str:
     return stream.getvalue()
 
 
-def _model_markdown(entry: Mapping[str, Any], *, heading: str, named: bool = True) -> str:
+def _model_markdown(entry: Mapping[str, Any], *, heading: str, named: bool = True, short: bool = False) -> str:
+    """short: one volume only, and no sentences about intersections."""
     where = " ".join(filter(None, (entry["set"], entry["split"])))
     title = " on ".join(filter(None, (entry["model"] if named else "", where))) or entry["model"]
     warning = (
@@ -211,7 +222,7 @@ def _model_markdown(entry: Mapping[str, Any], *, heading: str, named: bool = Tru
     positives = ""
     if entry["positives"]:
         positives = f", {entry['positives']} scans with anomalies of {entry['positive_patients']} people"
-    names = entry["figures"]
+    names = [name for name in entry["figures"] if not short or name in (entry["tested"], "sauroc", "fpr_at_tpr95")]
     lines = [
         "| group | people | " + " | ".join(figure_title(name) for name in names) + " |",
         "|" + "---|" * (len(names) + 2),
@@ -221,7 +232,8 @@ def _model_markdown(entry: Mapping[str, Any], *, heading: str, named: bool = Tru
         for group in attribute["groups"]:
             label = f"{attribute['name']} unknown" if group["group"] == "unknown" else group["title"]
             lines.append(_row(label, group["patients"], group["figures"], names))
-    sentences = [sentence for attribute in entry["attributes"] for sentence in attribute["sentences"]]
+    told = [attribute for attribute in entry["attributes"] if not (short and attribute["intersection"])]
+    sentences = [sentence for attribute in told for sentence in attribute["sentences"]]
     return (
         f"{heading} {title}{warning}\n\n{entry['patients']} healthy people ({entry['scans']} scans){positives}.\n\n"
         + "\n".join(lines)
@@ -253,11 +265,15 @@ def _value(figure: Mapping[str, Any], name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    return figure_title(name).replace(", ml", " (ml)")
+    return figure_title(name).replace(", ml", ", in ml")
 
 
 def _people(group: Mapping[str, Any]) -> str:
-    return f"{group['title']} ({group['patients']} people)"
+    return f"{_those(group['title'])} ({group['patients']})"
+
+
+def _those(title: str) -> str:
+    return f"people {title}" if title.startswith("aged") else title
 
 
 def _count(number: int) -> str:
