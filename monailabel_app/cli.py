@@ -21,6 +21,7 @@ from monailabel_app import (
     cli_forget,
     cli_models,
     cli_prototypes,
+    cli_report,
     cli_selftest,
     cli_train,
 )
@@ -176,6 +177,7 @@ cli_train.register(app)
 cli_evaluate.register(app)
 cli_fairness.register(app)
 cli_selftest.register(app)
+cli_report.register(app)
 cli_prototypes.register(app)
 cli_curate.register(app)
 cli_encoder.register(app)

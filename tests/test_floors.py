@@ -22,6 +22,7 @@ FLOORS = (
         "cli_forget",
         "cli_models",
         "cli_prototypes",
+        "cli_report",
         "cli_selftest",
         "cli_train",
     },
