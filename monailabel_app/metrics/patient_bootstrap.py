@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy import stats
 
 from monailabel_app.errors import InvalidSettings
 
@@ -94,3 +95,16 @@ def limits(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail]) if len(drawn) else (np.nan, np.nan)
     return float(low), float(high)
+
+
+def expanded_level(people: int, level: float = 0.95) -> float:
+    """The level whose percentiles hold ``level`` when ``people`` are resampled; 1 for fewer than two.
+
+    Resampling n people shows their spread too small by (n - 1) / n and knows no tails beyond the normal ones, so the
+    percentiles are taken further out, as Student's t has them (the expanded percentile interval of Hesterberg, The
+    American Statistician 69, 2015).
+    """
+    if people < 2:
+        return 1.0
+    tail = stats.norm.cdf(np.sqrt(people / (people - 1)) * stats.t.ppf((1 - level) / 2, people - 1))
+    return float(1 - 2 * tail)

@@ -100,7 +100,7 @@ def _preamble(record: Mapping[str, Any]) -> str:
         f"{quick}Measured on the model grid (2 mm). AP: average precision over brain voxels of all cases together; "
         "the AP of chance is the prevalence. Dice (mean over cases), lesion recall (any overlap, 26-connected) and "
         "false positives at the `balanced` operating point, chosen on healthy scans; components below 0.1 ml dropped. "
-        "Healthy false volume: what is marked in a healthy scan. Brackets: 95 % percentile bootstrap over patients "
+        "Healthy false volume: what is marked in a healthy scan. Brackets: 95 % bootstrap over patients "
         f"({record['resamples']} resamples); differences are paired, in bold where the interval leaves 0 out. p: "
         "paired permutation over patients of the AP of each case, not corrected for the number of rows. Who calibrated "
         "a model is judged without their own statistics and thresholds. Seconds are medians per scan, preparing not "

@@ -60,7 +60,7 @@ def differences(mine: Draws, other: Draws, patients: Patients, reference: str) -
     for key in COMPARED:
         pair = [draws.points.get(POINT, {}) if key == "dice" else draws.figures for draws in (mine, other)]
         if key in pair[0] and key in pair[1]:
-            found[key] = figure(pair[0][key] - pair[1][key], patients.interval(key)) | {
+            found[key] = figure(pair[0][key] - pair[1][key], patients.behind(key)) | {
                 "p_value": _p_value(key, mine, other, patients)
             }
     return found

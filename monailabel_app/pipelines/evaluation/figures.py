@@ -27,8 +27,8 @@ RESAMPLES = 2000
 EXPLAINED = {
     "figures": "Voxels of the brain on the model grid (2 mm), of all cases together. AP: average precision, to be read "
     "beside the prevalence, which is the AP of chance. Best Dice knows the labels (oracle): an upper bound. Scan "
-    "AUROC: chance that a scan with lesions scores above a healthy one. Brackets: 95 % percentile bootstrap over "
-    "patients; none with fewer than 5 of them.",
+    "AUROC: chance that a scan with lesions scores above a healthy one. Brackets: 95 % bootstrap over "
+    "patients, percentiles expanded for their number; none with fewer than 5 of them.",
     "points": "Operating points are chosen on healthy scans. Dice is the mean over cases; recall and false positives "
     "count 26-connected components, predicted ones below 0.1 ml dropped. Volume error: marked minus true volume, "
     "without its sign; bias: with it. RoDeO: boxes of predicted and true lesions matched one to one.",
@@ -183,12 +183,12 @@ def _row(
         "processor_seconds_to_analyse": record.get("processor_seconds_to_analyse"),
         "seconds_to_prepare": record.get("seconds_to_prepare"),
         "peak_memory_mb": record.get("peak_memory_mb"),
-        "figures": {key: figure(values, patients.interval(key)) for key, values in draws.figures.items()},
+        "figures": {key: figure(values, patients.behind(key)) for key, values in draws.figures.items()},
         "points": {
             point: {
                 "threshold": mean_threshold(protocol, point),
                 "target": _target(protocol, point),
-                "figures": {key: figure(values, patients.interval(key)) for key, values in found.items()},
+                "figures": {key: figure(values, patients.behind(key)) for key, values in found.items()},
             }
             for point, found in draws.points.items()
         },

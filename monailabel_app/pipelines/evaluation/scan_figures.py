@@ -10,6 +10,7 @@ import numpy as np
 
 from monailabel_app.metrics.case_histograms import aurocs, average_precisions, best_dices
 from monailabel_app.metrics.patient_bootstrap import (
+    expanded_level,
     limits,
     pooled_statistics,
     weighted_aurocs,
@@ -48,21 +49,10 @@ class Patients:
     weights: np.ndarray
     healthy_weights: np.ndarray
 
-    @property
-    def enough(self) -> bool:
-        """Whether there are patients enough for an interval of what the cases show."""
-        return len(set(self.cases)) >= FEWEST_PATIENTS
-
-    @property
-    def enough_healthy(self) -> bool:
-        """Whether there are healthy people enough for an interval of what their scans show."""
-        return len(set(self.healthy)) >= FEWEST_PATIENTS
-
-    def interval(self, name: str) -> bool:
-        """Whether a figure gets an interval."""
-        if name in _HEALTHY:
-            return self.enough_healthy
-        return self.enough and (name != "scan_auroc" or self.enough_healthy)
+    def behind(self, name: str) -> int:
+        """How many people a figure rests on; for the scan AUROC those of the smaller group."""
+        ill, well = len(set(self.cases)), len(set(self.healthy))
+        return well if name in _HEALTHY else min(ill, well) if name == "scan_auroc" else ill
 
 
 def draw_figures(protocol: Mapping[str, Any], counts: np.ndarray, patients: Patients) -> Draws:
@@ -110,9 +100,9 @@ def at_point(scans: Scans, point: str, *keys: str) -> np.ndarray:
     return np.array(values, dtype=np.float64)
 
 
-def figure(values: np.ndarray, interval: bool) -> dict[str, Any]:
-    """``value`` and ``interval`` of resampled values; the interval is None where there are too few patients."""
-    low, high = limits(values) if interval else (np.nan, np.nan)
+def figure(values: np.ndarray, people: int) -> dict[str, Any]:
+    """``value`` and ``interval`` of resampled values, expanded for the number of people; None below 5 of them."""
+    low, high = limits(values, expanded_level(people)) if people >= FEWEST_PATIENTS else (np.nan, np.nan)
     return {"value": float(values[0]), "interval": [low, high] if np.isfinite([low, high]).all() else None}
 
 

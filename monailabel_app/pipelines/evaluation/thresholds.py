@@ -27,7 +27,7 @@ def side_by_side(
     protocol, counts = measurement.record["protocols"][name], measurement.counts[name]
 
     def mean(dices: np.ndarray) -> dict[str, Any]:
-        return figure(weighted_means(patients.weights, dices), patients.enough)
+        return figure(weighted_means(patients.weights, dices), patients.behind("dice"))
 
     found: dict[str, Any] = {"healthy_point": None, "healthy_quantile": None, "label_tuned": None}
     own = _case_thresholds(protocol, POINT)

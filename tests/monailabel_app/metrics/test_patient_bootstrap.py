@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.metrics.case_histograms import aurocs, average_precisions, count_voxels
 from monailabel_app.metrics.imagewise import scan_auroc
 from monailabel_app.metrics.intervals import bootstrap_interval
 from monailabel_app.metrics.patient_bootstrap import (
+    expanded_level,
     limits,
     patient_weights,
     pooled_precisions,
@@ -69,3 +71,15 @@ def test_scans_without_a_value_are_left_out():
 def test_nothing_to_resample_is_an_error():
     with pytest.raises(InvalidSettings, match="at least one case"):
         patient_weights([])
+
+
+@pytest.mark.parametrize("people", [5, 8, 20])
+def test_the_expanded_interval_of_a_mean_is_about_student_s(people):
+    """The bootstrap of a mean is nearly normal, so the expanded percentiles are those of the t distribution."""
+    values = stats.norm.ppf((np.arange(people) + 0.5) / people)
+    weights, _ = patient_weights([str(i) for i in range(people)], resamples=40_000)
+    low, high = limits(weighted_means(weights, values), expanded_level(people))
+    expected = stats.t.interval(0.95, people - 1, values.mean(), stats.sem(values))
+    np.testing.assert_allclose((low, high), expected, rtol=0.1)
+    assert expanded_level(10_000) == pytest.approx(0.95, abs=1e-4)
+    assert expanded_level(1) == 1
