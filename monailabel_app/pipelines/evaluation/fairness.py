@@ -119,6 +119,11 @@ def fairness(
             models.append(_unit(model, name, members, ill, by, point, options))
     if not models:
         raise EvaluationFailed(f"expected healthy scans in {Path(table).name}, found none: false positives are theirs")
+    if positives and not any(entry["positives"] for entry in models):
+        raise EvaluationFailed(
+            f"expected scans with anomalies, of the same models and with a {SCORE}, in {Path(positives).name}; "
+            "found none"
+        )
     record = {
         "version": VERSION,
         "made": {

@@ -23,6 +23,7 @@ from monailabel_app.reports.fairness_table import group_title
 from .score_table import ScanResult, number
 
 _POWER, _LEVEL = 0.8, 0.05
+_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
 
 def compare_groups(
@@ -50,10 +51,12 @@ def compare_groups(
 
 
 def labels_of(rows: Sequence[ScanResult], attribute: str, bands: Sequence[float]) -> list[str]:
-    """The group of each scan; ages in bands."""
+    """The group of each scan: ages in bands, sexes under one spelling, ``unknown`` where the table says nothing."""
     cells = [row.cells[attribute] for row in rows]
     cells = ["" if cell.lower() in ("", UNKNOWN, "nan", "none", "na", "n/a") else cell for cell in cells]
-    if attribute != "age":
+    if attribute.lower() == "sex":
+        cells = [_SEXES.get(cell.lower(), cell) for cell in cells]
+    if attribute.lower() != "age":
         return [cell or UNKNOWN for cell in cells]
     ages = [number(cell, attribute, row.line) if cell else None for cell, row in zip(cells, rows, strict=True)]
     return [age_band(age, bands) for age in ages]
