@@ -207,11 +207,13 @@ def rebuild(
 
 @weights_app.command()
 def cards(
-    table: Annotated[Path, typer.Option(help="evaluation.json of `evaluate`.")] = ROOT
-    / "tests/benchmarks/results/methods_table.json",
+    evaluation: Annotated[Path, typer.Option(help="evaluation.json of `evaluate`.")] = ROOT
+    / "tests/benchmarks/results/evaluation.json",
+    selftest: Annotated[list[Path] | None, typer.Option(help="blind_spots.json of `selftest`, for each model.")] = None,
+    fairness: Annotated[Path | None, typer.Option(help="fairness.json of `fairness`.")] = None,
 ) -> None:
-    """Write the card of every shipped model from a comparison."""
+    """Write card.md and measured.json of every shipped model from what was measured."""
     from monailabel_app.pipelines.cards import write_cards
 
-    for name in write_cards(ROOT, table):
-        typer.echo(name)
+    for line in write_cards(ROOT, evaluation, selftests=selftest or (), fairness=fairness):
+        typer.echo(line)

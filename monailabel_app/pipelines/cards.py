@@ -1,31 +1,34 @@
-"""Cards of all shipped models from one comparison."""
+"""Cards and measured.json of all shipped models from what was measured."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from monailabel_app.errors import EvaluationFailed
 from monailabel_app.registry import load_method
 from monailabel_app.reports.shipped_card import shipped_card
-from monailabel_app.weights.model_folder import CARD, open_model_folder, seal
+from monailabel_app.reports.verdicts import measured_record
+from monailabel_app.weights.measured_file import write_measured
+from monailabel_app.weights.model_folder import CARD, open_model_folder, result_hash, seal
 
 from .shipped_models import DEFAULTS, SHIPPED
 
 
-def write_cards(root: Path, table: Path) -> Iterator[str]:
-    """card.md of every shipped model that is there, from ``methods_table.json``; weights and calibration stay.
+def write_cards(
+    root: Path, evaluation: Path, *, selftests: Sequence[Path] = (), fairness: Path | None = None
+) -> Iterator[str]:
+    """card.md and measured.json of every shipped model that is there; weights and calibration stay.
 
-    Yields the names. Raises EvaluationFailed when the table cannot be read.
+    evaluation: evaluation.json of ``evaluate``. selftests: blind_spots.json of ``selftest``, of any models. fairness:
+    fairness.json. Yields a line per model. Raises EvaluationFailed when a file cannot be read, before anything is
+    written.
     """
-    try:
-        record = json.loads(Path(table).read_text())
-        sets = record["sets"]
-    except (OSError, ValueError, KeyError) as error:
-        raise EvaluationFailed(
-            f"expected the table that `main.py compare` writes, got {type(error).__name__}; run the comparison first"
-        ) from error
+    record = _read(evaluation, "sets", "evaluate")
+    spots = [_read(path, "sentences", "selftest") for path in selftests]
+    fair = _read(fairness, "models", "fairness") if fairness is not None else None
     for name, shipped in SHIPPED.items():
         folder = root / "model_weights" / name
         if not (folder / "calibration.json").is_file():
@@ -34,6 +37,20 @@ def write_cards(root: Path, table: Path) -> Iterator[str]:
         calibration = json.loads((folder / "calibration.json").read_text())
         about = load_method(shipped.method).__doc__ or ""
         first = [sequence for sequence, model in DEFAULTS.items() if model == name]
-        (folder / CARD).write_text(shipped_card(name, opened.config, calibration, about, sets, first))
+        measured = measured_record(name, result_hash(folder), record, selftests=spots, fairness=fair)
+        card = shipped_card(name, opened.config, calibration, about, measured, record["sets"], first, fair)
+        (folder / CARD).write_text(card)
+        write_measured(folder, measured)
         seal(folder)
-        yield name
+        yield f"{name}: {len(measured['sets'])} sets" + (", not measured as it is now" * (not measured["sets"]))
+
+
+def _read(path: Path, key: str, command: str) -> Mapping[str, Any]:
+    try:
+        record = json.loads(Path(path).read_text())
+        record[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EvaluationFailed(
+            f"expected {Path(path).name} as `main.py {command}` writes it, got {type(error).__name__}; run that first"
+        ) from error
+    return record

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .model_card import operating_point_table
+from .comparison import figure_of, figure_text
+from .fairness_table import fairness_section
+from .point_table import operating_point_table
+from .verdicts import row_of
 
-_BASELINES = ("intensity", "atlas_zscore")
+# Figure, title, digits, and whether it is read at the balanced operating point.
 _FIGURES = (
-    ("pooled_ap", "AP, pooled"),
-    ("best_dice_oracle", "best Dice (oracle)"),
-    ("dice", "Dice at balanced"),
-    ("recall", "lesion recall"),
-    ("false_positives_per_scan", "false positives per scan"),
-    ("scan_auroc", "scan AUROC"),
-    ("healthy_false_ml", "healthy false volume, ml"),
+    ("pooled_ap", "AP, pooled", 3, False),
+    ("best_dice_oracle", "best Dice (oracle)", 3, False),
+    ("dice", "Dice at balanced", 3, True),
+    ("recall", "lesion recall", 2, True),
+    ("false_positives_per_scan", "false positives per scan", 1, True),
+    ("rodeo", "RoDeO", 3, True),
+    ("scan_auroc", "scan AUROC", 3, False),
+    ("healthy_false_ml", "healthy false volume, ml", 1, True),
 )
 _SEQUENCES = {
     "t1": "T1-weighted head scans",
@@ -29,19 +33,23 @@ def shipped_card(
     config: Mapping[str, Any],
     calibration: Mapping[str, Any],
     about: str,
+    measured: Mapping[str, Any],
     tables: Sequence[Mapping[str, Any]],
     default_for: Sequence[str] = (),
+    fairness: Mapping[str, Any] | None = None,
 ) -> str:
-    """Markdown. about: the docstring of the method's module. tables: the ``sets`` of a comparison's record.
+    """Markdown. about: the docstring of the method's module. measured: of ``measured_record``.
 
-    default_for: the sequences that the model is offered first for.
+    tables: the ``sets`` of an evaluation's record. default_for: the sequences that the model is offered first for.
+    fairness: the record of ``fairness``.
     """
     data, training = config["training_data"], config.get("training") or {}
     sequence = _SEQUENCES.get(config["modality"], f"{config['modality'].upper()} head scans")
-    measured = [_measured(model_id, table) for table in tables]
+    names = {entry["name"] for entry in measured["sets"]}
+    shown = [_measured(model_id, table) for table in tables if table["name"] in names]
     first = f"\n\nOffered first for {' and '.join(default_for)}." if default_for else ""
     return f"""# {model_id}
-
+{_warnings(measured)}
 {config["description"]}. Method: `{config["method"]}` ({config["paper"]}).{first}
 
 **Intended use**: research on unsupervised detection of brain anomalies in {sequence} of adults, read by people who look at
@@ -61,10 +69,10 @@ which trained nothing. {_training(training)}
 
 Average precision (AP) over brain voxels of all cases together on the 2 mm model grid; 95 % bootstrap intervals over patients.
 "Best Dice" knows the labels and is an upper bound; "balanced" is the operating point of 1 % healthy voxels. The whole
-table, every method beside both baselines: `tests/benchmarks/results/methods_table.md`.
+table, every method beside both baselines: `tests/benchmarks/results/evaluation.md`.
 
-{chr(10).join(part for part in measured if part) or "Not measured yet."}
-
+{chr(10).join(shown) or "Not measured yet."}
+{_blind_spots(measured["blind_spots"])}{_fairness(fairness, model_id)}
 ## Operating points (standard smoothing)
 
 {operating_point_table(calibration)}
@@ -75,69 +83,51 @@ table, every method beside both baselines: `tests/benchmarks/results/methods_tab
 """
 
 
-def verdict(model_id: str, table: Mapping[str, Any]) -> str:
-    """One sentence on one set: whether the model's pooled AP is above that of each baseline, with the interval."""
-    rows = {row["model"]: row for row in _default_rows(table)}
-    own = rows.get(model_id)
-    if own is None:
-        return ""
-    value = own["figures"]["pooled_ap"]["value"]
-    parts = []
-    for method in _BASELINES:
-        others = [r for r in rows.values() if r["method"] == method and r["model"] != model_id]
-        if not others:
-            continue
-        best = max(others, key=lambda r: r["figures"]["pooled_ap"]["value"])
-        other = best["figures"]["pooled_ap"]["value"]
-        word = "above" if value > other else "NOT above"
-        interval = _interval(own, best["model"])
-        parts.append(f"{word} {best['model']} ({other:.3f}{interval})")
-    return f"AP {value:.3f}: {', '.join(parts)}." if parts else f"AP {value:.3f}."
-
-
-def _interval(own: Mapping[str, Any], reference: str) -> str:
-    for difference in own["differences"].values():
-        limits = difference["pooled_ap"]["interval"]
-        if difference["reference"] == reference and limits and None not in limits:
-            return f"; difference {difference['pooled_ap']['value']:+.3f} [{limits[0]:+.3f}, {limits[1]:+.3f}]"
-    return ""
+def _warnings(measured: Mapping[str, Any]) -> str:
+    """First of all what the model is not better than."""
+    lines = "\n".join(f"> - {sentence}" for sentence in measured["warnings"])
+    return f"\n> **Not better than a simple baseline, as far as was measured:**\n>\n{lines}\n" if lines else ""
 
 
 def _measured(model_id: str, table: Mapping[str, Any]) -> str:
-    rows = [row for row in _default_rows(table) if row["model"] == model_id or row["method"] in _BASELINES]
-    if not any(row["model"] == model_id for row in rows):
-        return ""
-    shown = [(key, title) for key, title in _FIGURES if any(key in row["figures"] for row in rows)]
+    own = row_of(model_id, table)
+    names = [own["differences"][key]["reference"] for key in ("intensity", "atlas") if key in own["differences"]]
+    found = [row_of(name, table) for name in dict.fromkeys(names) if name != model_id]
+    rows = sorted([own, *(row for row in found if row)], key=lambda row: -(row["figures"]["pooled_ap"]["value"] or 0))
+    shown = [column for column in _FIGURES if any(figure_of(row, column[0], column[3]) for row in rows)]
     lines = [
-        "| model | score | " + " | ".join(title for _, title in shown) + " | seconds |",
+        "| model | score | " + " | ".join(title for _, title, _, _ in shown) + " | seconds |",
         "|---|---|" + "---|" * (len(shown) + 1),
     ]
-    for row in sorted(rows, key=lambda r: -(r["figures"]["pooled_ap"]["value"] or 0)):
-        cells = " | ".join(_cell(row["figures"].get(key)) for key, _ in shown)
-        lines.append(f"| {row['model']} | {row['score']} | {cells} | {row['seconds_to_analyse']:.1f} |")
-    cases = rows[0]["cases"]
+    for row in rows:
+        cells = " | ".join(figure_text(figure_of(row, key, at_point), digits) for key, _, digits, at_point in shown)
+        seconds = row.get("seconds_to_analyse")
+        lines.append(f"| {row['model']} | {row['score']} | {cells} | {'-' if seconds is None else f'{seconds:.1f}'} |")
+    cases = table["cases"]
     return (
-        f"### {table['title']} ({cases} case{'s' if cases != 1 else ''})\n\n{verdict(model_id, table)}\n\n"
+        f"### {table['title']} ({cases} case{'s' if cases != 1 else ''})\n\n{own['verdict']['sentence']}\n\n"
         + "\n".join(lines)
         + "\n"
     )
 
 
-def _default_rows(table: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Of every model the row of its default score, with its own calibration where there are two."""
-    rows: dict[str, Mapping[str, Any]] = {}
-    for row in table["rows"]:
-        if row["default"] and (row["model"] not in rows or row["calibration"] == "own"):
-            rows[row["model"]] = row
-    return list(rows.values())
+def _blind_spots(found: Sequence[Mapping[str, Any]]) -> str:
+    """What the self-tests say that the model does not see."""
+    parts = []
+    for entry in found:
+        told = "\n".join(f"- {sentence}" for sentence in entry["sentences"])
+        parts.append(f"In {entry['scans']} healthy scans of `{entry['data']}`, point `{entry['point']}`:\n\n{told}\n")
+    if not parts:
+        return ""
+    about = (
+        "What `python main.py selftest` found that the model misses among synthetic anomalies put into healthy scans."
+    )
+    return f"\n## Blind spots\n\n{about}\n\n" + "\n".join(parts)
 
 
-def _cell(figure: Mapping[str, Any] | None) -> str:
-    if figure is None or figure["value"] is None:
-        return "-"
-    limits = figure["interval"]
-    text = f"{figure['value']:.3f}"
-    return text if not limits or None in limits else f"{text} [{limits[0]:.3f}, {limits[1]:.3f}]"
+def _fairness(record: Mapping[str, Any] | None, model_id: str) -> str:
+    section = fairness_section(record, model_id) if record else ""
+    return f"\n{section}\n" if section else ""
 
 
 def _training(training: Mapping[str, Any]) -> str:

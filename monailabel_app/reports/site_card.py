@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .model_card import operating_point_table
+from .point_table import operating_point_table
 
 
 def site_card(

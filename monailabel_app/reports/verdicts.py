@@ -7,8 +7,8 @@
 - sets: per data set name, title, modality, split, cases, patients, healthy, score, calibration; figures: value and
   interval by name (those of operating points at ``balanced``); baselines: ``intensity`` and ``atlas`` with model, beats
   (yes, no, unclear) and the difference of the AP; verdict: beats_intensity, beats_atlas, sentence
-- sequences: per sequence modality, answer (yes, no, unclear, undecided), baselines (those it does not beat), set (the
-  largest), its patients and pooled_ap, sentence
+- sequences: per sequence modality, answer (yes, no, unclear, undecided), baselines (those it does not beat), compared
+  (those it was compared with), set (the largest), its patients and pooled_ap, sentence
 - warnings: the sentences of those sequences on which a baseline is not beaten
 - blind_spots: per self-test data, scans, point, sentences
 - fairness: min_group and per data set its name, split, kind and sentences; None where it was not measured
@@ -127,6 +127,7 @@ def _sequences(sets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "modality": modality,
             "answer": answer,
             "baselines": against,
+            "compared": list(dict.fromkeys(key for item in decided or own for key in item["baselines"])),
             "set": largest["name"],
             "patients": largest["patients"],
             "pooled_ap": largest["figures"]["pooled_ap"]["value"],
@@ -146,7 +147,7 @@ def _long(entry: Mapping[str, Any], told: Sequence[tuple[str, str, Any]], larges
             f"({largest['title']}: AP {_number(entry['pooled_ap'])}; {gaps})."
         )
     if entry["answer"] == "yes":
-        return f"{sequence}: beats {_and([BASELINES[key] for key in largest['baselines']])}."
+        return f"{sequence}: beats {_and([BASELINES[key] for key in entry['compared']])}."
     word = "does NOT beat" if entry["answer"] == "no" else "not shown to beat"
     parts = []
     for table in {item["name"]: item for _, _, item in told}.values():
@@ -161,7 +162,8 @@ def _short(entry: Mapping[str, Any]) -> str:
     if entry["answer"] == "undecided":
         return f"{sequence}: not shown to beat simple baselines ({figures})."
     if entry["answer"] == "yes":
-        return f"{sequence}: beats both simple baselines ({figures})."
+        which = "both simple baselines" if len(entry["compared"]) > 1 else f"the {entry['compared'][0]} baseline"
+        return f"{sequence}: beats {which} ({figures})."
     many = "s" if len(entry["baselines"]) > 1 else ""
     word = "does NOT beat" if entry["answer"] == "no" else "not shown to beat"
     return f"{sequence}: {word} the {_and(entry['baselines'])} baseline{many} ({figures})."

@@ -169,6 +169,7 @@ def _row(
         "set": record["set"]["name"],
         "model": model["id"],
         "hash": model["hash"],
+        "result_hash": model.get("result_hash"),
         "method": model["method"],
         "modality": model["modality"],
         "protocol": name,
@@ -176,6 +177,7 @@ def _row(
         "smoothing": protocol["smoothing"],
         "calibration": _calibration(protocol["calibration"]),
         "leave_one_out": protocol["leave_one_out"],
+        "warnings": _warnings(protocol["calibration"]),
         "default": name.startswith(record["default"]),
         "cases": len(protocol["cases"]),
         "healthy": len(protocol["healthy"]),
@@ -261,6 +263,10 @@ def _calibration(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return {"id": value.get("id"), "kind": value.get("kind", "own"), "scans": value.get("scans")}
     return {"id": None, "kind": value, "scans": None}
+
+
+def _warnings(calibration: Any) -> list[str]:
+    return [str(said) for said in calibration.get("warnings") or ()] if isinstance(calibration, Mapping) else []
 
 
 def _target(protocol: Mapping[str, Any], point: str) -> Any:
