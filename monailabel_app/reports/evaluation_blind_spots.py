@@ -178,8 +178,8 @@ def _share_cell(entry: Mapping[str, Any], whole: bool = False) -> Markup:
     """The share found in the colour of the map; whole: with its interval."""
     share, count = entry.get("recall"), entry.get("n")
     interval = limits([100 * v for v in entry.get("interval") or () if is_number(v)], 0)
-    below = f"{interval} n = {count}" if whole and interval else f"n = {count}" if is_number(count) else None
-    small = element("span", below, class_="limits") if below else None
+    small = [element("span", interval, class_="limits") if whole and interval else None]
+    small.append(element("span", f"n = {count}", class_="limits") if is_number(count) else None)
     if not is_number(share):
         return element("td", MISSING, small, data_value="")
     tip = f"{100 * share:.0f} % {interval}" if interval else None

@@ -22,9 +22,9 @@ def write_page(evaluation: Path, out: Path, *, selftests: Sequence[Path] = (), f
     record.
     """
     source = _file(evaluation, "evaluation.json")
-    record = _read(source, "sets")
-    blind_spots = [_read(_file(path, "blind_spots.json"), "points") for path in selftests]
-    fair = _read(_file(fairness, "fairness.json"), "models") if fairness is not None else None
+    record = _read(source, "sets", list)
+    blind_spots = [_read(_file(path, "blind_spots.json"), "points", dict) for path in selftests]
+    fair = _read(_file(fairness, "fairness.json"), "models", list) if fairness is not None else None
     page = evaluation_html(
         record, blind_spots=blind_spots, fairness=fair, pictures=read_pictures(record, source.parent)
     )
@@ -38,7 +38,8 @@ def write_page(evaluation: Path, out: Path, *, selftests: Sequence[Path] = (), f
 def read_pictures(record: Mapping[str, Any], folder: Path) -> dict[str, bytes]:
     """The PNG files that the record's examples name, by those names; none from outside the folder."""
     found = {}
-    names = [e.get("picture") for entry in record["sets"] for e in entry.get("examples") or ()]
+    sets = [entry for entry in record["sets"] if isinstance(entry, Mapping)]
+    names = [example.get("picture") for entry in sets for example in entry.get("examples") or ()]
     for name in filter(lambda value: isinstance(value, str) and value, names):
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()) or not path.is_file():
@@ -52,8 +53,8 @@ def _file(path: Path, name: str) -> Path:
     return path / name if path.is_dir() else path
 
 
-def _read(path: Path, key: str) -> dict[str, Any]:
-    """A JSON object that has the key. NaN and infinity, which are no JSON, are read as missing numbers."""
+def _read(path: Path, key: str, kind: type) -> dict[str, Any]:
+    """A JSON object that has the key, of that kind. NaN and infinity, which are no JSON, are read as missing numbers."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except OSError as error:
@@ -64,7 +65,7 @@ def _read(path: Path, key: str) -> dict[str, Any]:
         raise EvaluationFailed(
             f"expected JSON in {path.name}, got something else ({error}); give the file that the command wrote"
         ) from error
-    if not isinstance(record, dict) or not isinstance(record.get(key), (list, dict)):
+    if not isinstance(record, dict) or not isinstance(record.get(key), kind):
         raise EvaluationFailed(
             f"expected a record with {key!r} in {path.name}, got none; was the file of another command given?"
         )

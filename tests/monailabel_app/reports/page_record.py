@@ -80,8 +80,9 @@ def _set(index: int, models: int, healthy: int, generator: np.random.Generator) 
         "curves": curves,
         "distributions": distributions,
         "examples": [
-            {"model": names[0][0], "id": f"scan_{i}", "kind": kind, "dice": dice, "volume_ml": 4.2 + i, "picture": f"{i}.png"}
-            for i, (kind, dice) in enumerate([("best", 0.81), ("best", 0.77), ("worst", 0.0), ("worst", 0.05)])
+            {"model": names[0][0], "id": f"scan_{i}", "kind": kind, "dice": dice, "volume_ml": 4.2 + i,
+             "picture": f"{i + 4 * index}.png"}
+            for i, (kind, dice) in enumerate([("best", 0.81), ("best", 0.77), ("worst", 0.05), ("worst", 0.0)])
         ],
     }  # fmt: skip
 
@@ -134,7 +135,11 @@ def _row(
         "thresholds": {
             "healthy_point": {"threshold": 2.0, "dice": figure(ap * 0.6)},
             "healthy_quantile": {"quantile": 0.995, "threshold": 2.2, "dice": figure(ap * 0.62)},
-            "label_tuned": {"thresholds": [2.9, 3.1], "dice": figure(ap * 0.8), "tuned_on": "other half of the patients"},
+            "label_tuned": {
+                "thresholds": [2.9, 3.1],
+                "dice": figure(ap * 0.8),
+                "tuned_on": "other half of the patients",
+            },
         },
         "differences": {} if baseline else {"best_baseline": difference, "atlas": difference},
         "verdict": {
