@@ -162,6 +162,8 @@ def fairness_markdown(record: Mapping[str, Any]) -> str:
             f"p-values are corrected for the comparisons of one model, not for the {len(record['models'])} entries "
             "above: among many, a small one is to be expected by chance."
         )
+    if record.get("left_out"):
+        parts.append(f"Left out, nothing known of the people: {', '.join(record['left_out'])}.")
     for law in record["laws"]:
         where = f" on {law['set']}" if law["set"] else ""
         sentences = "\n".join(f"- {sentence}" for sentence in law["sentences"])

@@ -20,6 +20,7 @@ Reads scan-level results (``score_table``), never a scan. ``fairness.json``, by 
         gaps [ {figure, high, low (groups), difference} ]   the two groups furthest apart
         resolution {figure, groups [two], patients [two], difference, power, level} or null
         sentences [what this says, in words] ] ]
+    left_out [sets without any of the attributes]
     laws [ per set, attribute and mixed group: set, attribute, figure, share_of, models, groups [ {group, title,
       intercept, slope, mean_absolute_error, runs, points [[share, value]]} ], equal_shares [ {groups [two], value,
       interval, met} ], sentences ]
@@ -56,7 +57,7 @@ from monailabel_app.reports.fairness_table import (
 )
 from monailabel_app.types import to_json
 
-from .fairness_groups import compare_groups, figure_of, labels_of
+from .fairness_groups import compare_groups, figure_of, labels_of, said
 from .fairness_laws import mixture_laws
 from .score_table import FALSE_ML, ScanResult, read_results
 
@@ -111,14 +112,19 @@ def fairness(
     units: dict[tuple[str, str, str], list[ScanResult]] = {}
     for row in rows:
         units.setdefault((row.model, row.set, "" if options.together else row.split), []).append(row)
-    models = []
+    models, left_out = [], []
     for (model, name, _), members in units.items():
-        if any(row.healthy for row in members):
+        if not any(_known(row, by) for row in members if row.healthy):
+            left_out += [name or model] if any(row.healthy for row in members) else []
+        else:
             ill = other if other is not None else members
             ill = [row for row in ill if not row.healthy and (row.model == model or ill is members)]
             models.append(_unit(model, name, members, ill, by, point, options))
     if not models:
-        raise EvaluationFailed(f"expected healthy scans in {Path(table).name}, found none: false positives are theirs")
+        raise EvaluationFailed(
+            f"expected healthy scans with {' or '.join(by)} in {Path(table).name}, found none: false positives are "
+            "theirs"
+        )
     if positives and not any(entry["positives"] for entry in models):
         raise EvaluationFailed(
             f"expected scans with anomalies, of the same models and with a {SCORE}, in {Path(positives).name}; "
@@ -144,6 +150,7 @@ def fairness(
         },
         "explained": EXPLAINED,
         "models": models,
+        "left_out": sorted(set(left_out)),
         "laws": mixture_laws(models, mixtures) if mixtures is not None else [],
     }
     return to_json(record)
@@ -174,6 +181,10 @@ def _attributes(rows: Sequence[ScanResult], options: FairnessOptions) -> tuple[s
             f"{', '.join(header)}; name others with --by"
         )
     return by
+
+
+def _known(row: ScanResult, by: Sequence[str]) -> bool:
+    return any(said(row.cells[name]) for name in by)
 
 
 def _point(rows: Sequence[ScanResult], wanted: str) -> str:

@@ -50,10 +50,14 @@ def compare_groups(
     return found
 
 
+def said(cell: str) -> str:
+    """An attribute's cell; empty where it says nothing."""
+    return "" if cell.lower() in ("", UNKNOWN, "nan", "none", "na", "n/a") else cell
+
+
 def labels_of(rows: Sequence[ScanResult], attribute: str, bands: Sequence[float]) -> list[str]:
     """The group of each scan: ages in bands, sexes under one spelling, ``unknown`` where the table says nothing."""
-    cells = [row.cells[attribute] for row in rows]
-    cells = ["" if cell.lower() in ("", UNKNOWN, "nan", "none", "na", "n/a") else cell for cell in cells]
+    cells = [said(row.cells[attribute]) for row in rows]
     if attribute.lower() == "sex":
         cells = [_SEXES.get(cell.lower(), cell) for cell in cells]
     if attribute.lower() != "age":

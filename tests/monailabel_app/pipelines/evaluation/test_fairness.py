@@ -113,6 +113,13 @@ def test_small_groups_are_listed_without_figures_and_unknown_ones_take_no_part(t
     assert "Not reported" in sex["sentences"][-1]
 
 
+def test_sets_without_any_attribute_are_left_out_by_name(tmp_path):
+    rows = people() + [{**row, "set": "soop", "age": "", "sex": "unknown"} for row in people()]
+    record = fairness(write(tmp_path / "t.csv", rows), FairnessOptions(**QUICK))
+    assert [entry["set"] for entry in record["models"]] == ["ixi"]
+    assert record["left_out"] == ["soop"]
+
+
 def test_a_single_group_of_sufficient_size_is_no_sign_of_equality(tmp_path):
     rows = [row for row in people() if row["sex"] == "F"] + people()[:4:2]
     (entry,) = fairness(write(tmp_path / "t.csv", rows), FairnessOptions(by=("sex",), **QUICK))["models"]
@@ -186,7 +193,7 @@ def test_impossible_options_are_refused(table, tmp_path):
         fairness(table, FairnessOptions(min_group=2))
     with pytest.raises(InvalidSettings, match="specific, balanced, got 'bounded'"):
         fairness(table, FairnessOptions(point="bounded"))
-    with pytest.raises(EvaluationFailed, match="found none: false positives"):
+    with pytest.raises(EvaluationFailed, match="healthy scans with sex or age"):
         fairness(write(tmp_path / "ill.csv", ill()), FairnessOptions())
 
 
