@@ -67,7 +67,7 @@ def _case_thresholds(protocol: Mapping[str, Any], point: str) -> np.ndarray:
 
 def _healthy_quantile(measurement: Measurement, name: str) -> tuple[float, str] | None:
     """The threshold that 0.5 % of healthy voxels exceed, and whose they are."""
-    counts = (getattr(measurement, "healthy_counts", None) or {}).get(name)
+    counts = measurement.healthy_counts.get(name)
     if counts is not None and np.sum(counts):
         return threshold_of(quantile_bin(counts, 1 - QUANTILE)), "set"
     tails = measurement.record["protocols"][name].get("froc_thresholds") or ()

@@ -1,20 +1,12 @@
-"""FROC points against the counts of masks, a flood fill and a worked example."""
+"""FROC points against a walk from voxel to voxel and a worked example."""
 
 import numpy as np
 import pytest
 
-from monailabel_app.errors import InvalidSettings, InvalidVolume
-from monailabel_app.metrics.froc import froc_counts, froc_curve
+from monailabel_app.errors import InvalidSettings
+from monailabel_app.metrics.froc import froc_curve
 from monailabel_app.metrics.lesionwise import count_lesions
 from monailabel_app.postprocessing.components import find_lesions
-
-
-@pytest.fixture
-def scan():
-    generator = np.random.default_rng(0)
-    values = generator.gamma(1.0, size=(14, 12, 10)).astype(np.float32)
-    truth = generator.random(values.shape) > 0.985
-    return values, truth
 
 
 def flood(mask):
@@ -33,37 +25,39 @@ def flood(mask):
 
 
 @pytest.mark.parametrize("least", [0, 2, 4])
-def test_the_counts_are_those_of_a_walk_from_voxel_to_voxel(scan, least):
-    values, truth = scan
+def test_the_points_are_those_of_a_walk_from_voxel_to_voxel(least):
+    """Two scans, three thresholds: the product's masks and counts, against sets of voxels."""
+    generator = np.random.default_rng(0)
+    values = generator.gamma(1.0, size=(2, 12, 11, 9))
+    truth = generator.random(values.shape) > 0.985
     thresholds = [1.5, 2.5, 4.0]
-    counted = froc_counts(values, truth, thresholds, min_voxels=least)
-    lesions = flood(truth)
-    for i, threshold in enumerate(thresholds):
-        parts = [part for part in flood(values > threshold) if len(part) >= least]
-        marked = set().union(*parts)
-        assert counted.detected[i] == sum(bool(lesion & marked) for lesion in lesions)
-        assert counted.false_positives[i] == sum(not any(part & lesion for lesion in lesions) for part in parts)
-    assert counted.lesions == len(lesions)
-
-
-def test_every_point_is_the_product_s_mask_at_that_threshold(scan):
-    values, truth = scan
-    thresholds = [0.5, 1.0, 2.0, 3.0, 5.0, 50.0]
-    counted = froc_counts(values, truth, thresholds, min_voxels=3)
-    for i, threshold in enumerate(thresholds):
-        mask, _ = find_lesions(values, np.ones_like(truth), np.eye(4), threshold=threshold, min_volume_mm3=3)
-        expected = count_lesions(mask, truth)
-        assert counted.detected[i] == expected.detected
-        assert counted.false_positives[i] == expected.false_positives
-
-
-def test_in_a_healthy_scan_everything_is_a_false_alarm():
-    values = np.zeros((9, 9, 9))
-    values[1, 1, 1], values[4, 4, 4], values[7:9, 7, 7] = 3, 2, 4
-    counted = froc_counts(values, np.zeros(values.shape), [0, 2, 3.5, 9])
-    assert counted.lesions == 0
-    np.testing.assert_array_equal(counted.false_positives, [3, 2, 1, 0])
-    np.testing.assert_array_equal(counted.detected, [0, 0, 0, 0])
+    counts, expected = [], []
+    for scan, lesions_of in zip(values, truth, strict=True):
+        masks = [
+            find_lesions(scan, np.ones_like(lesions_of), np.eye(4), threshold=t, min_volume_mm3=least)[0]
+            for t in thresholds
+        ]
+        counts.append([count_lesions(mask, lesions_of) for mask in masks])
+        lesions = flood(lesions_of)
+        parts = [[part for part in flood(scan > t) if len(part) >= least] for t in thresholds]
+        expected.append(
+            [
+                (
+                    sum(not any(part & lesion for lesion in lesions) for part in found),
+                    sum(any(part & lesion for part in found) for lesion in lesions),
+                    len(lesions),
+                )
+                for found in parts
+            ]
+        )
+    curve = froc_curve(
+        [scan[0].lesions for scan in counts],
+        np.array([[c.detected for c in scan] for scan in counts]),
+        np.array([[c.false_positives for c in scan] for scan in counts]),
+    )
+    walked = np.array(expected).sum(axis=0)
+    points = sorted((false / 2, found / lesions) for false, found, lesions in walked)
+    np.testing.assert_allclose(curve, points)
 
 
 def test_a_curve_pools_lesions_and_averages_false_alarms_over_scans():
@@ -76,13 +70,6 @@ def test_a_curve_pools_lesions_and_averages_false_alarms_over_scans():
     assert froc_curve([3, 1], detected, np.zeros((0, 3))) == []
 
 
-def test_bad_arguments_are_refused(scan):
-    values, truth = scan
-    with pytest.raises(InvalidVolume, match="one shape"):
-        froc_counts(values[1:], truth, [1])
-    with pytest.raises(InvalidVolume, match="NaN"):
-        froc_counts(np.full(truth.shape, np.nan), truth, [1])
-    with pytest.raises(InvalidSettings, match="NaN"):
-        froc_counts(values, truth, [np.nan])
+def test_counts_of_other_thresholds_are_refused():
     with pytest.raises(InvalidSettings, match="thresholds"):
         froc_curve([1], np.zeros((1, 2)), np.zeros((1, 3)))

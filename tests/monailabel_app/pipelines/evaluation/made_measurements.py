@@ -4,7 +4,6 @@ import numpy as np
 
 from monailabel_app.calibration.tails import TAIL_SHARES
 from monailabel_app.metrics.case_histograms import count_voxels
-from monailabel_app.metrics.froc import froc_counts
 from monailabel_app.metrics.lesionwise import count_lesions
 from monailabel_app.metrics.rodeo import rodeo_boxes
 from monailabel_app.metrics.voxelwise import dice
@@ -60,7 +59,7 @@ def made(
         truth = truth_of(i)
         values = map_of(seed, i, truth, contrast)
         counts.append(count_voxels(values, truth, everywhere))
-        found = froc_counts(values, truth, tails, min_voxels=2)
+        found = [count_lesions(values > at, truth) for at in tails]
         ill.append(
             {
                 "id": f"case{i}",
@@ -73,8 +72,8 @@ def made(
                 "p_value": 0.1,
                 "points": {point: _point(values > at, truth, at) for point, at in thresholds.items()},
                 "froc": {
-                    "detected": found.detected.tolist(),
-                    "false_positives": found.false_positives.tolist(),
+                    "detected": [c.detected for c in found],
+                    "false_positives": [c.false_positives for c in found],
                 },
                 "analysed_share": 1.0,
             }
@@ -94,7 +93,7 @@ def made(
                 }
                 for point, at in thresholds.items()
             },
-            "froc_false_positives": froc_counts(values, nothing, tails, min_voxels=2).false_positives.tolist(),
+            "froc_false_positives": [count_lesions(values > at, nothing).predicted for at in tails],
         }
         for i, values in enumerate(well[:healthy])
     ]
@@ -119,11 +118,8 @@ def made(
             }
         },
     }
-    measurement = Measurement(record, {name: np.stack(counts)})
-    if healthy:
-        rows = np.stack([count_voxels(values, nothing, everywhere)[1] for values in well])
-        object.__setattr__(measurement, "healthy_counts", {name: rows})
-    return measurement
+    rows = [count_voxels(values, nothing, everywhere)[1] for values in well[:healthy]]
+    return Measurement(record, {name: np.stack(counts)}, {name: np.stack(rows)} if rows else {})
 
 
 def _point(mask: np.ndarray, truth: np.ndarray, threshold: float) -> dict:
