@@ -79,6 +79,11 @@ class PreparedVolume:
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel edge lengths of the model grid in mm."""
+        return tuple(float(v) for v in np.linalg.norm(self.model_affine[:3, :3], axis=0))
+
 
 @dataclass(frozen=True)
 class Lesion:

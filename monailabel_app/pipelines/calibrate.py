@@ -25,6 +25,7 @@ from monailabel_app.calibration.tails import tail_table
 from monailabel_app.calibration.voxel_statistics import PRIOR_SCANS, HealthyMoments, VoxelStatistics
 from monailabel_app.errors import AnomalyAppError, TrainingFailed
 from monailabel_app.io.images import read_volume
+from monailabel_app.postprocessing.delineate import delineated
 from monailabel_app.preprocessing.slice_alignment import level_affine
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.types import BrainMask, Volume
@@ -140,7 +141,8 @@ def calibration_of(
                 for raw, mask, statistics in zip(raws, masks, without, strict=True)
             ]
             values = [m[analysed_mask(mask, erosion_mm)] for m, mask in zip(maps, masks, strict=True)]
-            found = false_volumes(choose_operating_points(values, patients=names), maps, values, names)
+            outlined = [delineated(made, scan.prepared.spacing_mm) for made, scan in zip(maps, scans, strict=True)]
+            found = false_volumes(choose_operating_points(values, patients=names), outlined, values, names)
             points[smoothing], bounds[smoothing] = found.points, found.table
             drift[smoothing] = drift_reference(values, names)
             tails[smoothing] = tail_table(values, names)

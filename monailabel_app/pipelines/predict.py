@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from monailabel_app.calibration.voxel_statistics import PRIOR_SCANS
 from monailabel_app.errors import CorruptModel, InvalidSettings, InvalidVolume, ScanRefused, UnknownModel
 from monailabel_app.metrics.imagewise import rank_p_value
 from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML, find_lesions
+from monailabel_app.postprocessing.delineate import delineated
 from monailabel_app.preprocessing.brain_mask import BrainExtractor
 from monailabel_app.preprocessing.normalize import NORMALIZATIONS
 from monailabel_app.preprocessing.pipeline import PrepareSettings, Preprocessor, to_native
@@ -34,7 +36,8 @@ from monailabel_app.weights.versions import locate, split_id
 
 from .analysis import Analysis, examine
 from .cache import MapCache, analysis_key
-from .calibration_notes import drift_of, notes_of, promise_of
+from .calibration_choice import SITE, CalibrationChoice
+from .calibration_notes import drift_of, identity_of, notes_of
 from .config_io import config_from_plain
 from .input_gate import FOLDER as GATE_FOLDER
 from .input_gate import InputGate, find_gate
@@ -55,6 +58,7 @@ class PredictSettings:
     gate: what becomes of a scan that is unlike the training scans: ``warn`` analyses it and says so, ``refuse`` raises
     ScanRefused (an empty mask would read as a healthy scan), ``off`` does not ask. uncertainty: repeat the analysis
     with small changes of preparation and noise, at several times the cost, and say how much each lesion would change.
+    calibration: ``site``, the one made on the site's own healthy scans where one is in use, or ``shipped``.
     """
 
     operating_point: str = "balanced"
@@ -65,10 +69,14 @@ class PredictSettings:
     device: str = "cpu"
     gate: str = "warn"
     uncertainty: bool = False
+    calibration: str = SITE
 
 
 class AnomalyModel:
-    """A loaded model folder with its calibration, template and brain extraction."""
+    """A loaded model folder with its calibration, template and brain extraction.
+
+    calibration: the folder's own; ``with_calibration`` gives the model with the site's.
+    """
 
     def __init__(self, folder: Path, *, calibrated: bool = True) -> None:
         opened = open_model_folder(folder)
@@ -110,6 +118,11 @@ class AnomalyModel:
         self.prior_scans = float(opened.config.get("prior_scans", PRIOR_SCANS))
         self.illumination_mm = float(opened.config.get("illumination_mm", 0.0))
         self.labels = {"anomaly": 1}
+        self.calibration_id: Mapping[str, Any] = {}
+        self._choice: CalibrationChoice | None = None
+        if calibrated:
+            depth = self.template.shape[2] if self.levels is None else 1
+            self._choice = CalibrationChoice(folder, self.calibration, self.scores, (*self.template.shape[:2], depth))
         self._extractors: dict[str, BrainExtractor] = {}
 
     @property
@@ -124,6 +137,19 @@ class AnomalyModel:
     def scores(self) -> tuple[str, ...]:
         """The calibrated scores, default first."""
         return tuple(self.calibration.scores)
+
+    def with_calibration(self, wanted: str) -> AnomalyModel:
+        """The same model with the site's calibration (``site``, where one is in use) or its own (``shipped``).
+
+        Members of an ensemble keep their own: an analysis does not depend on the choice. Raises what
+        ``CalibrationChoice.get`` raises.
+        """
+        if self._choice is None:
+            return self
+        chosen = self._choice.get(wanted)
+        made = copy(self)
+        made.calibration, made.calibration_id = chosen.calibration, chosen.to_json()
+        return made
 
     def extractor(self, device: str) -> BrainExtractor:
         """The brain extraction network on a device, loaded when first needed."""
@@ -156,8 +182,9 @@ def predict(
     tell = progress or (lambda stage, share: None)
     seconds: dict[str, float] = {}
     score = settings.score or model.scores[0]
-    calibration = model.calibration.score(score)
     _check(settings)
+    model = model.with_calibration(settings.calibration)
+    calibration = model.calibration.score(score)
     point = calibration.point(settings.smoothing, settings.operating_point)
 
     expensive = {"seed": settings.seed, "given_mask": brain is not None}
@@ -206,7 +233,7 @@ def predict(
     regions = on_grid_of(model.template.regions, model.template, prepared)
     regions = to_native(regions, prepared, order=0).astype(np.uint8)
     mask, lesions = find_lesions(
-        anomaly_map,
+        delineated(anomaly_map, volume.spacing_mm),
         prepared.native_brain_mask,
         prepared.native_affine,
         threshold=point.threshold,
@@ -247,7 +274,7 @@ def predict(
         analysed=analysed_part(prepared),
         gate=asked,
         uncertainty=uncertainty,
-        calibration=promise_of(model, calibration, settings),
+        calibration=identity_of(model, calibration, settings),
         drift=None if drift is None else drift.to_json(),
     )
 

@@ -17,6 +17,7 @@ from monailabel_app.metrics.lesionwise import count_lesions
 from monailabel_app.metrics.rodeo import rodeo_boxes
 from monailabel_app.metrics.voxelwise import dice
 from monailabel_app.postprocessing.components import find_lesions
+from monailabel_app.postprocessing.delineate import delineated
 
 from ..analysis import Analysis
 from ..healthy_reference import HealthyReference, LazySequence, level_statistics
@@ -199,8 +200,9 @@ class Reader:
                 "analysed_share": float(looked_at[truth].mean()) if truth.any() else None,
             }
         points = {}
+        outlined = delineated(values, scan.prepared.spacing_mm)
         for name, threshold in levers.points.items():
-            mask = marked(case, scan, values, threshold)
+            mask = marked(case, scan, outlined, threshold)
             point: dict[str, Any] = {"threshold": threshold, "marked_ml": float(mask.sum()) * voxel_ml}
             inside = mask if healthy else mask & case.counted
             lesions = count_lesions(inside, truth)
@@ -217,16 +219,16 @@ class Reader:
                 }
             points[name] = point | false
         entry["points"] = points
-        entry |= self._froc(case, scan, values, levers.tails, healthy)
+        entry |= self._froc(case, scan, outlined, levers.tails, healthy)
         return entry, count_voxels(on_grid, truth, case.counted)
 
     def _froc(
-        self, case: PreparedCase, scan: Analysis, values: np.ndarray, tails: Sequence[float], healthy: bool
+        self, case: PreparedCase, scan: Analysis, outlined: np.ndarray, tails: Sequence[float], healthy: bool
     ) -> dict[str, Any]:
         """Lesions found and false alarms at thresholds of the same healthy rates for every model."""
         found = []
         for threshold in tails:
-            mask = marked(case, scan, values, threshold)
+            mask = marked(case, scan, outlined, threshold)
             found.append(count_lesions(mask if healthy else mask & case.counted, case.gt_mask))
         if healthy:
             return {"froc_false_positives": [counts.predicted for counts in found]}
@@ -238,11 +240,11 @@ class Reader:
         }
 
 
-def marked(case: PreparedCase, scan: Analysis, values: np.ndarray, threshold: float) -> np.ndarray:
-    """What a threshold marks, (X, Y, Z) bool on the grid of the case: the product's mask, small components dropped."""
+def marked(case: PreparedCase, scan: Analysis, outlined: np.ndarray, threshold: float) -> np.ndarray:
+    """What a threshold marks in a map of ``delineated``, (X, Y, Z) bool on the grid of the case: the product's mask."""
     prepared = scan.prepared
     mask, _ = find_lesions(
-        values,
+        outlined,
         prepared.brain_mask,
         prepared.model_affine,
         threshold=threshold,
