@@ -163,6 +163,8 @@ def _implanted(
     wanted = split or (keys.text("split") if keys.has("split") else None)
     of = keys.text("of", longest=400)
     source = _described().get(of) or keys.path("of", path.parent)
+    if not source.exists():
+        raise keys.error("of", f"a set out of {', '.join(_described())}, a .yaml file or a folder", repr(of[:80]))
     if source.is_file() and read_description(source).values.get("layout") == "implanted":
         raise keys.error("of", "a set of real healthy scans", "one that is itself implanted")
     source = of if of in _described() else source

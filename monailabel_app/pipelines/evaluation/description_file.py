@@ -61,9 +61,9 @@ class Keys:
         """A text or a list of texts; empty where the key is not given."""
         value = self.values.get(key)
         listed = value if isinstance(value, list) else [] if value is None else [value]
-        if all(isinstance(item, str) and item.strip() and "\0" not in item for item in listed):
+        if all(isinstance(item, str) and item.strip() and "\0" not in item and names_fit(item) for item in listed):
             return tuple(item.strip() for item in listed)
-        raise self.error(key, "a text or a list of texts", _came(value))
+        raise self.error(key, "a text or a list of texts, as names of files can be", _came(value))
 
     def words(self, key: str) -> tuple[str, ...]:
         """A plain value or a list of them, as texts: what the cells of a table are compared with."""
@@ -190,8 +190,8 @@ def inside(root: Path, relative: str, where: str) -> Path:
 
     ``..`` is taken away before comparing; links are followed by whoever reads, and are the folder owner's business.
     """
-    if "\0" in relative or len(relative) > 1000:
-        raise InvalidSettings(f"{where}: expected a path, got {relative[:40]!r}")
+    if "\0" in relative or not names_fit(relative):
+        raise InvalidSettings(f"{where}: expected a path with names of usual length, got {relative[:40]!r}")
     made = Path(os.path.normpath(root / relative))
     if made != root and root not in made.parents:
         raise InvalidSettings(
@@ -199,6 +199,14 @@ def inside(root: Path, relative: str, where: str) -> Path:
             "(an absolute one in your own description) that holds everything"
         )
     return made
+
+
+def names_fit(path: str) -> bool:
+    """Whether a path, and each name in it, is short enough for a file system."""
+    try:
+        return len(path) <= 1000 and all(len(os.fsencode(part)) <= 255 for part in path.split("/"))
+    except UnicodeEncodeError:
+        return False
 
 
 def absolute(path: Path) -> Path:

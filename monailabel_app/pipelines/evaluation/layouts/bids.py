@@ -48,8 +48,8 @@ def read_bids(keys: Keys, root: Path, split: str | None) -> Selection:
     """
     modality = keys.text("modality")
     suffix = keys.text("suffix", SUFFIXES.get(modality, ""))
-    if not suffix:
-        raise keys.error("suffix", "the BIDS suffix of the images such as FLAIR", "nothing")
+    if not suffix.isalnum():
+        raise keys.error("suffix", "the BIDS suffix of the images such as FLAIR", repr(suffix[:40]))
     wanted = _wanted(keys.part("entities"))
     images = sorted((i for i in _images(root, suffix) if _fits(i, wanted)), key=lambda i: i.path.name)
     if "ce" not in wanted:

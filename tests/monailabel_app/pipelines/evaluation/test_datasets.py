@@ -43,6 +43,7 @@ def test_cases_can_be_implanted_into_a_users_own_healthy_scans(tmp_path):
         ("contrast: [0.3, 0.2]", "contrast: expected two numbers"),
         ("of: set.yaml", "of: expected a set of real healthy scans"),
         ("of: ../mine", "leaves it"),
+        ("of: yours", "of: expected a set out of .*, got 'yours'"),
         ("shapes: mine", "shapes: expected lesion shapes"),
     ):
         key = wrong.split(":")[0]
@@ -157,6 +158,8 @@ def test_the_example_beside_the_samples_can_be_read():
         (FOLDER.replace("{patient}/mask", "{patient/mask"), r"label: expected fields as \{name\}"),
         (FOLDER.replace("{patient}/flair", "../{patient}/flair"), "image: expected a pattern inside the root"),
         (FOLDER.replace("{patient}/flair", "*a" * 13 + "/flair"), "image: expected at most 12 fields"),
+        (FOLDER.replace("{patient}/flair", "a" * 300), "image: expected a text or a list of texts, as names"),
+        ("modality: flair\nlayout: bids\nsuffix: '**'\n", r"suffix: expected the BIDS suffix .*, got '\*\*'"),
         (FOLDER.replace("{patient}/flair", "**/flair"), "image: expected a pattern inside the root"),
         (FOLDER.replace("{patient}/flair", "{patient}/t1"), "expected scans, found none"),
     ],

@@ -322,11 +322,12 @@ def test_a_damaged_table_of_studies_is_an_error(tmp_path, table):
         load(tmp_path, modality="t1")
 
 
-def test_an_id_that_leaves_the_studies_folder_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["../../a", "/etc/a", "\\ud800", "a" * 400])
+def test_an_id_that_is_no_name_of_a_file_in_the_studies_folder_is_refused(tmp_path, name):
     root = studies(tmp_path / "s", a=({"healthy": True}, {}))
-    text = (root / "datastore_v2.json").read_text().replace('"a":', '"../../a":')
+    text = (root / "datastore_v2.json").read_text().replace('"a":', f'"{name}":')
     (root / "datastore_v2.json").write_text(text)
-    with pytest.raises(InvalidSettings, match="leaves it"):
+    with pytest.raises(InvalidSettings, match=r"datastore_v2.json: object .*: expected a path"):
         load(root, modality="t1")
 
 
