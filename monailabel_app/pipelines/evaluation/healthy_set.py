@@ -9,15 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from monailabel_app.errors import EvaluationFailed
+from monailabel_app.errors import EvaluationFailed, InvalidSettings
 from monailabel_app.training.cache import TrainingCache, to_cache
 from monailabel_app.types import Volume
+from monailabel_app.weights.model_folder import open_model_folder
 
 from ..levels import middle_slice
 from ..predict import AnomalyModel, prepare
 from ..prepare import list_sources
 from ..prepared_cache import ScanSource, prepare_sources
 from .datasets import described, load_dataset
+from .description_file import read_description
 
 Stage = Callable[[str, int, int], None]
 
@@ -53,7 +55,10 @@ def healthy_set(
     workers: int = 2,
     stage: Stage | None = None,
 ) -> HealthySet:
-    """Prepare the first ``scans`` healthy scans of a described set, a folder, or take a cache of prepared ones.
+    """Prepare healthy scans of a described set or a folder, or take a cache of prepared ones; ``scans`` at most.
+
+    As many scans as the model was calibrated on are all kept: they may be those, and then each has to be read with the
+    statistics of all others.
 
     spec: a name or .yaml file of a described set, a folder of scans, or a cache (.safetensors) as `main.py calibrate`
     takes them. Raises EvaluationFailed where there is no healthy scan, or the cache is of another grid.
@@ -67,9 +72,9 @@ def healthy_set(
                 f"expected brains prepared on the grid {wanted} of {model.id}, got {tuple(cache.images.shape[1:])}; "
                 "give the scans themselves"
             )
-        return HealthySet(path.stem, cache.select(range(len(cache))[:scans]))
-    name, sources = _sources(spec, data_root, model.modality)
-    sources = sources[:scans]
+        return HealthySet(path.stem, cache.select(range(len(cache))[: _kept(model, len(cache), scans)]))
+    name, sources = _sources(spec, data_root)
+    sources = sources[: _kept(model, len(sources), scans)]
     if not sources:
         raise EvaluationFailed(f"expected healthy scans in {name}, found none; give a set that marks scans as healthy")
     tell = stage or (lambda name, done, total: None)
@@ -94,7 +99,11 @@ def healthy_set(
     return HealthySet(name, cache)
 
 
-def _sources(spec: str | Path, data_root: Path | None, modality: str) -> tuple[str, list[ScanSource]]:
+def _kept(model: AnomalyModel, count: int, scans: int | None) -> int | None:
+    return None if count == model.calibration.healthy.get("scans") else scans
+
+
+def _sources(spec: str | Path, data_root: Path | None) -> tuple[str, list[ScanSource]]:
     path = Path(spec)
     if str(spec) in described() or path.suffix.lower() in (".yaml", ".yml"):
         found = load_dataset(spec, data_root=data_root)
@@ -105,3 +114,16 @@ def _sources(spec: str | Path, data_root: Path | None, modality: str) -> tuple[s
             )
         return found.name, [ScanSource(scan.image, scan.id, scan.patient) for scan in found.healthy]
     return path.name, list_sources(path)
+
+
+def default_set(folder: Path) -> str:
+    """The described set of healthy volumes of the sequence of the model in ``folder``. Raises InvalidSettings."""
+    modality = str(open_model_folder(folder).config.get("modality", ""))
+    for name, path in described().items():
+        about = read_description(path).values
+        marked = about.get("healthy") is True and about.get("layout") != "implanted" and "slices" not in about
+        if about.get("modality") == modality and marked:
+            return name
+    raise InvalidSettings(
+        f"expected healthy scans for a model of {modality} scans, no described set has any; give them with --healthy"
+    )

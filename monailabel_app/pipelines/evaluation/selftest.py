@@ -1,392 +1,207 @@
-"""``main.py selftest``: what a model cannot see, measured with synthetic anomalies in the user's own healthy scans.
+"""``main.py selftest``: blind spots, their check through the whole pipeline, and corruptions, as files for the report.
 
-blind_spots.json
-    version, made {time, app_version, seconds, processor_seconds, command}, model {id, hash, method, modality,
-    score, smoothing, calibration {data, scans}}, data {name, scans, key, leave_one_out, refused},
-    manifest {seed, replicates, volumes_ml, contrasts, textures, regions, kinds, gap_mm, rule, scans, analyses,
-    anomalies, not_placed, key}, default_point, thresholds {point: value},
-    points {point: figures}, cells [{kind, volume_ml, contrast, texture, region, points {point: {n, found}}}],
-    sentences [text] (of the default point), whole_pipeline {...} or null, corruptions [...] or null,
-    placed [{number, kind, volume_ml, contrast, texture, region, scan, run, centre [voxel], structure}]
-figures (per operating point)
-    matrix {volumes_ml [v], contrasts [c], n, found, recall, interval: lists [v][c]} (recall null where n is 0)
-    smallest_contrast [{volume_ml, sign either|darker|brighter, contrast or null (not reached), interval [low, high],
-    each null where not reached, at_smallest_tried, recall_at_strongest, n}]
-    by_volume, by_sign, by_texture, by_region, by_kind: [{<name of the group>, n, found, recall, interval [low, high]}]
-    by_region_and_volume, by_texture_and_volume, by_kind_and_volume: the same with volume_ml
-    chance {n, found, recall, interval, by_volume, marked_before}: places where nothing was put; share of all places
-    that the unaltered scans have marked. not_judged: places the unaltered scan marks too much of
-whole_pipeline {scans, lesions, same_verdict, marked_difference (mean absolute), recall_model_grid, recall_raw_head,
-    cases [{scan, number, kind, volume_ml, contrast, model_grid, raw_head}]}
-corruptions: see ``corruption_suite``
-selftest.csv: one line per anomaly (kind, size, contrast, texture, region, place; found, marked and before by point).
+Writes ``blind_spots.json`` (keys: see ``blind_spots``) and ``selftest.csv``, one line per anomaly: kind, size,
+contrast, texture, region, place; found, marked and before by operating point.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
 
-from monailabel_app import __version__
-from monailabel_app.calibration.calibrated_map import calibrated_map
-from monailabel_app.errors import EvaluationFailed
-from monailabel_app.training.cache import TrainingCache
-from monailabel_app.types import PreparedVolume, to_json
+from monailabel_app.preprocessing.corruptions import CORRUPTIONS
+from monailabel_app.preprocessing.normalize import HIGH_LEVEL, MEDIAN_LEVEL
+from monailabel_app.preprocessing.pipeline import to_native
+from monailabel_app.types import PreparedVolume, Volume, to_json
 
-from ..analysis import Analysis, Evidence
-from ..healthy_reference import HealthyReference, level_statistics
 from ..levels import on_grid_of
-from ..members import EnsembleEvidence
-from ..predict import AnomalyModel, PredictSettings, analyse, load_model
-from ..workers import WorkerDied, map_in_processes
-from . import blind_spot_figures as figures
-from .blind_spot_plan import (
-    CONTRAST,
-    CONTRASTS,
-    GAP_MM,
-    ISO_KINDS,
-    NOTHING,
-    TEXTURES,
-    VOLUMES_ML,
-    Placed,
-    design,
-    fluid_mask,
-    place,
-    region_groups,
-)
-from .blind_spots import FOUND_SHARE, alter, judge
-from .healthy_set import HealthySet
+from ..predict import AnomalyModel, PredictSettings, analyse, load_model, prepare
+from .blind_spot_lesions import alter, judge
+from .blind_spot_plan import CONTRAST, NOTHING, Placed, fluid_mask
+from .blind_spots import SMOOTHING, Job, Reader, SelftestSettings, blind_spots
+from .corruption_suite import QUICK, corruption_suite
+from .corruption_suite import sentences as corruption_sentences
+from .healthy_set import HealthySet, healthy_set
 
-VERSION = 1
-SMOOTHING, DEFAULT_POINT = "standard", "balanced"
-_FEWEST_HEALTHY = 5
-_RULE = (
-    f"at least {100 * FOUND_SHARE:.0f} % of its voxels newly marked against the unaltered scan, by components that "
-    "rise most in it or within 4 mm of it"
-)
+JSON, CSV = "blind_spots.json", "selftest.csv"
+QUICK_REPLICATES, QUICK_SCANS = 3, 6
 Stage = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class SelftestSettings:
-    """replicates: lesions per volume and contrast. score: None is the model's default. device: cpu or cuda[:n]."""
+class Extent:
+    """What a self-test does. scans: altered ones at most, None for all. checks: heads through the whole pipeline.
+
+    corrupted: heads that are corrupted, 0 for none. wrong: files of a wrong sequence.
+    """
 
     replicates: int = 12
-    seed: int = 20
-    score: str | None = None
-    device: str = "cpu"
-    workers: int = 2
+    scans: int | None = None
+    checks: int = 3
+    corrupted: int = 4
+    corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
+    wrong: tuple[Path, ...] = ()
 
 
-@dataclass(frozen=True)
-class Job:
-    """What every worker process needs to know. folder: of the model; work: of this test's files."""
-
-    folder: Path
-    work: Path
-    score: str
-    device: str
-    seed: int
+FULL = Extent()
+SHORT = Extent(QUICK_REPLICATES, QUICK_SCANS, checks=1, corrupted=2, corruptions=QUICK)
 
 
-def blind_spots(
-    model: AnomalyModel,
-    healthy: HealthySet,
+def selftest(
+    folder: Path,
+    healthy: str | Path,
     out: Path,
-    settings: SelftestSettings = SelftestSettings(),
+    cache_folder: Path,
     *,
+    extent: Extent = FULL,
+    data_root: Path | None = None,
+    seed: int = 20,
+    workers: int = 2,
+    device: str = "cpu",
+    command: str = "",
     stage: Stage | None = None,
 ) -> dict[str, Any]:
-    """Measure, or take up where an earlier run with the same scans, model and settings was interrupted.
+    """Test the model in ``folder`` on healthy scans; goes on where an earlier test of the same was interrupted.
 
-    Returns the record of ``blind_spots.json`` without its whole-pipeline check and corruptions, and writes nothing but
-    the work folder ``out``/partial. Raises EvaluationFailed for fewer than one scan.
+    healthy: see ``healthy_set``. Raises EvaluationFailed without usable scans and what loading raises.
     """
-    tell = stage or (lambda name, done, total: None)
+    model = load_model(folder)
+    scans = healthy_set(
+        model, healthy, cache_folder, data_root=data_root, scans=extent.scans, workers=workers, stage=stage
+    )
+    settings = SelftestSettings(extent.replicates, seed, None, device, workers)
+    record, job = blind_spots(model, scans, out, settings, scans=extent.scans, stage=stage)
+    record["made"]["command"] = command
     started = time.time()
-    count = len(healthy.cache)
-    if not count:
-        raise EvaluationFailed("expected at least one healthy scan, got none")
-    score = settings.score or model.scores[0]
-    thresholds = {name: p.threshold for name, p in model.calibration.score(score).points[SMOOTHING].items()}
-    placed, homeless, regions = plan(model, healthy.cache, settings)
-    manifest = _manifest(model, healthy, settings, score, placed, len(homeless), regions)
-    work = out / "partial" / manifest["key"][:16]
-    work.mkdir(parents=True, exist_ok=True)
-    if not (work / "brains.safetensors").is_file():
-        healthy.cache.save(work / "brains.safetensors")
-    (work / "plan.json").write_text(json.dumps([item.to_json() for item in placed]))
-    job = Job(model.folder, work, score, settings.device, settings.seed)
-
-    runs = {scan: len({item.run for item in placed if item.scan == scan}) for scan in range(count)}
-    done = [0]
-
-    def over(name: str, make: Callable[[tuple[Job, int]], float], file: str, weight: Mapping[int, int]) -> float:
-        missing = [scan for scan in range(count) if not (work / file.format(scan)).is_file()]
-        done[0], total = sum(weight[s] for s in range(count) if s not in missing), sum(weight.values())
-        tell(name, done[0], total)
-        spent = 0.0
-        workers = min(settings.workers, len(missing)) if settings.device == "cpu" else 0
-        for position, answer in map_in_processes(make, [(job, scan) for scan in missing], workers):
-            if isinstance(answer, WorkerDied):
-                raise EvaluationFailed(
-                    "expected an analysis, the process that made it died (for want of memory?); use fewer workers and "
-                    "start again: what is done is kept"
-                )
-            spent += answer
-            done[0] += weight[missing[position]]
-            tell(name, done[0], total)
-        return spent
-
-    spent = over("unaltered scans", clean_scan, "clean_{:03d}.safetensors", dict.fromkeys(range(count), 1))
-    spent += over("altered scans", altered_scan, "rows_{:03d}.json", runs)
-    rows, one_out = [], False
-    for scan in range(count):
-        kept = json.loads((work / f"rows_{scan:03d}.json").read_text())
-        rows += kept["rows"]
-        one_out = one_out or kept["leave_one_out"]
-    rows.sort(key=lambda row: row["number"])
-    by_point = {name: figures.aggregate(rows, name, seed=settings.seed) for name in thresholds}
-    point = DEFAULT_POINT if DEFAULT_POINT in thresholds else next(iter(thresholds))
-    calibration = model.calibration.healthy
-    record = {
-        "version": VERSION,
-        "made": {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
-            "app_version": __version__,
-            "seconds": round(time.time() - started, 1),
-            "processor_seconds": round(spent, 1),
-        },
-        "model": {
-            "id": model.id,
-            "hash": model.hash,
-            "method": str(model.meta["method"]),
-            "modality": model.modality,
-            "score": score,
-            "smoothing": SMOOTHING,
-            "calibration": {"data": str(calibration.get("data", "")), "scans": calibration.get("scans")},
-        },
-        "data": {
-            "name": healthy.name,
-            "scans": count,
-            "key": healthy.key,
-            "leave_one_out": one_out,
-            "refused": healthy.refused,
-        },
-        "manifest": manifest,
-        "default_point": point,
-        "thresholds": thresholds,
-        "points": by_point,
-        "cells": figures.cells(rows, list(thresholds)),
-        "sentences": figures.sentences(by_point[point], point=point, strongest=max(abs(c) for c in CONTRASTS)),
-        "whole_pipeline": None,
-        "corruptions": None,
-        "placed": [item.to_json() for item in placed],
-        "rows": rows,
-    }
-    return to_json(record)
-
-
-def plan(
-    model: AnomalyModel, cache: TrainingCache, settings: SelftestSettings
-) -> tuple[list[Placed], list[Any], list[str]]:
-    """The anomalies and where they go, those without a place, and the names of the regions."""
-    prepared = cache.prepared(0, model_affine(model, cache))
-    labels = on_grid_of(model.template.regions, model.template, prepared)
-    voxel_ml = _voxel_ml(prepared)
-    brains = [cache.brain_masks[index].numpy() for index in range(len(cache))]
-    groups = region_groups(labels, np.mean(brains, axis=0) >= 0.5, voxel_ml)
-    wanted = design(list(groups), replicates=settings.replicates, seed=settings.seed)
-    placed, homeless = place(wanted, brains, groups, labels, prepared.model_affine, seed=settings.seed)
-    return placed, homeless, list(groups)
-
-
-def model_affine(model: AnomalyModel, cache: TrainingCache) -> np.ndarray:
-    """Of the grid the cached brains lie on: the template's, or the middle one of a slice model's levels."""
-    from monailabel_app.preprocessing.slice_alignment import level_affine
-
-    from ..levels import middle_level
-
-    if model.levels is None:
-        return model.template.affine
-    return level_affine(model.template, middle_level(model.levels))
-
-
-def clean_scan(item: tuple[Job, int]) -> float:
-    """Analyse one unaltered scan and keep its raw maps; processor seconds."""
-    job, scan = item
-    started = time.process_time()
-    model = _model(job.folder)
-    prepared = _brains(job.work).prepared(scan, model_affine(model, _brains(job.work)))
-    held = analyse(prepared, model, PredictSettings(device=job.device))
-    tensors = {"score": torch.from_numpy(held.raw(job.score))}
-    if model.members:
-        for index, (member, name) in enumerate(zip(held.evidence.members, model.config.scores, strict=True)):
-            tensors[f"member_{index}"] = torch.from_numpy(member.raw(name))
-    file = job.work / f"clean_{scan:03d}.safetensors"
-    partial = file.with_suffix(f".{os.getpid()}")
-    save_file({name: values.contiguous() for name, values in tensors.items()}, str(partial))
-    partial.replace(file)
-    return time.process_time() - started
-
-
-def altered_scan(item: tuple[Job, int]) -> float:
-    """Make, analyse and judge all altered versions of one scan; keeps ``rows_000.json``; processor seconds."""
-    job, scan = item
-    started = time.process_time()
-    model, reader = _model(job.folder), _reader(job)
-    prepared = reader.scans[scan].prepared
-    clean = reader.calibrated(reader.scans[scan], scan)
-    fluid = fluid_mask(on_grid_of(model.template.regions, model.template, prepared))
-    thresholds = {name: p.threshold for name, p in model.calibration.score(job.score).points[SMOOTHING].items()}
-    placed = [Placed.from_json(value) for value in json.loads((job.work / "plan.json").read_text())]
-    rows = []
-    for run in sorted({item.run for item in placed if item.scan == scan}):
-        own = [item for item in placed if item.run == run]
-        changed, places = alter(prepared, own, fluid, seed=job.seed)
-        held = analyse(changed, model, PredictSettings(device=job.device))
-        verdicts = judge(clean, reader.calibrated(held, scan), places, thresholds, _voxel_ml(prepared))
-        rows += [{**item.to_json(), **verdict} for item, verdict in zip(own, verdicts, strict=True)]
-    file = job.work / f"rows_{scan:03d}.json"
-    partial = file.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(to_json({"leave_one_out": reader.one_out, "rows": rows})))
-    partial.replace(file)
-    return time.process_time() - started
-
-
-class Reader:
-    """Calibrated maps of scans; those of a scan the calibration knows are made without it."""
-
-    def __init__(self, model: AnomalyModel, job: Job) -> None:
-        self._model, self._score = model, job.score
-        cache = _brains(job.work)
-        affine = model_affine(model, cache)
-        self.scans = [_kept(model, job, cache.prepared(i, affine), i) for i in range(len(cache))]
-        enough = len(self.scans) >= _FEWEST_HEALTHY
-        self._reference = HealthyReference(model, self.scans) if enough else None
-        self.one_out = self._reference is not None and self._reference.same_scans(job.score)
-
-    def calibrated(self, scan: Analysis, without: int) -> np.ndarray:
-        """The calibrated map of an analysis of scan ``without``, altered or not."""
-        if self.one_out:
-            return self._reference.map_of(scan, self._score, SMOOTHING, without=without)
-        statistics = self._model.calibration.score(self._score).statistics
-        mask = scan.prepared.brain_mask
-        level = 0 if mask.shape[2] == 1 else None
-        return calibrated_map(
-            scan.raw(self._score),
-            mask,
-            level_statistics(statistics, mask.shape, level),
-            score=self._score,
-            smoothing=SMOOTHING,
-            erosion_mm=self._model.calibration.erosion_mm,
+    raw = bool(scans.heads) and model.levels is None and not model.prepare_settings.bias_field
+    if raw and extent.checks:
+        record["whole_pipeline"] = whole_pipeline(model, scans, job, record["rows"], heads=extent.checks, stage=stage)
+        record["sentences"].append(_about_pipeline(record["whole_pipeline"]))
+    if raw and extent.corrupted:
+        record["corruptions"] = corruption_suite(
+            model,
+            scans,
+            job,
+            cache_folder,
+            scans=extent.corrupted,
+            names=extent.corruptions,
+            given=extent.wrong,
+            workers=workers,
+            stage=stage,
         )
+        record["sentences"] += corruption_sentences(record["corruptions"], record["default_point"])
+    record["made"]["seconds"] = round(record["made"]["seconds"] + time.time() - started, 1)
+    record = to_json(record)
+    write(out, record)
+    shutil.rmtree(out / "partial", ignore_errors=True)
+    return record
+
+
+def whole_pipeline(
+    model: AnomalyModel,
+    healthy: HealthySet,
+    job: Job,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    heads: int,
+    stage: Stage | None = None,
+) -> dict[str, Any]:
+    """The first analysis of some scans again, with the same anomalies in the raw head instead of the prepared brain.
+
+    The change of the prepared image is carried back onto the head's own grid and scale, so that brain extraction,
+    alignment and normalisation meet the altered head as they would meet a patient's.
+    """
+    reader = Reader(model, job)
+    point = "balanced" if "balanced" in rows[0]["points"] else next(iter(rows[0]["points"]))
+    threshold = model.calibration.score(job.score).points[SMOOTHING][point].threshold
+    cases = []
+    chosen = sorted({row["scan"] for row in rows})[:heads]
+    for number, scan in enumerate(chosen):
+        run = min(row["run"] for row in rows if row["scan"] == scan)
+        own = [row for row in rows if row["run"] == run]
+        placed = [Placed.from_json(row) for row in own]
+        head = healthy.head(scan)
+        prepared = prepare(head, model, job.device)
+        fluid = fluid_mask(on_grid_of(model.template.regions, model.template, prepared))
+        changed, places = alter(prepared, placed, fluid, seed=job.seed)
+        again = prepare(altered_head(head, prepared, changed), model, job.device)
+        settings = PredictSettings(device=job.device)
+        maps = [reader.calibrated(analyse(one, model, settings), scan) for one in (prepared, again)]
+        voxel_ml = float(abs(np.linalg.det(prepared.model_affine[:3, :3]))) / 1000
+        verdicts = judge(maps[0], maps[1], places, {point: threshold}, voxel_ml)
+        for row, verdict in zip(own, verdicts, strict=True):
+            about = {name: row[name] for name in ("scan", "number", "kind", "volume_ml", "contrast", "texture")}
+            cases.append({**about, "model_grid": row["points"][point], "raw_head": verdict["points"][point]})
+        if stage is not None:
+            stage("whole pipeline", number + 1, len(chosen))
+    both = [
+        case
+        for case in cases
+        if case["kind"] != NOTHING and None not in (case["model_grid"]["found"], case["raw_head"]["found"])
+    ]
+    differences = [abs(case["model_grid"]["marked"] - case["raw_head"]["marked"]) for case in both]
+    return {
+        "point": point,
+        "scans": len(chosen),
+        "lesions": len(both),
+        "same_verdict": sum(case["model_grid"]["found"] == case["raw_head"]["found"] for case in both),
+        "marked_difference": float(np.mean(differences)) if differences else None,
+        "recall_model_grid": _share([case["model_grid"]["found"] for case in both]),
+        "recall_raw_head": _share([case["raw_head"]["found"] for case in both]),
+        "contrast_lesions": sum(case["kind"] == CONTRAST for case in both),
+        "cases": cases,
+    }
+
+
+def altered_head(head: Volume, prepared: PreparedVolume, changed: PreparedVolume) -> Volume:
+    """The raw head with the change of its prepared image in it, in the head's own grid and intensities."""
+    step = next(step for step in prepared.steps if step["step"] == "normalize")
+    level = MEDIAN_LEVEL if step["kind"] == "median" else HIGH_LEVEL
+    scale = (step["high"] - step["low"]) / level
+    change = to_native(changed.image[0] - prepared.image[0], prepared) * np.float32(scale)
+    return Volume((head.data + change[None]).astype(np.float32), head.affine, head.name, head.warnings, head.native)
 
 
 def write(out: Path, record: Mapping[str, Any]) -> None:
-    """``blind_spots.json`` and ``selftest.csv``; the JSON is there only when both are whole."""
+    """Both files; the JSON is replaced last and at once."""
     out.mkdir(parents=True, exist_ok=True)
-    rows = record.get("rows", [])
-    with (out / "selftest.csv").open("w", newline="") as handle:
+    points = list(record["thresholds"])
+    plain = ("number", "kind", "volume_ml", "measured_ml", "contrast", "texture", "region", "structure", "scan", "run")
+    shown = ("found", "marked", "before")
+    with (out / CSV).open("w", newline="") as handle:
         writer = csv.writer(handle)
-        points = list(record["thresholds"])
-        plain = ("number", "kind", "volume_ml", "measured_ml", "contrast", "texture", "region", "structure", "scan")
-        shown = [f"{name}_{point}" for point in points for name in ("found", "marked", "before")]
-        writer.writerow(["model", *plain, "run", "x", "y", "z", "rise", *shown])
-        for row in rows:
-            verdicts = [row["points"][p][name] for p in points for name in ("found", "marked", "before")]
-            values = [row[name] for name in plain] + [row["run"], *row["centre"], row["rise"], *verdicts]
+        heads = [f"{name}_{point}" for point in points for name in shown]
+        writer.writerow(["model", *plain, "x", "y", "z", "rise", *heads])
+        for row in record["rows"]:
+            verdicts = [row["points"][point][name] for point in points for name in shown]
+            values = [*(row[name] for name in plain), *row["centre"], row["rise"], *verdicts]
             writer.writerow([record["model"]["id"], *(_cell(value) for value in values)])
     kept = {name: value for name, value in record.items() if name != "rows"}
     partial = out / "blind_spots.partial"
     partial.write_text(json.dumps(kept, indent=1) + "\n")
-    partial.replace(out / "blind_spots.json")
+    partial.replace(out / JSON)
 
 
-def clear(out: Path) -> None:
-    """Remove the work folder of a finished test."""
-    shutil.rmtree(out / "partial", ignore_errors=True)
+def _about_pipeline(check: Mapping[str, Any]) -> str:
+    return (
+        f"Checked through the whole pipeline on {check['scans']} raw heads: the same verdict for "
+        f"{check['same_verdict']} of {check['lesions']} anomalies."
+    )
+
+
+def _share(values: Sequence[bool]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, bool):
         return int(value)
     return f"{value:.5g}" if isinstance(value, float) else "" if value is None else value
-
-
-def _manifest(
-    model: AnomalyModel,
-    healthy: HealthySet,
-    settings: SelftestSettings,
-    score: str,
-    placed: Sequence[Placed],
-    homeless: int,
-    regions: Sequence[str],
-) -> dict[str, Any]:
-    about = {
-        "seed": settings.seed,
-        "replicates": settings.replicates,
-        "volumes_ml": VOLUMES_ML,
-        "contrasts": CONTRASTS,
-        "textures": TEXTURES,
-        "regions": list(regions),
-        "kinds": [CONTRAST, *ISO_KINDS, NOTHING],
-        "gap_mm": GAP_MM,
-        "rule": _RULE,
-        "scans": len(healthy.cache),
-        "analyses": len({item.run for item in placed}) + len(healthy.cache),
-        "anomalies": len(placed),
-        "not_placed": homeless,
-    }
-    statistics = model.calibration.score(score).statistics
-    calibration = hashlib.sha256(statistics.mean.tobytes() + statistics.std.tobytes()).hexdigest()
-    points = {name: asdict(p) for name, p in model.calibration.score(score).points[SMOOTHING].items()}
-    identity = [VERSION, about, model.hash, calibration, points, score, healthy.key, [p.to_json() for p in placed]]
-    key = hashlib.sha256(json.dumps(to_json(identity), sort_keys=True).encode()).hexdigest()
-    return {**about, "key": key}
-
-
-def _voxel_ml(prepared: PreparedVolume) -> float:
-    return float(abs(np.linalg.det(prepared.model_affine[:3, :3]))) / 1000
-
-
-def _kept(model: AnomalyModel, job: Job, prepared: PreparedVolume, scan: int) -> Analysis:
-    tensors = load_file(str(job.work / f"clean_{scan:03d}.safetensors"))
-    image, mask = prepared.image[0], prepared.brain_mask
-    maps = {job.score: tensors["score"].numpy()}
-    if not model.members:
-        return Analysis(prepared, Evidence(image, mask, None, maps))
-    members = tuple(
-        Evidence(image, mask, None, {name: tensors[f"member_{index}"].numpy()})
-        for index, name in enumerate(model.config.scores)
-    )
-    return Analysis(prepared, EnsembleEvidence(image, mask, None, maps, members=members))
-
-
-# A process works on one model and one set; the next test must not find what this one has loaded.
-@lru_cache(maxsize=1)
-def _model(folder: Path) -> AnomalyModel:
-    return load_model(folder)
-
-
-@lru_cache(maxsize=1)
-def _brains(work: Path) -> TrainingCache:
-    return TrainingCache.load(work / "brains.safetensors")
-
-
-@lru_cache(maxsize=1)
-def _reader(job: Job) -> Reader:
-    return Reader(_model(job.folder), job)
