@@ -57,7 +57,7 @@ def figure_title(name: str) -> str:
     return {
         "scan_score": "mean healthy score",
         "sauroc": "sAUROC",
-        "fpr_at_tpr95": "healthy scans called abnormal when 95 % of anomalies are found",
+        "fpr_at_tpr95": "false-positive rate at 95 % recall",
     }.get(name, name)
 
 
