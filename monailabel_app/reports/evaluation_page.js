@@ -13,7 +13,7 @@
     const numeric = filled.length > 0 && filled.every((entry) => !Number.isNaN(Number(entry.value)));
     const order = (a, b) => {
       if ((a.value === "") !== (b.value === "")) return a.value === "" ? 1 : -1;
-      const by = numeric ? Number(a.value) - Number(b.value) : a.value.localeCompare(b.value);
+      const by = numeric ? Number(a.value) - Number(b.value) : a.value < b.value ? -1 : a.value > b.value ? 1 : 0;
       return (ascending ? by : -by) || a.place - b.place;
     };
     rows.sort(order).forEach((entry) => body.append(entry.row));

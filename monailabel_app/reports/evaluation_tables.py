@@ -40,7 +40,8 @@ _POINT_FIGURES = (
     ("rodeo_shape", "RoDeO shape", 3, "whether boxes have the lesions' size and form"),
     ("rodeo_classification", "RoDeO classification", 3, "share of boxes with a partner, there being one class"),
 )
-_METRICS = (("pooled_ap", "AP, pooled"), ("mean_case_ap", "AP, mean of cases"), ("dice", "Dice at balanced"))
+_METRICS = (("pooled_ap", "AP, pooled"), ("mean_case_ap", "AP, mean of cases"), ("dice", "Dice at balanced"),
+            ("scan_auroc", "scan AUROC"))  # fmt: skip
 
 
 def main_table(entry: Mapping[str, Any]) -> Markup:
@@ -182,14 +183,23 @@ def differences_table(entry: Mapping[str, Any]) -> Markup:
     ]
     lines = []
     for row in rows:
-        for name, found in (row.get("differences") or {}).items():
+        for name, found in _references(row):
             cells = [figure_cell(found.get(key), signed=True) for key, _ in metrics]
-            against = text_cell(
-                str(found.get("reference", name)), element("span", name.replace("_", " "), class_="limits")
-            )
+            against = text_cell(str(found.get("reference", name)), element("span", name, class_="limits"))
             lines.append(_line(row, entry, against, *cells))
     heads = ["model", "minus", *(f"{title}" for _, title in metrics)]
     return table(heads, lines, caption="Model minus reference, paired over patients")
+
+
+def _references(row: rows_of.Row) -> list[tuple[str, Mapping[str, Any]]]:
+    """Every model that the row is compared with, once: the better baseline is one of the two."""
+    found: dict[Any, tuple[str, Mapping[str, Any]]] = {}
+    for name, entry in (row.get("differences") or {}).items():
+        words = name.replace("_", " ")
+        reference = entry.get("reference", name)
+        before = found.get(reference)
+        found[reference] = (f"{before[0]}, {words}" if before else words, entry)
+    return list(found.values())
 
 
 def scores_table(entry: Mapping[str, Any]) -> Markup:

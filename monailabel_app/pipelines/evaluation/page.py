@@ -54,7 +54,7 @@ def _file(path: Path, name: str) -> Path:
 
 
 def _read(path: Path, key: str, kind: type) -> dict[str, Any]:
-    """A JSON object that has the key, of that kind. NaN and infinity, which are no JSON, are read as missing numbers."""
+    """A JSON object that has the key, of that kind. NaN and infinity, no JSON, are read as missing numbers."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except OSError as error:
