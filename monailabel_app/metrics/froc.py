@@ -17,7 +17,9 @@ from monailabel_app.errors import InvalidSettings
 def froc_curve(
     lesions: Sequence[int] | np.ndarray, detected: np.ndarray, false_positives: np.ndarray
 ) -> list[tuple[float, float]]:
-    """(false positives per scan, lesion recall) per threshold, fewest false positives first.
+    """(false positives per scan, lesion recall) per threshold, in the order of the counts.
+
+    False positives need not grow as the threshold falls: components merge into one that touches a lesion.
 
     lesions: (cases,); detected: (cases, thresholds); false_positives: (scans, thresholds), of the cases or of healthy
     scans. Empty without a lesion or a scan. Raises InvalidSettings for counts that do not fit.
@@ -29,7 +31,7 @@ def froc_curve(
         raise InvalidSettings(
             f"expected counts as (scans, thresholds), got {detected.shape} and {false_positives.shape}"
         )
-    return sorted(
+    return [
         (float(false), float(recall))
         for false, recall in zip(false_positives.mean(axis=0), detected.sum(axis=0) / total, strict=True)
-    )
+    ]

@@ -199,18 +199,22 @@ def _row(
 
 
 def _curves(measurement: Measurement) -> dict[str, list[tuple[float, float]]]:
-    """Of the default score with the model's own calibration: FROC (also with healthy scans' false alarms) and PR."""
+    """Of the default score with the model's own calibration, strictest threshold first: precision-recall and FROC.
+
+    froc_healthy: the recall of the cases against the false alarms of the healthy scans.
+    """
     name = default_protocol(measurement.record)
     protocol = measurement.record["protocols"][name]
     curves = {"pr": precision_recall(measurement.counts[name].sum(axis=0))}
     cases, healthy = protocol["cases"], protocol["healthy"]
     if cases and all("froc" in case for case in cases):
-        detected = np.array([case["froc"]["detected"] for case in cases])
-        alarms = np.array([case["froc"]["false_positives"] for case in cases])
+        # Recorded as the healthy tails are tabulated: the loosest threshold first.
+        detected = np.array([case["froc"]["detected"][::-1] for case in cases])
+        alarms = np.array([case["froc"]["false_positives"][::-1] for case in cases])
         lesions = np.nan_to_num(at_point(cases, POINT, "lesions"))
         curves["froc"] = froc_curve(lesions, detected, alarms)
         if healthy and all("froc_false_positives" in scan for scan in healthy):
-            others = np.array([scan["froc_false_positives"] for scan in healthy])
+            others = np.array([scan["froc_false_positives"][::-1] for scan in healthy])
             curves["froc_healthy"] = froc_curve(lesions, detected, others)
     return curves
 

@@ -214,7 +214,8 @@ def test_curves_examples_and_single_values_come_with_the_set(record, measurement
     recall = sum(case["froc"]["detected"][-1] for case in cases)
     recall /= sum(case["points"]["balanced"]["lesions"] for case in cases)
     false = np.mean([case["froc"]["false_positives"][-1] for case in cases])
-    assert [false, recall] in curve["froc"]
+    assert curve["froc"][0] == [false, recall]  # the strictest threshold, recorded last
+    assert curve["froc"][-1][1] == 1
     mine = [example for example in entry["examples"] if example["model"] == "good_t1"]
     dices = sorted(case["points"]["balanced"]["dice"] for case in cases)
     assert [e["dice"] for e in mine if e["kind"] == "worst"] == dices[:2]
