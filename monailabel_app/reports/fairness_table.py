@@ -124,24 +124,23 @@ def _score_gap(attribute: Mapping[str, Any], compared: Sequence[Mapping[str, Any
 
 def law_sentences(law: Mapping[str, Any]) -> list[str]:
     """How each group's figure goes with the training mixture, and which mixture would make two groups equal."""
-    name = figure_title(law["figure"])
+    name, mixed = figure_title(law["figure"]), _those(law["share_title"])
     lines = []
     for group in law["groups"]:
         low, high = group["slope"]["interval"] or (None, None)
-        sure = low is not None and (low > 0 or high < 0)
+        unclear = "" if low is not None and (low > 0 or high < 0) else "; no dependence on the mixture is shown"
+        line = f"{group['intercept']['value']:.3f} {group['slope']['value']:+.3f} p"
         lines.append(
-            f"{group['title'].capitalize()}: {name} = {group['intercept']['value']:.3f} "
-            f"{group['slope']['value']:+.3f} p [{_number(low, '+.3f')}, {_number(high, '+.3f')}], p the share of "
-            f"{law['share_title']} in the training data; mean absolute error {group['mean_absolute_error']:.3f} over "
-            f"{group['runs']} trainings{'' if sure else '; no dependence on the mixture is shown'}."
+            f"{_capital(_those(group['title']))}: {name} = {line} [{_number(low, '+.3f')}, {_number(high, '+.3f')}], "
+            f"p the share of {mixed} in the training data; mean absolute error {group['mean_absolute_error']:.3f} over "
+            f"{group['runs']} trainings{unclear}."
         )
-    titles = {group["group"]: group["title"] for group in law["groups"]}
+    titles = {group["group"]: _those(group["title"]) for group in law["groups"]}
     for equal in law["equal_shares"]:
-        low, high = equal["interval"]
+        low, high = (_number(limit, ".0%") for limit in equal["interval"])
         lines.append(
-            f"The lines of {_and([titles[g] for g in equal['groups']])} meet at a share of "
-            f"{100 * equal['value']:.0f} % {law['share_title']} [{_number(low, '.0%')}, {_number(high, '.0%')}]; "
-            f"{100 * equal['met']:.0f} % of the resampled trainings have such a share."
+            f"The lines of {_and([titles[g] for g in equal['groups']])} meet at a share of {equal['value']:.0%} {mixed} "
+            f"[{low}, {high}]; {equal['met']:.0%} of the resampled trainings have such a share."
         )
     if not law["equal_shares"] and len(law["groups"]) > 1:
         lines.append("No training mixture would make two of these groups equal: their lines do not meet in [0, 1].")
@@ -272,6 +271,10 @@ def _plain(name: str) -> str:
 
 def _people(group: Mapping[str, Any]) -> str:
     return f"{_those(group['title'])} ({group['patients']})"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _those(title: str) -> str:

@@ -264,6 +264,22 @@ def _mean(values) -> dict:
     return {"value": values.mean(), "interval": [values.mean() - reach, values.mean() + reach]}
 
 
+def in_words(varied: str, other: str, entries: dict[str, dict]) -> str:
+    """What the mixture does to the gap between the groups, and what the calibration people undo of it."""
+    parts = []
+    for figure, unit, digits in (("sauroc", "", 3), ("false_ml", " ml", 1)):
+        slopes = [
+            f"{entries[f'{reading}/{figure}']['slopes']['gap']['value']:+.{digits}f}{unit}" for reading in READINGS
+        ]
+        name = "the sAUROC" if figure == "sauroc" else "the healthy false volume"
+        parts.append(
+            f"From {other} only to {varied} only in the training data, the gap in {name} ({varied} less {other}) moves "
+            f"by {slopes[0]} as the atlas gives it, by {slopes[1]} when people of both groups calibrate, and by "
+            f"{slopes[2]} when the calibration people are mixed as the training people are."
+        )
+    return " ".join(parts)
+
+
 def markdown(record: dict) -> str:
     """The tables."""
 
@@ -283,7 +299,8 @@ def markdown(record: dict) -> str:
         varied, other = about["groups"]
         parts.append(
             f"## {attribute}: share of {varied} (the others {other})\n\n{about['train']} people train, "
-            f"{about['calibrate']} calibrate, {about['test']} of each group are tested.\n\n"
+            f"{about['calibrate']} calibrate, {about['test']} of each group are tested. "
+            f"{in_words(varied, other, about['laws'])}\n\n"
             f"| reading | figure | {varied} at p = 0, 0.5, 1 | {other} at p = 0, 0.5, 1 | slope {varied} | "
             f"slope {other} | slope of the gap | gap at p = 0.5 | error of the lines |\n" + "|" + "---|" * 9
         )

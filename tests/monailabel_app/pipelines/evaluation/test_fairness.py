@@ -226,7 +226,7 @@ def test_the_law_over_mixtures_gives_the_share_at_which_groups_are_equal(tmp_pat
     assert slopes["M"][0] > 0 > slopes["F"][1]
     (equal,) = law["equal_shares"]
     assert equal["value"] == pytest.approx(0.3, abs=0.03)
-    assert any(f"meet at a share of {100 * equal['value']:.0f} % men" in sentence for sentence in law["sentences"])
+    assert any(f"meet at a share of {equal['value']:.0%} men" in sentence for sentence in law["sentences"])
     mixtures[1]["share"] = 25
     with pytest.raises(EvaluationFailed, match=r"line 3: expected a share in \[0, 1\]"):
         fairness(path, FairnessOptions(by=("sex",), **QUICK), mixtures=write(shares, mixtures, tuple(mixtures[0])))
