@@ -139,8 +139,8 @@ def law_sentences(law: Mapping[str, Any]) -> list[str]:
     for equal in law["equal_shares"]:
         low, high = (_number(limit, ".0%") for limit in equal["interval"])
         lines.append(
-            f"The lines of {_and([titles[g] for g in equal['groups']])} meet at a share of {equal['value']:.0%} {mixed} "
-            f"[{low}, {high}]; {equal['met']:.0%} of the resampled trainings have such a share."
+            f"The lines of {_and([titles[g] for g in equal['groups']])} meet at a share of {equal['value']:.0%} "
+            f"{mixed} [{low}, {high}]; {equal['met']:.0%} of the resampled trainings have such a share."
         )
     if not law["equal_shares"] and len(law["groups"]) > 1:
         lines.append("No training mixture would make two of these groups equal: their lines do not meet in [0, 1].")
