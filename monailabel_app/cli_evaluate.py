@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,8 +76,8 @@ def evaluate(
     from monailabel_app.pipelines.progress_bar import bars
     from monailabel_app.reports.comparison import comparison_markdown
 
-    sets, tuning, missing = _data_sets(data, data_root, split, modality)
     known = {_name(folder): folder for folder in list_model_folders(ROOT)}
+    sets, tuning, missing = _data_sets(data, data_root, split, modality, _sequence_of(models))
     folders, explicit, strict = _models(models, known, sets)
     request = Request(tuple(folders), known, tuple(sets), tuning, explicit, strict, _command())
     used = 0 if device.startswith("cuda") else os.cpu_count() or 1 if workers is None else workers
@@ -90,9 +91,12 @@ def evaluate(
 
 
 def _data_sets(
-    text: str, data_root: Path, split: str | None, modality: str | None
+    text: str, data_root: Path, split: str | None, modality: str | None, likely: str | None = None
 ) -> tuple[list[Dataset], dict[str, Dataset], list[str]]:
-    """The sets, their tuning splits by name, and what is said about development sets that are not there."""
+    """The sets, their tuning splits by name, and what is said about development sets that are not there.
+
+    likely: the sequence of a folder that does not tell it.
+    """
     from monailabel_app.errors import AnomalyAppError
     from monailabel_app.pipelines.evaluation.datasets import load_dataset
 
@@ -100,7 +104,7 @@ def _data_sets(
     for name in _names(text):
         for spec in DEVELOPMENT if name == "dev" else (name,):
             try:
-                dataset = load_dataset(spec, data_root=data_root, split=split, modality=modality)
+                dataset = _load(load_dataset, spec, data_root, split, modality, likely)
             except AnomalyAppError as error:
                 if name != "dev":
                     raise
@@ -108,12 +112,38 @@ def _data_sets(
                 continue
             sets.append(dataset)
             if dataset.tune_split is not None and dataset.tune_split != dataset.split:
-                tuning[dataset.name] = load_dataset(
-                    spec, data_root=data_root, split=dataset.tune_split, modality=modality
-                )
+                tuning[dataset.name] = _load(load_dataset, spec, data_root, dataset.tune_split, modality, likely)
     if not sets:
         raise InvalidSettings(f"expected a data set that is there; {'; '.join(missing) or 'name one (see --list)'}")
     return sets, tuning, missing
+
+
+def _load(
+    load: Callable[..., Dataset],
+    spec: str,
+    data_root: Path,
+    split: str | None,
+    modality: str | None,
+    likely: str | None,
+) -> Dataset:
+    try:
+        return load(spec, data_root=data_root, split=split, modality=modality)
+    except InvalidSettings:
+        if modality is not None or likely is None or not Path(spec).is_dir():
+            raise
+    return load(spec, data_root=data_root, split=split, modality=likely)
+
+
+def _sequence_of(models: str) -> str | None:
+    """The sequence that the models asked for by name were made for, where it is one."""
+    from monailabel_app.pipelines.predict import find_model
+    from monailabel_app.weights.listing import read_entry
+
+    if models in ("all", "default"):
+        return None
+    entries = [read_entry(name, find_model(name, ROOT)) for name in _names(models)]
+    found = {str(entry.config.get("modality", "")).lower() for entry in entries if entry is not None} - {"", "any"}
+    return found.pop() if len(found) == 1 else None
 
 
 def _models(text: str, known: dict[str, Path], sets: list[Dataset]) -> tuple[list[Path], tuple[str, ...], bool]:

@@ -142,9 +142,10 @@ class HealthyReference:
 
     def summary(self, score: str, smoothing: str, index: int) -> HealthySummary:
         """What thresholds need of a healthy scan."""
-        inside = analysed_mask(self._scans[index].prepared.brain_mask, self._model.calibration.erosion_mm)
+        prepared = self._scans[index].prepared
+        inside = analysed_mask(prepared.brain_mask, self._model.calibration.erosion_mm)
         of_scan = scan_score if self._model.levels is None else slice_score
-        return summarise(self.map(score, smoothing, index), inside, of_scan)
+        return summarise(self.map(score, smoothing, index), inside, prepared.spacing_mm, of_scan)
 
     def thresholds(self, score: str, smoothing: str) -> HealthyThresholds:
         """Of all scans, any of which can be left out."""

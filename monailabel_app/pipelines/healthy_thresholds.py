@@ -12,6 +12,7 @@ from monailabel_app.calibration.conformal import bounds_of, upper_bound
 from monailabel_app.calibration.false_volume import false_volume_curve, of_patients
 from monailabel_app.calibration.operating_points import OperatingPoint
 from monailabel_app.calibration.tails import TAIL_SHARES
+from monailabel_app.postprocessing.delineate import delineated
 
 # From 1/64 to 128 healthy standard deviations, in steps of 0.14 %.
 _STEPS = 512
@@ -32,13 +33,17 @@ class HealthySummary:
 
 
 def summarise(
-    anomaly_map: np.ndarray, inside: np.ndarray, of_scan: Callable[[np.ndarray], float] = scan_score
+    anomaly_map: np.ndarray,
+    inside: np.ndarray,
+    spacing_mm: Sequence[float] = (2.0, 2.0, 2.0),
+    of_scan: Callable[[np.ndarray], float] = scan_score,
 ) -> HealthySummary:
     """anomaly_map: (X, Y, Z) calibrated, the scan's own person left out. inside: (X, Y, Z) bool, what is analysed."""
     values = np.sort(anomaly_map[inside])
     above = 1 - np.searchsorted(values, GRID, side="right") / max(len(values), 1)
     limit_ml, _ = bounds_of(anomaly_map.shape[2])
-    least = false_volume_curve(anomaly_map, limit_ml=limit_ml).least_threshold(limit_ml)
+    outlined = delineated(anomaly_map, spacing_mm)
+    least = false_volume_curve(outlined, limit_ml=limit_ml).least_threshold(limit_ml)
     return HealthySummary(above.astype(np.float32), least, of_scan(anomaly_map))
 
 

@@ -20,6 +20,7 @@ from monailabel_app.io.geometry import resample
 from monailabel_app.types import PreparedVolume, to_json
 from monailabel_app.weights.model_folder import sha256_of
 
+_QUICK = "-quick"
 _VERSION = 2  # raised when preprocessing changes what it makes of the same scan
 
 
@@ -61,9 +62,10 @@ class PreparedCase:
 
 @dataclass(frozen=True)
 class StoredCase:
-    """A prepared case on disk, and what its data set says about it. key: names what a model sees of it.
+    """A prepared case on disk, and what its data set says about it.
 
-    cut: the file of its levels, for a model of single levels.
+    key: names what a model sees of it; content: what it was made from, the same for every model. cut: the file of its
+    levels, for a model of single levels.
     """
 
     id: str
@@ -73,6 +75,7 @@ class StoredCase:
     cut: Path | None = None
     attributes: Mapping[str, str | float] = field(default_factory=dict)
     source: str = ""
+    content: str = ""
 
     def load(self) -> PreparedCase:
         """Read it. Raises EvaluationFailed for a damaged file."""
@@ -131,9 +134,18 @@ class CaseSet:
             [ref for ref in references(scans) if ref.id not in gone and ref.source not in gone]
             for scans in (self.healthy, self.cases)
         )
-        key = hashlib.sha256("\n".join([self.key, *sorted(gone)]).encode()).hexdigest()
         stored = StoredCases if isinstance(self.cases, StoredCases) else list
+        key = set_key(healthy, cases, quick=self.key.endswith(_QUICK))
         return replace(self, key=key, healthy=stored(healthy), cases=stored(cases), skipped=(*self.skipped, *skipped))
+
+
+def set_key(healthy: Sequence[CaseReference], cases: Sequence[CaseReference], *, quick: bool = False) -> str:
+    """Names the content of a set, whatever a model makes of it. quick: not all of its cases were wanted."""
+    contents = [
+        [[getattr(case, "content", case.key), case.id, case.patient, dict(case.attributes)] for case in group]
+        for group in (healthy, cases)
+    ]
+    return hashlib.sha256(json.dumps(to_json(contents)).encode()).hexdigest() + (_QUICK if quick else "")
 
 
 def on_model_grid(mask: np.ndarray, prepared: PreparedVolume) -> np.ndarray:

@@ -17,18 +17,19 @@ from safetensors.torch import load_file, save_file
 
 from monailabel_app.errors import EvaluationFailed
 from monailabel_app.types import to_json
-from monailabel_app.weights.model_folder import result_hash
 
 from ..healthy_thresholds import HealthyThresholds
 from ..predict import AnomalyModel
 from ..workers import WorkerDied, map_in_processes
-from .analyses import AnalysisJob, Part, analyse_missing, parts_of
+from .analyses import AnalysisJob, analyse_missing
 from .cases import CaseReference, CaseSet, references
 from .reading import FEWEST_HEALTHY, Known, Levers, Protocol, Reader, Reading, ReadingPlan
 from .store import Costs
+from .tasks import MeasuredModel, Task
 
 _LOG = logging.getLogger(__name__)
 Stage = Callable[[str, int, int], None]
+VERSION = 3  # raised when a record says more, or other things, of the same maps
 _HEALTHY = "healthy"
 
 
@@ -56,60 +57,19 @@ class Measurement:
 
     @classmethod
     def load(cls, path: Path) -> Measurement | None:
-        """None where there is none, or none that can be read."""
+        """None where there is none, none that can be read, or one of another version of the readings."""
         try:
             record = json.loads(path.with_suffix(".json").read_text())
             tensors = load_file(str(path.with_suffix(".safetensors")))
         except (OSError, ValueError):
+            return None
+        if record.get("version") != VERSION:
             return None
         kinds: dict[str, dict[str, np.ndarray]] = {"cases": {}, "healthy": {}}
         for name, values in tensors.items():
             kind, _, protocol = name.partition("/")
             kinds.setdefault(kind, {})[protocol] = values.numpy()
         return cls(record, kinds["cases"], kinds["healthy"])
-
-
-@dataclass(frozen=True)
-class Task:
-    """A model on a set. parts: the networks to be run; about: what the record says of the model."""
-
-    folder: Path
-    model_hash: str
-    parts: tuple[Part, ...]
-    about: Mapping[str, Any]
-    scores: tuple[str, ...]
-    smoothings: tuple[str, ...]
-    cases: CaseSet
-
-    @property
-    def title(self) -> str:
-        """For progress bars and messages."""
-        return f"{self.about['id']} on {self.cases.name}"
-
-    @property
-    def scans(self) -> tuple[CaseReference, ...]:
-        """The healthy scans, then the cases."""
-        return (*references(self.cases.healthy), *references(self.cases.cases))
-
-
-def task_of(
-    model: AnomalyModel, cases: CaseSet, scores: Sequence[str] = (), smoothings: Sequence[str] = ("standard",)
-) -> Task:
-    """A model on a set, by its first score unless others are given."""
-    scores = tuple(scores) or model.scores[:1]
-    healthy = model.calibration.healthy
-    about = {
-        "id": model.id,
-        "hash": model.hash,
-        "method": str(model.meta["method"]),
-        "modality": model.modality,
-        "default": f"{model.scores[0]}/{smoothings[0]}/",
-        "calibration": {"id": healthy.get("id"), "kind": healthy.get("kind", "own"), "scans": healthy.get("scans")},
-    }
-    about["calibration"]["warnings"] = list(healthy.get("warnings", ()))
-    return Task(
-        model.folder, result_hash(model.folder), parts_of(model, scores), about, scores, tuple(smoothings), cases
-    )
 
 
 def measure(
@@ -131,7 +91,7 @@ def measure(
     components below 0.1 ml are dropped. cache: analyses are kept there. Raises EvaluationFailed when a scan cannot be
     analysed.
     """
-    task = task_of(model, cases, scores, smoothings)
+    task = Task(MeasuredModel.of(model, scores, smoothings), cases)
     failed = analyse_tasks([task], cache, workers=workers, device=device, stage=stage)[0]
     if failed:
         raise EvaluationFailed(f"expected to analyse every scan of {cases.name}, got: {next(iter(failed.values()))}")
@@ -147,11 +107,11 @@ def analyse_tasks(
     """Analyse what has not been analysed before; per task the ids of the scans that failed, with the reasons."""
     owners, jobs = [], []
     for index, task in enumerate(tasks):
-        for part in task.parts:
+        for part in task.model.parts:
             for case in task.scans:
                 owners.append((index, case.id))
                 jobs.append(AnalysisJob(part, case, cache, device))
-    total = [len(task.parts) * len(task.scans) for task in tasks]
+    total = [len(task.model.parts) * len(task.scans) for task in tasks]
     done = [0] * len(tasks)
     failed: list[dict[str, str]] = [{} for _ in tasks]
     for position, reason in analyse_missing(jobs, workers):
@@ -210,9 +170,9 @@ class _Measuring:
     def own_raws(self) -> None:
         """An ensemble's raw maps of healthy scans rest on statistics without that person: made once, and kept."""
         jobs = [
-            (number, _Job("raw", plan, scores=task.scores, index=index))
+            (number, _Job("raw", plan, scores=task.model.scores, index=index))
             for number, (task, plan) in enumerate(zip(self._tasks, self._plans, strict=True))
-            if len(task.parts) > 1 and len(plan.healthy) >= FEWEST_HEALTHY
+            if len(task.model.parts) > 1 and len(plan.healthy) >= FEWEST_HEALTHY
             for index in range(len(plan.healthy))
         ]
         for _ in self._run(jobs, "combining healthy scans"):
@@ -221,7 +181,7 @@ class _Measuring:
     def protocols(self) -> None:
         """How each task's maps are to be read."""
         jobs = [
-            (number, _Job("protocols", plan, scores=task.scores, smoothings=task.smoothings))
+            (number, _Job("protocols", plan, scores=task.model.scores, smoothings=task.model.smoothings))
             for number, (task, plan) in enumerate(zip(self._tasks, self._plans, strict=True))
         ]
         for number, _, found in self._run(jobs, "calibrations"):
@@ -307,18 +267,22 @@ class _Measuring:
         costs: list[Costs] = [made[1] for _, made in read]
         readings: list[Mapping[str, Reading]] = [made[0] for _, made in read]
         seconds = [made[2] for _, made in read]
-        count = len(plan.healthy)
         protocols, counts, healthy_counts = {}, {}, {}
         for protocol, calibration in known.items():
             mine = [reading[protocol.name] for reading in readings]
-            protocols[protocol.name] = _protocol_record(task, protocol, calibration, mine[:count], mine[count:])
-            if mine[count:]:
-                counts[protocol.name] = np.stack([reading.counts for reading in mine[count:]])
-            if mine[:count]:
-                healthy_counts[protocol.name] = np.stack([reading.counts[1] for reading in mine[:count]])
+            healthy, ill = mine[: len(plan.healthy)], mine[len(plan.healthy) :]
+            # A label that is empty says that there is nothing to find: all that is marked is false.
+            healthy += [_negative(reading) for reading in ill if reading.entry.get("native_lesions") == 0]
+            ill = [reading for reading in ill if reading.entry.get("native_lesions") != 0]
+            protocols[protocol.name] = _protocol_record(task, protocol, calibration, healthy, ill)
+            if ill:
+                counts[protocol.name] = np.stack([reading.counts for reading in ill])
+            if healthy:
+                healthy_counts[protocol.name] = np.stack([reading.counts[1] for reading in healthy])
         cases = task.cases
         record = {
-            "model": {key: value for key, value in task.about.items() if key != "default"},
+            "version": VERSION,
+            "model": {key: value for key, value in task.model.about.items() if key != "default"},
             "set": {
                 "name": cases.name,
                 "key": cases.key,
@@ -326,9 +290,10 @@ class _Measuring:
                 "modality": cases.modality,
                 "split": cases.split,
                 "licence": cases.licence,
+                "slices": cases.level is not None,
                 "skipped": [dict(item) for item in cases.skipped],
             },
-            "default": task.about["default"],
+            "default": task.model.about["default"],
             "device": self._device,
             "threads": 1 if self._workers else torch.get_num_threads(),
             "seconds_to_analyse": float(np.median([cost.seconds for cost in costs])),
@@ -342,17 +307,25 @@ class _Measuring:
 
 def plan_of(task: Task, cache: Path) -> ReadingPlan:
     """What the reading of a task needs."""
-    name = hashlib.sha256(f"{task.model_hash}/{task.cases.key}/{task.cases.name}".encode()).hexdigest()[:24]
+    name = hashlib.sha256(f"{task.model.model_hash}/{task.cases.key}/{task.cases.name}".encode()).hexdigest()[:24]
     keep = Path(cache) / _HEALTHY / name
     healthy = references(task.cases.healthy)
-    return ReadingPlan(name, task.folder, task.model_hash, Path(cache), keep, healthy, task.cases.level)
+    return ReadingPlan(name, task.model.folder, task.model.model_hash, Path(cache), keep, healthy, task.cases.level)
+
+
+def _negative(reading: Reading) -> Reading:
+    """A labelled scan without a lesion, recorded like a healthy one."""
+    kept = ("id", "patient", "attributes", "scan_score", "p_value", "tails", "points")
+    entry = {key: reading.entry[key] for key in kept}
+    entry["froc_false_positives"] = reading.entry["froc"]["false_positives"]
+    return Reading(entry, reading.counts)
 
 
 def _protocol_record(
     task: Task, protocol: Protocol, known: Known, healthy: Sequence[Reading], cases: Sequence[Reading]
 ) -> dict[str, Any]:
     entries = [reading.entry for reading in (*cases, *healthy)]
-    calibration = dict(task.about["calibration"])
+    calibration = dict(task.model.about["calibration"])
     if protocol.calibration == "set":
         calibration = {"id": None, "kind": "set", "scans": len(healthy)}
     return {

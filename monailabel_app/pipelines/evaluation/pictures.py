@@ -12,13 +12,15 @@ import numpy as np
 
 from monailabel_app.calibration.tails import TAIL_SHARES
 from monailabel_app.errors import AnomalyAppError
+from monailabel_app.postprocessing.delineate import delineated
 from monailabel_app.reports.overlay import three_planes_png
 
 from .analyses import read_analysis
 from .cases import on_grid_of
 from .differences import default_protocol
-from .measure import Measurement, Task, plan_of
+from .measure import Measurement, plan_of
 from .reading import Protocol, Reader, marked
+from .tasks import Task
 
 _LOG = logging.getLogger(__name__)
 _POINT = "balanced"
@@ -34,13 +36,13 @@ def make_pictures(record: dict[str, Any], shown: Sequence[tuple[Task, Measuremen
     for task, measurement in shown:
         about = measurement.record["set"]
         entry = next((e for e in record["sets"] if (e["name"], e["split"]) == (about["name"], about["split"])), None)
-        examples = [e for e in entry["examples"] if e["model"] == task.about["id"]] if entry else []
+        examples = [e for e in entry["examples"] if e["model"] == task.model.id] if entry else []
         if not examples:
             continue
         try:
             reader = Reader(plan_of(task, cache))
             for number, example in enumerate(examples):
-                name = f"{FOLDER}/{_plain(task.about['id'])}-{_plain(about['name'])}-{example['kind']}-{number}.png"
+                name = f"{FOLDER}/{_plain(task.model.id)}-{_plain(about['name'])}-{example['kind']}-{number}.png"
                 pictures[name] = _picture(reader, task, measurement, example["id"])
                 example["picture"] = name
         except AnomalyAppError as error:
@@ -63,7 +65,7 @@ def _picture(reader: Reader, task: Task, measurement: Measurement, name: str) ->
         loaded.prepared.image,
         np.maximum(on_grid_of(loaded, values, scan.prepared), 0),
         loaded.gt_mask,
-        marked(loaded, scan, values, told["points"][_POINT]["threshold"]),
+        marked(loaded, scan, delineated(values, scan.prepared.spacing_mm), told["points"][_POINT]["threshold"]),
         loaded.prepared.model_affine,
         dict(zip(TAIL_SHARES, about["froc_thresholds"], strict=True)),
     )

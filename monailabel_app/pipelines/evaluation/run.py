@@ -14,14 +14,15 @@ from monailabel_app.reports.comparison import comparison_csv, comparison_markdow
 from monailabel_app.reports.evaluation_page import evaluation_html
 from monailabel_app.types import to_json
 
-from ..predict import AnomalyModel, load_model
+from ..predict import load_model
 from .cases import CaseSet
 from .dataset_types import Dataset
 from .figures import RESAMPLES, evaluation_record
-from .measure import Measurement, Task, analyse_tasks, measure_tasks, task_of
+from .measure import Measurement, analyse_tasks, measure_tasks
 from .pictures import make_pictures
 from .scan_table import scan_table
 from .sets import SetBuilder
+from .tasks import MeasuredModel, Task
 
 _LOG = logging.getLogger(__name__)
 Stage = Callable[[str, int, int], None]
@@ -81,7 +82,7 @@ def evaluate(
     return run.write()
 
 
-def fits(model: AnomalyModel, dataset: Dataset) -> str:
+def fits(model: MeasuredModel, dataset: Dataset) -> str:
     """Why a model cannot be measured on a set; empty when it can."""
     wanted = model.modality.lower()
     if wanted not in ("any", dataset.modality.lower()):
@@ -101,6 +102,7 @@ class _Run:
         self._tasks: list[Task] = []
         self._sets: list[Dataset] = []
         self._found: dict[int, Measurement] = {}
+        self._loaded: dict[Path, MeasuredModel | None] = {}
 
     def plan(self) -> None:
         """Load the models, prepare the sets as they want them, and drop what cannot be used."""
@@ -109,23 +111,32 @@ class _Run:
         self._sets += [dataset for name, dataset in self._request.tuning.items()]
         for dataset in self._sets:
             chosen = self._for_set(dataset, models)
-            built: dict[tuple[Any, ...], CaseSet] = {}
-            failed = ""
-            for model in chosen:
-                key = model.prepare_settings, model.levels
-                try:
-                    if key not in built and not failed:
-                        built[key] = self._builder.build(dataset, *key)
-                except AnomalyAppError as error:
-                    failed = str(error)
-                if failed:
-                    self._fail(model.id, dataset.name, failed)
+            built = self._build(dataset, chosen)
             skipped = _union(cases.skipped for cases in built.values())
             for model in chosen:
-                cases = built.get((model.prepare_settings, model.levels))
+                cases = built.get(_view(model))
                 if cases is not None:
-                    mine = cases.without([item for item in skipped if item not in cases.skipped])
-                    self._tasks.append(self._task(model, replace(mine, skipped=tuple(skipped))))
+                    others = cases.without([item for item in skipped if item not in cases.skipped])
+                    self._tasks.append(Task(model, replace(others, skipped=tuple(skipped))))
+
+    def _build(self, dataset: Dataset, chosen: Sequence[MeasuredModel]) -> dict[Any, CaseSet]:
+        """The set as each kind of model sees it; a kind that most scans are useless for is left out itself."""
+        built: dict[Any, CaseSet] = {}
+        failed: dict[Any, str] = {}
+        for view in dict.fromkeys(_view(model) for model in chosen):
+            try:
+                built[view] = self._builder.build(dataset, *view)
+            except AnomalyAppError as error:
+                failed[view] = str(error)
+        fewest = min((len(cases.skipped) for cases in built.values()), default=0)
+        for view, cases in list(built.items()):
+            if len(cases.skipped) - fewest > _LOST_SHARE * len(dataset.scans):
+                failed[view] = f"most scans cannot be prepared for it, the first: {cases.skipped[0]['reason']}"
+                del built[view]
+        for model in chosen:
+            if _view(model) in failed:
+                self._fail(model.id, dataset.name, failed[_view(model)])
+        return built
 
     def analyse(self) -> None:
         """Every network on every scan that it has not seen; what a scan spoils is left out for all models."""
@@ -142,7 +153,7 @@ class _Run:
                 if not reasons:
                     continue
                 if len(reasons) > _LOST_SHARE * len(task.scans):
-                    self._fail(task.about["id"], task.cases.name, next(iter(reasons.values())))
+                    self._fail(task.model.id, task.cases.name, next(iter(reasons.values())))
                     dropped.add(index)
                     continue
                 for name, reason in reasons.items():
@@ -169,7 +180,7 @@ class _Run:
             index = missing[position]
             task = self._tasks[index]
             if isinstance(measurement, str):
-                self._fail(task.about["id"], task.cases.name, measurement)
+                self._fail(task.model.id, task.cases.name, measurement)
                 continue
             measurement.save(self._path(task))
             self._found[index] = measurement
@@ -209,16 +220,24 @@ class _Run:
         (self._output / "evaluation.html").write_text(evaluation_html(record, pictures=pictures), encoding="utf-8")
         return record
 
-    def _models(self) -> list[AnomalyModel]:
-        models = []
-        for folder in self._request.models:
-            try:
-                models.append(load_model(folder))
-            except AnomalyAppError as error:
-                self._fail(Path(folder).name, "all", str(error))
-        return models
+    def _models(self) -> list[MeasuredModel]:
+        return [model for folder in self._request.models if (model := self._load(folder, "all")) is not None]
 
-    def _for_set(self, dataset: Dataset, models: Sequence[AnomalyModel]) -> list[AnomalyModel]:
+    def _load(self, folder: Path, dataset: str) -> MeasuredModel | None:
+        """What there is to know of a model, which is not held; None, and reported, where it cannot be loaded."""
+        if folder not in self._loaded:
+            try:
+                model = load_model(folder)
+            except AnomalyAppError as error:
+                self._fail(Path(folder).name, dataset, str(error))
+                self._loaded[folder] = None
+                return None
+            scores = model.scores if self._options.all_scores else model.scores[:1]
+            smoothings = SMOOTHINGS if self._options.all_smoothings else SMOOTHINGS[:1]
+            self._loaded[folder] = MeasuredModel.of(model, scores, smoothings)
+        return self._loaded[folder]
+
+    def _for_set(self, dataset: Dataset, models: Sequence[MeasuredModel]) -> list[MeasuredModel]:
         """The models asked for that fit a set, and its two baselines."""
         chosen = []
         for model in models:
@@ -228,35 +247,35 @@ class _Run:
             elif self._request.strict:
                 self._fail(model.id, dataset.name, why_not)
         for method in BASELINES:
-            names = (f"{method}_{dataset.modality.lower()}", f"{method}_any")
-            folder = next((self._request.known[name] for name in names if name in self._request.known), None)
-            if folder is None or any(Path(model.folder) == Path(folder) for model in chosen):
-                continue
-            try:
-                chosen.append(load_model(folder))
-            except AnomalyAppError as error:
-                self._fail(Path(folder).name, dataset.name, str(error))
+            for name in (f"{method}_{dataset.modality.lower()}", f"{method}_any"):
+                folder = self._request.known.get(name)
+                if folder is None:
+                    continue
+                baseline = self._load(folder, dataset.name)
+                if baseline is None:
+                    continue
+                if baseline.model_hash not in {model.model_hash for model in chosen}:
+                    chosen.append(baseline)
+                # A baseline that knows single levels only leaves most of a volume to the one for any sequence.
+                if dataset.slices or baseline.levels is None:
+                    break
         return chosen
-
-    def _task(self, model: AnomalyModel, cases: CaseSet) -> Task:
-        scores = model.scores if self._options.all_scores else model.scores[:1]
-        return task_of(model, cases, scores, SMOOTHINGS if self._options.all_smoothings else ("standard",))
 
     def _keep_measured(self) -> None:
         """Take over what was measured before, unless it is to be measured again."""
         for index, task in enumerate(self._tasks):
             kept = None if self._options.again else Measurement.load(self._path(task))
-            wanted = {f"{score}/{smoothing}/own" for score in task.scores for smoothing in task.smoothings}
+            wanted = {f"{score}/{smoothing}/own" for score in task.model.scores for smoothing in task.model.smoothings}
             if kept is not None and wanted <= set(kept.record["protocols"]):
                 kept.record["set"]["skipped"] = [dict(item) for item in task.cases.skipped]
                 self._found[index] = kept
 
     def _path(self, task: Task) -> Path:
-        model, cases = task.about["id"], task.cases
+        model, cases = task.model.id, task.cases
         quick = "-quick" if self._options.quick else ""
         split = f"-{cases.split}" if cases.split else ""
         name = f"{cases.name}{split}-{cases.key[:8]}{quick}"
-        return self._output / "measured" / f"{model}-{task.model_hash[:12]}" / name
+        return self._output / "measured" / f"{model}-{task.model.model_hash[:12]}" / name
 
     def _without(self, task: Task, reasons: Mapping[str, str]) -> Task:
         skipped = [{"id": name, "stage": "analyse", "reason": reason} for name, reason in reasons.items()]
@@ -267,11 +286,16 @@ class _Run:
         chosen = list(self._request.explicit[:3])
         wanted = {id(found) for found in results if found.counts}
         pairs = [(self._tasks[index], found) for index, found in self._found.items() if id(found) in wanted]
-        return [(task, found) for task, found in pairs if task.about["id"] in chosen]
+        return [(task, found) for task, found in pairs if task.model.id in chosen]
 
     def _fail(self, model: str, dataset: str, error: str) -> None:
         _LOG.warning("%s on %s is left out: %s", model, dataset, error)
         self._failed.append({"model": model, "set": dataset, "error": error})
+
+
+def _view(model: MeasuredModel) -> tuple[Any, ...]:
+    """How a model wants scans prepared."""
+    return model.prepare_settings, model.levels
 
 
 def _set_name(task: Task) -> str:

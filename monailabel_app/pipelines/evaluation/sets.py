@@ -19,7 +19,7 @@ from ..implants import list_shapes, plan_implants
 from ..levels import Levels
 from ..predict import SHIPPED_MODELS
 from ..workers import WorkerDied, map_in_processes
-from .cases import CaseSet, StoredCase, StoredCases, content_key, hash_files
+from .cases import CaseSet, StoredCase, StoredCases, content_key, hash_files, set_key
 from .dataset_types import Dataset, DatasetScan
 from .preparation import Implant, PrepareJob, Recipe, prepare_case
 
@@ -44,7 +44,9 @@ class _Planned:
         # What a model sees differs by normalisation and levels.
         view = [self.key, self.job.path.stem, str(self.job.levels) if self.job.cut else ""]
         digest = hashlib.sha256("/".join(view).encode()).hexdigest()
-        return StoredCase(self.id, self.patient, digest, self.job.path, self.job.cut, self.attributes, self.source)
+        return StoredCase(
+            self.id, self.patient, digest, self.job.path, self.job.cut, self.attributes, self.source, self.key
+        )
 
 
 class SetBuilder:
@@ -108,13 +110,11 @@ class SetBuilder:
             raise EvaluationFailed(
                 f"expected a usable scan in {dataset.name}, got none of {len(dataset.scans)}{reason}"
             )
-        keys = [item.key for group in (healthy, cases) for item in group if item.job.path in made]
-        key = hashlib.sha256("\n".join(keys).encode()).hexdigest()
         return CaseSet(
             name=dataset.name,
             title=dataset.title,
             modality=dataset.modality,
-            key=f"{key}-quick" if self._quick else key,
+            key=set_key(*usable, quick=self._quick),
             healthy=StoredCases(usable[0]),
             cases=StoredCases(usable[1]),
             level=recipe.level,
