@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from monailabel_app import (
+    cli_calibrate,
     cli_curate,
     cli_encoder,
     cli_evaluate,
@@ -125,6 +126,7 @@ def predict(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Repeat the analysis to say how much each lesion would change.")
     ] = False,
+    calibration: Annotated[str, typer.Option(help="site (own healthy scans, where there is one) or shipped.")] = "site",
 ) -> None:
     """Find anomalies in one scan; the result as JSON on standard output."""
     import json
@@ -135,7 +137,15 @@ def predict(
     volume = read_volume(scan, slices=True, pixel_mm=pixel_mm)
     loaded = pipeline.load_model(pipeline.find_model(model, ROOT))
     settings = pipeline.PredictSettings(
-        operating_point, score, smoothing, min_volume_ml, seed, device, uncertainty=uncertainty, gate=gate
+        operating_point,
+        score,
+        smoothing,
+        min_volume_ml,
+        seed,
+        device,
+        uncertainty=uncertainty,
+        gate=gate,
+        calibration=calibration,
     )
     finding = pipeline.predict(volume, loaded, settings)
     if mask is not None:
@@ -145,34 +155,7 @@ def predict(
     typer.echo(json.dumps(finding.to_json(), indent=1))
 
 
-@app.command()
-def calibrate(
-    model: Annotated[str, typer.Option(help="Name of a model, or its folder.")],
-    healthy: Annotated[
-        Path, typer.Option(help="Healthy scans that did not train the model: a folder, or a cache (.safetensors).")
-    ],
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-) -> None:
-    """Calibrate a model anew on held-out healthy scans."""
-    from functools import partial
-
-    from monailabel_app.errors import PublishFailed
-    from monailabel_app.pipelines import predict as pipeline
-    from monailabel_app.pipelines.calibrate import calibrate_on
-    from monailabel_app.pipelines.progress_bar import bars
-    from monailabel_app.weights.model_folder import VERSIONS
-
-    folder = pipeline.find_model(model, ROOT)
-    if folder.parent.name == VERSIONS:
-        raise PublishFailed(
-            f"expected a model that may change, got published version {folder.name}, calibrated when it was trained; "
-            "train a new version to calibrate on other scans"
-        )
-    with bars() as bar:
-        calibrate_on(folder, healthy, device=device, progress=partial(bar.stage, "calibrating"))
-    typer.echo(f"calibrated: {folder}")
-
-
+cli_calibrate.register(app)
 cli_train.register(app)
 cli_evaluate.register(app)
 cli_fairness.register(app)

@@ -15,6 +15,7 @@ FLOORS = (
     {"training", "calibration", "weights", "reports"},
     {"pipelines"},
     {
+        "cli_calibrate",
         "cli_curate",
         "cli_encoder",
         "cli_evaluate",

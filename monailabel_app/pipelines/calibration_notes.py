@@ -35,11 +35,12 @@ def drift_of(
     return scan_drift(levels, reference)
 
 
-def promise_of(model: AnomalyModel, calibration: ScoreCalibration, settings: PredictSettings) -> dict[str, Any]:
-    """What is known of the operating point on healthy scans: rate of voxels, bound of the falsely marked volume."""
+def identity_of(model: AnomalyModel, calibration: ScoreCalibration, settings: PredictSettings) -> dict[str, Any]:
+    """Which calibration it is, and what it knows of the operating point on healthy scans: rate, bound in ml."""
     point = calibration.point(settings.smoothing, settings.operating_point)
     single = calibration.statistics.mean.shape[2] == 1
     return {
+        **model.calibration_id,
         "healthy_scans": point.healthy_scans,
         "data": str(model.calibration.healthy.get("data", "")),
         "healthy_rate": point.measured_fpr,

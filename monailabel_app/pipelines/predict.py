@@ -18,7 +18,7 @@ from monailabel_app.calibration.calibrated_map import SMOOTHING_MM, Calibration,
 from monailabel_app.calibration.false_volume import SMALLEST_LESION_ML
 from monailabel_app.calibration.operating_points import POINTS
 from monailabel_app.calibration.voxel_statistics import PRIOR_SCANS
-from monailabel_app.errors import CorruptModel, InvalidSettings, InvalidVolume, ScanRefused, UnknownModel
+from monailabel_app.errors import CorruptModel, InvalidSettings, InvalidVolume, ScanRefused
 from monailabel_app.metrics.imagewise import rank_p_value
 from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML, find_lesions
 from monailabel_app.postprocessing.delineate import delineated
@@ -30,22 +30,24 @@ from monailabel_app.preprocessing.slice_alignment import is_slice, prepare_slice
 from monailabel_app.preprocessing.template import Template
 from monailabel_app.registry import load_method
 from monailabel_app.types import GATE_SETTINGS, BrainMask, Finding, GateReport, PreparedVolume, Volume
-from monailabel_app.weights.listing import list_models
-from monailabel_app.weights.model_folder import VERSIONS, open_model_folder
-from monailabel_app.weights.versions import locate, split_id
+from monailabel_app.weights.model_folder import open_model_folder
 
 from .analysis import Analysis, examine
 from .cache import MapCache, analysis_key
 from .calibration_choice import SITE, CalibrationChoice
 from .calibration_notes import drift_of, identity_of, notes_of
 from .config_io import config_from_plain
+from .find_model import SHIPPED_MODELS, companion, find_model, list_model_folders
 from .input_gate import FOLDER as GATE_FOLDER
 from .input_gate import InputGate, find_gate
 from .levels import analysed_part, at_levels, levels_of_config, middle_level, on_grid_of
 from .members import analyse_members, check_members, load_members
 from .uncertainty import PREPARATIONS, SEEDS, repeated
 
-SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "model_weights"
+__all__ = [
+    "SHIPPED_MODELS", "AnomalyModel", "PredictSettings", "analyse", "find_model", "judge", "list_model_folders",
+    "load_model", "predict", "prepare",
+]  # fmt: skip
 _TEMPLATE, _EXTRACTOR = "template", "brain_extraction"
 Progress = Callable[[str, float], None]
 Recall = Callable[["AnomalyModel", Callable[[], Analysis]], Analysis]
@@ -103,7 +105,7 @@ class AnomalyModel:
         if hasattr(self.method, "combine"):
             self.members = load_members(Path(folder), self.config.members, self.config.hashes, AnomalyModel)
         self.calibration = Calibration.load(folder) if calibrated else Calibration({}, 0.0, {})
-        self.template = Template.load(_companion(folder, _TEMPLATE))
+        self.template = Template.load(companion(folder, _TEMPLATE))
         self.folder = Path(folder)
         self.prepare_settings = PrepareSettings(
             bool(opened.config.get("bias_field", False)), str(opened.config.get("normalization", "percentile"))
@@ -122,14 +124,14 @@ class AnomalyModel:
         self._choice: CalibrationChoice | None = None
         if calibrated:
             depth = self.template.shape[2] if self.levels is None else 1
-            self._choice = CalibrationChoice(folder, self.calibration, self.scores, (*self.template.shape[:2], depth))
+            self._choice = CalibrationChoice(folder, self.scores, (*self.template.shape[:2], depth))
         self._extractors: dict[str, BrainExtractor] = {}
 
     @property
     def gate(self) -> InputGate | None:
         """The input gate among the shipped models; None, said once in the log, where it is missing."""
         try:
-            return find_gate(_companion(self.folder, GATE_FOLDER))
+            return find_gate(companion(self.folder, GATE_FOLDER))
         except CorruptModel:
             return find_gate(None)
 
@@ -148,13 +150,13 @@ class AnomalyModel:
             return self
         chosen = self._choice.get(wanted)
         made = copy(self)
-        made.calibration, made.calibration_id = chosen.calibration, chosen.to_json()
+        made.calibration, made.calibration_id = chosen.calibration or self.calibration, chosen.to_json()
         return made
 
     def extractor(self, device: str) -> BrainExtractor:
         """The brain extraction network on a device, loaded when first needed."""
         if device not in self._extractors:
-            folder = _companion(self.folder, _EXTRACTOR)
+            folder = companion(self.folder, _EXTRACTOR)
             self._extractors[device] = BrainExtractor.load(folder, device=device)
         return self._extractors[device]
 
@@ -370,17 +372,21 @@ def _recall(
     return held
 
 
-def _judge(
-    prepared: PreparedVolume, model: AnomalyModel, settings: PredictSettings, seconds: dict[str, float], tell: Progress
-) -> GateReport | None:
+def judge(prepared: PreparedVolume, model: AnomalyModel, device: str = "cpu") -> GateReport | None:
     """The input gate's report; None without a gate and for what it cannot judge, such as single slices."""
     gate = model.gate
     if gate is None:
         return None
-    tell("input gate", 0.0)
     # The grey values of another normalisation mean nothing to it.
     t1 = model.modality == "t1" and model.prepare_settings.normalization == "percentile"
-    report = gate.check(prepared, model.template, modality="t1" if t1 else "other", device=settings.device)
+    return gate.check(prepared, model.template, modality="t1" if t1 else "other", device=device)
+
+
+def _judge(
+    prepared: PreparedVolume, model: AnomalyModel, settings: PredictSettings, seconds: dict[str, float], tell: Progress
+) -> GateReport | None:
+    tell("input gate", 0.0)
+    report = judge(prepared, model, settings.device)
     if report is not None:
         seconds["input_gate"] = report.seconds
     return report
@@ -417,34 +423,3 @@ def _check(settings: PredictSettings) -> None:
         raise InvalidSettings(
             f"expected min_volume_ml between 0 and {LARGEST_VOLUME_LIMIT_ML:g}, got {settings.min_volume_ml}"
         )
-
-
-def _companion(folder: Path, name: str) -> Path:
-    """The template or brain extraction that belongs to a model: beside it, or among the shipped ones."""
-    model = folder.parent.parent if folder.parent.name == VERSIONS else folder
-    for parent in (model.parent, model.parent.parent / "model_weights", SHIPPED_MODELS):
-        if (parent / name).is_dir():
-            return parent / name
-    raise CorruptModel(f"expected the folder model_weights/{name}, which every model needs, found none; restore it")
-
-
-def list_model_folders(root: Path) -> list[Path]:
-    """The calibrated anomaly models of an app, by the folder that serves under each name."""
-    return [entry.folder for entry in list_models(root).values() if entry.calibrated]
-
-
-def find_model(name: str, root: Path) -> Path:
-    """A model folder by its path, by its name (what serves), or by name and version, such as ``ddpm_t1@0002``.
-
-    Raises UnknownModel that lists what there is.
-    """
-    if (Path(name) / "config.yaml").is_file():
-        return Path(name)
-    model, version = split_id(name)
-    if version is not None:
-        return locate(root, model, version)
-    found = {name: entry.folder for name, entry in list_models(root).items() if entry.calibrated}
-    if name not in found:
-        known = ", ".join(found) or "none yet (train one, or restore model_weights/)"
-        raise UnknownModel(f"expected a model out of {known}, or a model folder; got {name!r}")
-    return found[name]

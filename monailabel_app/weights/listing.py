@@ -22,9 +22,11 @@ from monailabel_app.errors import CorruptModel
 from .model_folder import CONFIG, SUMS, VERSIONS, model_id, result_hash
 from .version_layout import (
     CURRENT,
+    FLAT_VERSION,
     HISTORY,
     SHIPPED,
     SHIPPED_VERSION,
+    SITE_CALIBRATIONS,
     TRAINED,
     current,
     history,
@@ -134,7 +136,9 @@ def made_of(root: str | Path, folder: Path) -> list[str]:
 
 
 def fingerprint(root: str | Path) -> Fingerprint:
-    """Changes whenever ``list_models`` could give something else: a few file dates, no file but CURRENT is read.
+    """Changes whenever ``list_models`` could give something else, or another site calibration is used.
+
+    A few file dates; no file but CURRENT is read.
 
     Asked for at every request of a server, so in plain strings: paths as objects take most of the time.
     """
@@ -144,9 +148,11 @@ def fingerprint(root: str | Path) -> Fingerprint:
         text = _read(f"{base}/{CURRENT}")
         if text in (None, SHIPPED_VERSION):
             folders = [shipped] if text else [base, shipped]
+            labels = [SHIPPED_VERSION] if text else [FLAT_VERSION, SHIPPED_VERSION]
         else:
-            folders = [f"{base}/{VERSIONS}/{text}"]
-        stamps = (_stamp(f"{folder}/{file}") for folder in folders for file in (CONFIG, CALIBRATION))
+            folders, labels = [f"{base}/{VERSIONS}/{text}"], [text]
+        stamps = [_stamp(f"{folder}/{file}") for folder in folders for file in (CONFIG, CALIBRATION)]
+        stamps += [_stamp(f"{base}/{SITE_CALIBRATIONS}/USED-{label}") for label in labels]
         marks.append((name, text, *stamps))
     return tuple(marks)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,11 @@ def open_model_folder(path: Path) -> ModelFolder:
     return ModelFolder(path, config, hashes)
 
 
-def verify(path: Path) -> str:
+def verify(path: Path, required: Sequence[str] = (CONFIG, WEIGHTS)) -> str:
     """Check the folder against its checksum list and return the list's own sha256.
 
-    Raises CorruptModel that names the first file which is missing, not listed or different.
+    required: files that the list has to name. Raises CorruptModel that names the first file which is missing, not
+    listed or different.
     """
     sums = path / SUMS
     if not sums.is_file():
@@ -86,7 +87,7 @@ def verify(path: Path) -> str:
     if not entries or not all(entries):
         raise CorruptModel(f"expected lines '<sha256>  <file>' in {path.name}/{SUMS}, got something else; restore it")
     listed = {entry.group(2) for entry in entries}
-    for name in (CONFIG, WEIGHTS):
+    for name in required:
         if name not in listed:
             raise CorruptModel(f"expected the checksum of {name} in {path.name}/{SUMS}, found none; restore the folder")
     for entry in entries:
@@ -109,20 +110,24 @@ def result_hash(path: Path) -> str:
     Unlike the folder's hash it stays when the card is rewritten. Nothing is verified here. Raises CorruptModel when
     there is no checksum list.
     """
-    try:
-        lines = (path / SUMS).read_text(errors="replace").splitlines()
-    except OSError as error:
-        raise CorruptModel(f"expected the checksum list {SUMS} in model folder {path.name}; restore it") from error
-    entries = [match.groups() for line in lines if (match := _SUM_LINE.fullmatch(line))]
-    deciding = [f"{name}:{value}" for value, name in entries if name.startswith(_DECIDING)]
-    return hashlib.sha256("\n".join(sorted(deciding)).encode()).hexdigest()
+    return _hash_of(path, _DECIDING)
 
 
-def seal(path: Path) -> str:
+def weights_hash(path: Path) -> str:
+    """sha256 of what a calibration belongs to: configuration and weights, as listed; as ``result_hash`` otherwise."""
+    return _hash_of(path, (CONFIG, WEIGHTS))
+
+
+def calibration_hash(path: Path) -> str:
+    """sha256 of the calibration in a model folder, as listed; as ``result_hash`` otherwise."""
+    return _hash_of(path, ("calibration.",))
+
+
+def seal(path: Path, required: Sequence[str] = (CONFIG, WEIGHTS)) -> str:
     """Write sha256sums.txt over every other file of the folder; returns the folder's hash."""
     files = sorted(file for file in path.iterdir() if file.is_file() and file.name != SUMS)
     (path / SUMS).write_text("".join(f"{sha256_of(file)}  {file.name}\n" for file in files))
-    return verify(path)
+    return verify(path, required)
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -146,6 +151,16 @@ def sha256_of(file: Path) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _hash_of(path: Path, prefixes: tuple[str, ...]) -> str:
+    try:
+        lines = (path / SUMS).read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise CorruptModel(f"expected the checksum list {SUMS} in model folder {path.name}; restore it") from error
+    entries = [match.groups() for line in lines if (match := _SUM_LINE.fullmatch(line))]
+    deciding = [f"{name}:{value}" for value, name in entries if name.startswith(prefixes)]
+    return hashlib.sha256("\n".join(sorted(deciding)).encode()).hexdigest()
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:

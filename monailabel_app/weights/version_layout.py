@@ -5,6 +5,7 @@
     model/ddpm_t1/versions/0001/   sealed model folders, never changed after publishing
     model/ddpm_t1/CURRENT          one line: the version that serves, or ``shipped``
     model/ddpm_t1/history.jsonl    one line per change: time, action, version, hash, reason
+    model/ddpm_t1/site_calibrations/   see ``site_calibrations``; also for a shipped model
 
 Without CURRENT, a flat folder (``model/ddpm_t1/config.yaml``, copied in by hand) serves, else the shipped namesake in
 ``model_weights/``.
@@ -27,7 +28,8 @@ from .model_folder import CONFIG, SUMS, VERSIONS, is_version
 
 TRAINED, SHIPPED = "model", "model_weights"
 CURRENT, HISTORY = "CURRENT", "history.jsonl"
-SHIPPED_VERSION = "shipped"
+SHIPPED_VERSION, FLAT_VERSION = "shipped", "flat"
+SITE_CALIBRATIONS = "site_calibrations"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = {"template", "brain_extraction", "input_gate_t1", VERSIONS}
 
@@ -165,6 +167,11 @@ def recorded_hash(folder: Path) -> str:
         return hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
     except OSError:
         return ""
+
+
+def use_file(site: Path, version: str) -> Path:
+    """The file that names the site calibration used with a version, ``shipped`` or ``flat``."""
+    return site / f"USED-{version}"
 
 
 def home(root: Path, name: str) -> Path:

@@ -28,8 +28,10 @@ from .durable import STAGING, append_line, flush, flush_folder, fresh_name, lock
 from .model_folder import CONFIG, SUMS, VERSIONS, is_version, verify
 from .version_layout import (
     CURRENT,
+    FLAT_VERSION,
     HISTORY,
     SHIPPED_VERSION,
+    SITE_CALIBRATIONS,
     TRAINED,
     Version,
     available,
@@ -43,7 +45,9 @@ from .version_layout import (
     pointer,
     recorded_hash,
     serving_version,
+    shipped_folder,
     split_id,
+    use_file,
     versions,
 )
 
@@ -68,7 +72,7 @@ __all__ = [
 ]
 
 LEFTOVER_SECONDS = 24 * 3600.0
-_OWN = {VERSIONS, CURRENT, HISTORY}
+_OWN = {VERSIONS, CURRENT, HISTORY, SITE_CALIBRATIONS}
 _REMOVED, _LOCK = ".removed-", ".lock"
 
 
@@ -179,11 +183,14 @@ def remove_model(root: Path, name: str) -> None:
     """
     check_name(name)
     base = home(root, name)
-    if not base.is_dir():
+    if not base.is_dir() or {path.name for path in base.iterdir()} <= {SITE_CALIBRATIONS}:
         raise UnknownModel(f"expected a trained model, got {name!r}; see: python main.py models list")
     with _named_errors(name), lock(base / _LOCK):
         gone = base.with_name(fresh_name(f"{_REMOVED}{name}-"))
         os.rename(base, gone)
+        if (gone / SITE_CALIBRATIONS).is_dir() and shipped_folder(root, name) is not None:
+            base.mkdir()  # those of the shipped namesake are no part of what is removed
+            os.rename(gone / SITE_CALIBRATIONS, base / SITE_CALIBRATIONS)
     shutil.rmtree(gone, ignore_errors=True)
 
 
@@ -222,6 +229,9 @@ def _adopt_flat(root: Path, name: str) -> None:
             flush_folder(copy)
             version = _move_in(root, name, copy)
         _point(base, version)
+        site = base / SITE_CALIBRATIONS
+        if use_file(site, FLAT_VERSION).is_file():
+            os.replace(use_file(site, FLAT_VERSION), use_file(site, version))
         _record(base, "adopt", version, digest, "was a flat folder", serving=version, before=None)
     elif version is None:
         if (base / CONFIG).is_file():

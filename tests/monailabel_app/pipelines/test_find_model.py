@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from monailabel_app.errors import UnknownModel
-from monailabel_app.pipelines.predict import _companion, find_model, list_model_folders
+from monailabel_app.pipelines.find_model import companion, find_model, list_model_folders
 from monailabel_app.weights.model_folder import seal, write_config, write_weights
 from monailabel_app.weights.versions import new_staging, publish, rollback
 
@@ -52,6 +52,6 @@ def test_the_template_of_a_version_is_the_shipped_one_unless_one_lies_beside_the
         root / "model_weights" / NAME,
         root / "model" / "a",
     ):
-        assert _companion(folder, "template") == root / "model_weights" / "template"
+        assert companion(folder, "template") == root / "model_weights" / "template"
     (root / "model" / "template").mkdir()
-    assert _companion(find_model(NAME, root), "template") == root / "model" / "template"
+    assert companion(find_model(NAME, root), "template") == root / "model" / "template"

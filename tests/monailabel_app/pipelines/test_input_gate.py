@@ -165,7 +165,7 @@ def test_another_network_than_the_calibrated_one_is_left_out(full_folder, tmp_pa
 
 def test_without_its_files_nothing_is_blocked_and_the_log_says_so_once(make_model, caplog, monkeypatch):
     lonely = load_model(make_model("ddpm").folder)
-    monkeypatch.setattr("monailabel_app.pipelines.predict.SHIPPED_MODELS", make_model("ddpm").folder.parent)
+    monkeypatch.setattr("monailabel_app.pipelines.find_model.SHIPPED_MODELS", make_model("ddpm").folder.parent)
     volume, brain = upside_down()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):

@@ -242,7 +242,7 @@ def test_two_threads_give_what_one_gives(model):
 
 
 def test_a_missing_brain_extraction_matters_only_when_it_is_needed(model, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "SHIPPED_MODELS", tmp_path)
+    monkeypatch.setattr("monailabel_app.pipelines.find_model.SHIPPED_MODELS", tmp_path)
     volume, brain, _ = scan(person(312))
     assert predict(volume, load_model(model.folder), brain=brain).mask.shape == volume.shape
     with pytest.raises(CorruptModel, match="brain_extraction"):
