@@ -18,7 +18,10 @@ def register(app: typer.Typer) -> None:
 
 
 def fairness(
-    table: Annotated[Path, typer.Option(help="scans.csv of `evaluate`, or any table of scans (CSV).")],
+    table: Annotated[
+        list[Path],
+        typer.Option(help="scans.csv of `evaluate`, or any table of scans (CSV); may be given several times."),
+    ],
     by: Annotated[str, typer.Option(help="Columns to group by (default: those of sex, age, site that it has).")] = "",
     bands: Annotated[str, typer.Option(help="Limits of the age bands, in years.")] = "40,60",
     min_group: Annotated[int, typer.Option(help="People that a group must have to be reported.")] = 10,

@@ -1,7 +1,7 @@
 """Scan-level results of shipped T1 models on all prepared heads of IXI, as a table for ``main.py fairness``.
 
     python tests/benchmarks/fairness_scans.py --models cold_diffusion_t1,atlas_zscore_t1 --out runs/fairness/scans.csv
-    python main.py fairness --table runs/fairness/scans.csv --together
+    python main.py fairness --table runs/fairness/scans.csv
 
 The training heads are those the networks learnt from: what comes out is exploratory. They are read with the model's own
 calibration, which has not seen them; the 20 validation heads, which calibrated it, with statistics and thresholds that
@@ -53,14 +53,14 @@ def rows_of(model: AnomalyModel, caches: dict[str, TrainingCache], shapes: list[
     reference = HealthyReference(model, val)
     assert reference.same_scans(score), "the model was calibrated on other scans than ixi_t1 val"
 
-    def row(name, split, healthy, values, prepared=None, thresholds=None):
+    def row(name, healthy, values, prepared=None, thresholds=None):
         found = {}
         for point, threshold in (thresholds or {}).items():
             mask, _ = find_lesions(
                 values, prepared.brain_mask, prepared.model_affine, threshold=threshold, min_volume_mm3=MIN_VOLUME_MM3
             )
             found[f"false_ml_{point}"] = round(float((mask > 0).sum()) * 0.008, 4)
-        about = {"model": model.id, "set": "ixi_t1", "split": split, "id": name, "patient": name.split("#")[0]}
+        about = {"model": model.id, "set": "ixi_t1", "split": "train+val", "id": name, "patient": name.split("#")[0]}
         person = people[about["patient"]]
         attributes = {"age": person["age"], "sex": person["sex"]}
         return {**about, "healthy": healthy, "scan_score": round(scan_score(values), 5), **found, **attributes}
@@ -68,14 +68,14 @@ def rows_of(model: AnomalyModel, caches: dict[str, TrainingCache], shapes: list[
     for index, scan in enumerate(val):
         limits = {p: reference.threshold(score, smoothing, point=p, without=index) for p in POINTS}
         values = reference.maps(score, smoothing)[index]
-        yield row(caches["val"].ids[index], "val", 1, values, scan.prepared, limits)
+        yield row(caches["val"].ids[index], 1, values, scan.prepared, limits)
     limits = {p: own.points[smoothing][p].threshold for p in POINTS}
     for index, name in enumerate(caches["train"].ids):
         scan = analyse_cache(caches["train"], model, [index])[0]
         options = {"score": score, "smoothing": smoothing, "erosion_mm": erosion}
         raw = scan.raw(score)
         values = calibrated_map(raw, scan.prepared.brain_mask, own.statistics, **options)
-        yield row(name, "train", 1, values, scan.prepared, limits)
+        yield row(name, 1, values, scan.prepared, limits)
     to_template = standard_to_template(model.template.brain_mask, model.template.affine)
     for number, plan in enumerate(plan_implants(len(val), len(shapes), PER_SCAN, seed=SEED)):
         prepared = val[plan.scan].prepared
@@ -89,7 +89,7 @@ def rows_of(model: AnomalyModel, caches: dict[str, TrainingCache], shapes: list[
         changed = replace(prepared, image=np.clip(ill, 0, 1)[None])
         scan = analyse(changed, model, PredictSettings())
         name = f"{caches['val'].ids[plan.scan]}#{number % PER_SCAN}"
-        yield row(name, "val", 0, reference.map_of(scan, score, smoothing, without=plan.scan))
+        yield row(name, 0, reference.map_of(scan, score, smoothing, without=plan.scan))
 
 
 def main() -> None:

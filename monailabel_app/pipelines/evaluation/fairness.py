@@ -87,17 +87,17 @@ class FairnessOptions:
 
 
 def fairness(
-    table: Path,
+    tables: Path | Sequence[Path],
     options: FairnessOptions = FairnessOptions(),
     *,
     columns: Mapping[str, str] | None = None,
     positives: str | None = None,
     mixtures: Path | None = None,
 ) -> dict[str, Any]:
-    """The record of a table. positives: a table of scans with anomalies, or a column of this one that marks them.
+    """The record of a table, or of several together.
 
-    Without it they are the table's own scans that are not healthy, where it has any. mixtures: a table with the
-    columns model, attribute, group, share that says what share of a group each model was trained on. Raises
+    positives: a table of scans with anomalies, or a column of these that marks them; without it they are a set's own
+    scans that are not healthy, where it has any. mixtures: a table with the columns model, attribute, group, share that says what share of a group each model was trained on. Raises
     EvaluationFailed for a table that cannot be used and InvalidSettings for impossible options.
     """
     if options.min_group < SMALLEST_GROUP:
@@ -105,7 +105,9 @@ def fairness(
             f"expected groups of {SMALLEST_GROUP} patients or more, got min_group={options.min_group}"
         )
     column = positives if positives and not Path(positives).is_file() else None
-    rows = read_results(table, columns, positives=column)
+    files = [Path(tables)] if isinstance(tables, (str, Path)) else [Path(table) for table in tables]
+    names = ", ".join(dict.fromkeys(file.name for file in files))
+    rows = [row for file in files for row in read_results(file, columns, positives=column)]
     other = read_results(Path(positives), columns) if positives and column is None else None
     by = _attributes(rows, options)
     point = _point(rows, options.point)
@@ -122,8 +124,7 @@ def fairness(
             models.append(_unit(model, name, members, ill, by, point, options))
     if not models:
         raise EvaluationFailed(
-            f"expected healthy scans with {' or '.join(by)} in {Path(table).name}, found none: false positives are "
-            "theirs"
+            f"expected healthy scans with {' or '.join(by)} in {names}, found none: false positives are theirs"
         )
     if positives and not any(entry["positives"] for entry in models):
         raise EvaluationFailed(
@@ -135,7 +136,7 @@ def fairness(
         "made": {
             "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "app_version": __version__,
-            "table": Path(table).name,
+            "table": names,
         },
         "options": {
             "by": list(by),
@@ -146,7 +147,7 @@ def fairness(
             "permutations": options.permutations,
             "intersections": options.intersections,
             "together": options.together,
-            "positives": "none" if not any(m["positives"] for m in models) else Path(positives or table).name,
+            "positives": "none" if not any(m["positives"] for m in models) else Path(positives or names).name,
         },
         "explained": EXPLAINED,
         "models": models,
@@ -172,13 +173,13 @@ def write_fairness(record: Mapping[str, Any], out: Path) -> list[Path]:
 
 
 def _attributes(rows: Sequence[ScanResult], options: FairnessOptions) -> tuple[str, ...]:
-    header = rows[0].cells
-    by = tuple(dict.fromkeys(options.by)) or tuple(name for name in BY if name in header)
-    missing = [name for name in by if name not in header]
+    shared = set.intersection(*(set(row.cells) for row in rows))
+    by = tuple(dict.fromkeys(options.by)) or tuple(name for name in BY if name in shared)
+    missing = [name for name in by if name not in shared]
     if missing or not by:
         raise EvaluationFailed(
             f"expected the columns {', '.join(missing) or ' or '.join(BY)} to group the scans by, found "
-            f"{', '.join(header)}; name others with --by"
+            f"{', '.join(name for name in rows[0].cells if name in shared)}; name others with --by"
         )
     return by
 
@@ -214,7 +215,7 @@ def _unit(
     if SCORE in values and ill:
         missing = [row.line for row in ill if SCORE not in row.values]
         if missing:
-            raise EvaluationFailed(f"line {missing[0]}: expected a {SCORE} for every scan with an anomaly, it is empty")
+            raise EvaluationFailed(f"{missing[0]}: expected a {SCORE} for every scan with an anomaly, it is empty")
         positives = Positives([row.patient for row in ill], np.array([row.values[SCORE] for row in ill]))
     figures = GroupFigures(HealthyScans(patients, values), positives, resamples=options.resamples, seed=options.seed)
     order = sorted(figures.names, key=lambda n: (n != tested, n == SCORE, n not in (SAUROC, FPR_AT_TPR95)))
@@ -237,7 +238,7 @@ def _unit(
         "model": model,
         "set": name,
         "split": "+".join(splits),
-        "kind": "exploratory" if _TRAINING & {split.lower() for split in splits} else "held-out",
+        "kind": "exploratory" if _TRAINING & set("+".join(splits).lower().split("+")) else "held-out",
         "scans": len(healthy),
         "patients": len(set(patients)),
         "positives": len(positives.patients) if positives else 0,
@@ -260,8 +261,7 @@ def _values(healthy: Sequence[ScanResult], model: str) -> dict[str, np.ndarray]:
         missing = [row.line for row in healthy if name not in row.values]
         if missing:
             raise EvaluationFailed(
-                f"line {missing[0]}: expected a number in {name}, which other healthy scans of {model} have; "
-                "it is empty"
+                f"{missing[0]}: expected a number in {name}, which other healthy scans of {model} have; it is empty"
             )
         found[name] = np.array([row.values[name] for row in healthy])
     if not found:
@@ -269,5 +269,5 @@ def _values(healthy: Sequence[ScanResult], model: str) -> dict[str, np.ndarray]:
     names = [(row.cells.get("id"), row.split) for row in healthy]
     if names[0][0] and len(set(names)) < len(names):
         line = next(row.line for i, row in enumerate(healthy) if names[i] in names[:i])
-        raise EvaluationFailed(f"line {line}: expected every healthy scan of {model} once, got its id again")
+        raise EvaluationFailed(f"{line}: expected every healthy scan of {model} once, got its id again")
     return found

@@ -24,7 +24,7 @@ def mixture_laws(models: Sequence[Mapping[str, Any]], mixtures: Path) -> list[di
     for line, cells in read_lines(mixtures, ("model", "attribute", "group", "share")):
         share = number(cells["share"], "share", line)
         if not 0 <= share <= 1:
-            raise EvaluationFailed(f"{Path(mixtures).name}, line {line}: expected a share in [0, 1], got {share:g}")
+            raise EvaluationFailed(f"{line}: expected a share in [0, 1], got {share:g}")
         mixed.setdefault((cells["attribute"], cells["group"]), {})[cells["model"]] = share
     laws = []
     for (attribute, group), shares in mixed.items():

@@ -21,7 +21,7 @@ _LARGEST = 200 * 2**20  # bytes
 class ScanResult:
     """One scan as one model sees it. values: ``scan_score`` and the volumes ``false_ml_<point>`` that are given.
 
-    cells: the whole line as text, for attributes. line: in the file, for messages.
+    cells: the whole line as text, for attributes. line: ``scans.csv, line 3``, for messages.
     """
 
     model: str
@@ -31,7 +31,7 @@ class ScanResult:
     healthy: bool
     values: Mapping[str, float]
     cells: Mapping[str, str]
-    line: int
+    line: str
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -76,7 +76,7 @@ def read_results(
 
 def _result(
     cells: Mapping[str, str],
-    line: int,
+    line: str,
     names: Mapping[str, str],
     truth: str,
     inverted: bool,
@@ -87,38 +87,38 @@ def _result(
 
     said = cells[truth].lower()
     if said not in _TRUE | _FALSE:
-        raise EvaluationFailed(f"line {line}: expected 1 or 0 (true, false, yes, no) in {truth}, got {cells[truth]!r}")
+        raise EvaluationFailed(f"{line}: expected 1 or 0 (true, false, yes, no) in {truth}, got {cells[truth]!r}")
     values = {}
     for name, column in measures.items():
         if cells[column]:
             values[name] = number(cells[column], column, line)
     whose = text("patient") or text("id")
     if not whose:
-        raise EvaluationFailed(f"line {line}: expected whom the scan shows in {names['patient']}, it is empty")
+        raise EvaluationFailed(f"{line}: expected whom the scan shows in {names['patient']}, it is empty")
     healthy = (said in _TRUE) is not inverted
     return ScanResult(text("model", "model"), text("set"), text("split"), whose, healthy, values, cells, line)
 
 
-def number(text: str, column: str, line: int) -> float:
+def number(text: str, column: str, line: str) -> float:
     """A finite number. Raises EvaluationFailed that names line and column."""
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
     if not abs(value) < float("inf"):
-        raise EvaluationFailed(f"line {line}: expected a number in {column}, got {text!r}; correct the table")
+        raise EvaluationFailed(f"{line}: expected a number in {column}, got {text!r}; correct the table")
     return value
 
 
-def read_lines(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and cells of another small table; raises EvaluationFailed without one of its columns."""
+def read_lines(path: Path, required: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """Where and what the lines of another table are. Raises EvaluationFailed without one of its columns."""
     header, lines = _lines(path)
     for column in required:
         _require(header, column, "one of " + ", ".join(required), Path(path))
     return lines
 
 
-def _lines(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def _lines(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     path = Path(path)
     try:
         if path.stat().st_size > _LARGEST:
@@ -133,7 +133,7 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     separator = max(",;\t", key=first.count)
     try:
         reader = csv.reader(io.StringIO(text), delimiter=separator)
-        rows = [(reader.line_num, row) for row in reader if any(row)]
+        rows = [(f"{path.name}, line {reader.line_num}", row) for row in reader if any(row)]
     except csv.Error as error:
         raise EvaluationFailed(f"expected a CSV table, got {path.name}, in which {error}") from None
     if len(rows) < 2:
@@ -144,7 +144,7 @@ def _lines(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
         raise EvaluationFailed(f"expected columns of different names in {path.name}, got {twice!r} twice")
     for line, row in rows[1:]:
         if len(row) != len(header):
-            raise EvaluationFailed(f"{path.name}, line {line}: expected {len(header)} cells, got {len(row)}")
+            raise EvaluationFailed(f"{line}: expected {len(header)} cells, got {len(row)}")
     return header, [(line, dict(zip(header, (cell.strip() for cell in row), strict=True))) for line, row in rows[1:]]
 
 

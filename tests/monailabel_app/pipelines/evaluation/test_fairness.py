@@ -235,6 +235,21 @@ def test_the_law_over_mixtures_gives_the_share_at_which_groups_are_equal(tmp_pat
         fairness(path, FairnessOptions(by=("sex",), **QUICK), mixtures=few)
 
 
+def test_several_tables_are_read_together(tmp_path):
+    first = write(tmp_path / "a.csv", people() + ill())
+    everybody = [{**row, "set": "all", "split": "train+val"} for row in people()]
+    second = write(tmp_path / "b.csv", everybody, tuple(reversed(COLUMNS)))
+    record = fairness([first, second], FairnessOptions(**QUICK))
+    found = {entry["set"]: (entry["kind"], entry["positives"]) for entry in record["models"]}
+    assert found == {"ixi": ("held-out", 20), "all": ("exploratory", 0)}
+    assert record["made"]["table"] == "a.csv, b.csv"
+    other = write(
+        tmp_path / "c.csv", [{"patient": "x", "healthy": 1, "scan_score": 1}], ("patient", "healthy", "scan_score")
+    )
+    with pytest.raises(EvaluationFailed, match="sex or age or site"):
+        fairness([first, other], FairnessOptions(**QUICK))
+
+
 def test_what_is_written_can_be_read_again(table, tmp_path):
     record = fairness(table, FairnessOptions(min_group=3, **QUICK))
     paths = write_fairness(record, tmp_path / "out")

@@ -22,7 +22,7 @@ def test_a_table_of_evaluate_is_read(tmp_path):
     assert healthy.cells["sex"] == "F"
     assert not ill.healthy
     assert ill.values == {"scan_score": 7.0}
-    assert ill.line == 3
+    assert ill.line == "scans.csv, line 3"
 
 
 def test_a_semicolon_table_with_a_byte_order_mark_and_other_names_is_read(tmp_path):
