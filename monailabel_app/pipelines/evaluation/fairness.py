@@ -97,8 +97,9 @@ def fairness(
     """The record of a table, or of several together.
 
     positives: a table of scans with anomalies, or a column of these that marks them; without it they are a set's own
-    scans that are not healthy, where it has any. mixtures: a table with the columns model, attribute, group, share that says what share of a group each model was trained on. Raises
-    EvaluationFailed for a table that cannot be used and InvalidSettings for impossible options.
+    scans that are not healthy, where it has any. mixtures: a table with the columns model, attribute, group, share that
+    says what share of a group each model was trained on. Raises EvaluationFailed for a table that cannot be used and
+    InvalidSettings for impossible options.
     """
     if options.min_group < SMALLEST_GROUP:
         raise InvalidSettings(
