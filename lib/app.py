@@ -31,7 +31,7 @@ from lib.healthy import HealthySelection, abnormal_scans, check_conf, contradict
 from lib.infers import AnomalyInferTask
 from lib.model_table import ModelTable
 from lib.runner import MAX_LOADED, ModelRunner
-from lib.scoring import ANOMALY_SCORES, AnomalyScores
+from lib.scoring import ANOMALY_SCORES, EVALUATE, AnomalyScores, EvaluateLabels
 from lib.strategies import First, Prototypical, Random
 from lib.trainers import HealthyTrainTask
 from monailabel_app.errors import UnknownModel
@@ -140,7 +140,10 @@ class AnomalyApp(MONAILabelApp):
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """What can be done with the whole datastore."""
-        return {ANOMALY_SCORES: AnomalyScores(self.app_dir, lambda: self._infers)}
+        return {
+            ANOMALY_SCORES: AnomalyScores(self.app_dir, lambda: self._infers),
+            EVALUATE: EvaluateLabels(self.app_dir, lambda: self._models, self._healthy, self._contamination),
+        }
 
     def scoring_methods(self) -> dict[str, ScoringMethod]:
         """The scoring methods of this server, by name."""

@@ -77,6 +77,13 @@ class Contamination:
         digests = self._recorded() | {_digest(key, scan) for scan in abnormal}
         return _count(path, digests, key)
 
+    def learnt_from(self, folder: str | Path, scans: Iterable[str]) -> set[str]:
+        """Which of ``scans`` (ids) the model in ``folder`` was trained or calibrated on."""
+        path, key = Path(folder) / MANIFEST, self._key()
+        if key is None or not path.is_file():
+            return set()
+        return {scan for scan in scans if _count(path, {_digest(key, scan)}, key)}
+
     def _seen(self, digests: set[str], key: bytes) -> dict[str, Seen]:
         found = {}
         for path in self._manifests():

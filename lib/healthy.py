@@ -166,7 +166,7 @@ def healthy_scans(datastore: Datastore, conf: Mapping[str, str], *, inspect: boo
     scans, contaminated, left_out = [], [], Counter()
     for image in images:
         info, row = infos[image], matches.rows.get(image)
-        finals = _final_labels(datastore, image, inspect)
+        finals = final_labels(datastore, image, inspect)
         flag = _flag(info)
         claims = {
             "reviewed": 0 in finals.values(),
@@ -182,11 +182,15 @@ def healthy_scans(datastore: Datastore, conf: Mapping[str, str], *, inspect: boo
         elif reason is None:
             left_out[LABELLED if any(finals.values()) else NOT_MARKED] += 1
         else:
-            patient = (row.patient if row else None) or known[image] or _stated_patient(info)
-            patient = patient or bids_person(image) or image
+            patient = (row.patient if row else None) or _patient(image, info, known[image])
             scan = HealthyImage(image, patient, reason, lambda image=image: datastore.get_image_uri(image))
             (contaminated if any(finals.values()) else scans).append(scan)
     return HealthySelection(scans, contaminated, dict(left_out), matches.unmatched_rows, matches.images_without_row)
+
+
+def patient_of(datastore: Datastore, image: str) -> str:
+    """Whom a scan shows, as far as it is known: by the archive, its information or a BIDS name; else its own id."""
+    return _patient(image, datastore.get_image_info(image) or {}, _archive_patient(datastore, image))
 
 
 def info_counts(datastore: Datastore, conf: Mapping[str, str], status: dict[str, Any], trains: bool) -> dict[str, Any]:
@@ -212,7 +216,7 @@ def abnormal_scans(datastore: Datastore) -> set[str]:
     """Ids of the scans with a final label that is not empty, as far as it is known without fetching anything."""
     try:
         labelled = getattr(datastore, "reviewed_images", datastore.get_labeled_images)()
-        return {image for image in labelled if any(_final_labels(datastore, image, False).values())}
+        return {image for image in labelled if any(final_labels(datastore, image, False).values())}
     except AnomalyAppError:
         return set()
 
@@ -265,7 +269,8 @@ def _flag(info: Mapping[str, Any]) -> bool | None:
         return False
 
 
-def _final_labels(datastore: Datastore, image: str, inspect: bool) -> dict[str, int]:
+def final_labels(datastore: Datastore, image: str, inspect: bool) -> dict[str, int]:
+    """Voxels of the final labels of a scan by tag, whatever the kind of datastore. Raises ArchiveUnreachable."""
     count = getattr(datastore, "final_labels", None)
     if count is not None:
         return count(image, inspect)
@@ -276,6 +281,10 @@ def _final_labels(datastore: Datastore, image: str, inspect: bool) -> dict[str, 
 def _archive_patient(datastore: Datastore, image: str) -> str | None:
     patient_of = getattr(datastore, "patient_of", None)
     return patient_of(image) if patient_of is not None else None
+
+
+def _patient(image: str, info: Mapping[str, Any], known: str | None) -> str:
+    return known or _stated_patient(info) or bids_person(image) or image
 
 
 def _stated_patient(info: Mapping[str, Any]) -> str | None:

@@ -19,7 +19,7 @@ from lib.errors import ArchiveUnreachable, ServerBusy
 from lib.infers import AnomalyInferTask
 from lib.reviewed import file_stamp
 from lib.runner import choose_device
-from lib.scoring.base import AppScoring, whole_number
+from lib.scoring.base import AppScoring, keep, whole_number
 from lib.scoring.progress import DONE, FAILED
 from lib.scoring.sequences import default_model, sequence_of
 from monailabel_app.errors import AnomalyAppError, CorruptModel, UnknownModel
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "anomaly_scores"
 KEY = "anomaly"
-_SETTINGS = ("operating_point", "score", "smoothing", "min_lesion_volume", "seed", "input_gate")
+_SETTINGS = ("operating_point", "score", "smoothing", "min_lesion_volume", "seed", "input_gate", "calibration")
 # What another try may mend; anything else stays as it is until the scan, the model or the settings change.
 _PASSING = (ArchiveUnreachable, ServerBusy, CorruptModel)
 _NOT_SETTINGS = frozenset({"uncertainty", "device"})
@@ -156,7 +156,7 @@ class AnomalyScores(AppScoring):
         record["basis"] = None if passing else basis.of(stamp)
         # A scan that is gone needs no record.
         with suppress(AnomalyAppError):
-            _keep(datastore, one.image, one.model, to_json(record))
+            keep(datastore, one.image, KEY, {one.model: to_json(record)})
         return error is not None
 
 
@@ -169,7 +169,8 @@ class _Basis:
             digest = result_hash(entry.folder)
         except CorruptModel:
             digest = ""  # It will not load either; that error is the one to record.
-        self._id, self._hash, self._calibration = entry.id, digest, task.calibration()
+        self._about = {"model": entry.id, "hash": entry.hash, "calibration": task.calibration()}
+        self._decides = [entry.id, digest, self._about["calibration"]]
         try:
             values = task.read(given)
         except AnomalyAppError:
@@ -178,17 +179,12 @@ class _Basis:
 
     def of(self, stamp: str) -> str:
         """A short name of the model, its calibration, the settings and the scan's file together."""
-        parts = [self._id, self._hash, self._calibration, self._settings, stamp]
+        parts = [*self._decides, self._settings, stamp]
         return hashlib.sha256(json.dumps(to_json(parts), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """The same for people."""
-        return {
-            "model": self._id,
-            "hash": self._hash,
-            "calibration": self._calibration,
-            "settings": self._settings,
-        }
+        """The same for people. hash: as results have it, of the whole folder."""
+        return {**self._about, "settings": self._settings}
 
 
 def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,15 +204,6 @@ def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
 def _broken(error: Exception) -> dict[str, Any]:
     text = str(error) if isinstance(error, AnomalyAppError) else "the analysis failed; the server's log has the details"
     return {"error": text[:500], "kind": type(error).__name__}
-
-
-def _keep(datastore: Datastore, image: str, model: str, record: dict[str, Any]) -> None:
-    add = getattr(datastore, "add_to_image_info", None)
-    if add is not None:
-        add(image, KEY, {model: record})
-    else:
-        held = (datastore.get_image_info(image) or {}).get(KEY) or {}
-        datastore.update_image_info(image, {KEY: {**held, model: record}})
 
 
 def _known_stamp(datastore: Datastore, info: Mapping[str, Any]) -> str:

@@ -52,3 +52,14 @@ def whole_number(name: str, value: Any, default: int = 0) -> int:
     if isinstance(value, bool) or not str(value).isdecimal() or len(str(value)) > 9:
         raise InvalidSettings(f"expected {name} to be a whole number from 0, got {str(value)[:24]!r}")
     return int(value)
+
+
+def keep(datastore: Datastore, image: str, key: str, entries: Mapping[str, Any]) -> None:
+    """Put plain JSON ``entries`` under ``key`` of a scan's information. Raises UnknownImage."""
+    add = getattr(datastore, "add_to_image_info", None)
+    if add is not None:
+        add(image, key, entries)
+        return
+    # MONAI Label's other datastores, which no other process shares.
+    held = (datastore.get_image_info(image) or {}).get(key)
+    datastore.update_image_info(image, {key: {**(held if isinstance(held, Mapping) else {}), **entries}})

@@ -27,22 +27,27 @@ class ProgressFile:
     def __init__(self, path: str | Path):
         self._path = Path(path)
         self._record: dict[str, Any] = {}
-        self._began = 0.0
+        self._began = self._began_stage = 0.0
         self._told = False
 
     def begin(self, total: int) -> None:
         """A run of ``total`` steps begins."""
         now = time.time()
         process = {"pid": os.getpid(), "host": platform.node(), "process_started": psutil.Process().create_time()}
-        self._began = time.monotonic()
+        self._began = self._began_stage = time.monotonic()
         self._record = {"status": RUNNING, "done": 0, "total": total, "failed": 0, "started": int(now), **process}
         self._write()
 
     def step(self, done: int, failed: int = 0, **more: Any) -> float | None:
-        """``done`` of all steps are over. Returns about how many seconds are left; None where that is not known."""
-        left = None
+        """``done`` of all steps are over. Returns about how many seconds are left; None where that is not known.
+
+        more: for work in several stages, ``stage`` (in words) and its ``total``; the time left is then the stage's.
+        """
+        if more.get("stage") != self._record.get("stage"):
+            self._began_stage = time.monotonic()
+        total, left = more.get("total", self._record["total"]), None
         if done:
-            left = (time.monotonic() - self._began) / done * max(0, self._record["total"] - done)
+            left = (time.monotonic() - self._began_stage) / done * max(0, total - done)
         self._record |= {"done": done, "failed": failed, "seconds_left": None if left is None else round(left), **more}
         self._write()
         return left
