@@ -61,11 +61,11 @@ def test_the_points_are_those_of_a_walk_from_voxel_to_voxel(least):
 
 
 def test_a_curve_pools_lesions_and_averages_false_alarms_over_scans():
-    """Two patients with 3 and 1 lesions; strict, middle and loose threshold."""
+    """Two patients with 3 and 1 lesions; strict, middle and loose threshold; alarms may fall."""
     detected = np.array([[0, 1, 3], [1, 1, 1]])
     alarms = np.array([[0, 1, 4], [0, 0, 2]])
     assert froc_curve([3, 1], detected, alarms) == [(0.0, 0.25), (0.5, 0.5), (3.0, 1.0)]
-    assert froc_curve([3, 1], detected, np.array([[5, 2, 8]]))[0] == (2.0, 0.5)
+    assert froc_curve([3, 1], detected, np.array([[5, 2, 8]]))[1] == (2.0, 0.5)
     assert froc_curve([0, 0], detected, alarms) == []
     assert froc_curve([3, 1], detected, np.zeros((0, 3))) == []
 

@@ -1,13 +1,17 @@
-"""A card says what was measured and whether it beats the baselines, and nothing that was not measured."""
+"""A card says first what the model is not better than, then what was measured, and nothing that was not."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from monailabel_app.reports.shipped_card import shipped_card, verdict
+from monailabel_app.pipelines.evaluation.figures import evaluation_record
+from monailabel_app.reports.shipped_card import shipped_card
+from monailabel_app.reports.verdicts import measured_record
+from tests.monailabel_app.pipelines.evaluation.made_measurements import four_models, made
 
 ROOT = Path(__file__).resolve().parents[3]
+HASH = "a" * 64
 CONFIG = {
     "description": "Restores healthy tissue, learnt from healthy T1 scans",
     "method": "cold_diffusion",
@@ -17,63 +21,66 @@ CONFIG = {
     "training_data": {"scans": 134, "name": "IXI", "licence": "CC BY-SA 3.0"},
     "training": {"steps": 100, "batch_size": 16, "minutes": 3.0},
 }
+SELFTEST = {
+    "model": {"id": "good_t1"},
+    "data": {"name": "mine", "scans": 6},
+    "default_point": "balanced",
+    "sentences": ["Does not see lesions of 0.3 ml."],
+}
 
 
-def figure(value, interval=None):
-    return {"value": value, "interval": interval}
+@pytest.fixture(scope="module")
+def evaluation():
+    return evaluation_record([*four_models(), made("worse_t1", "ddpm", 0.05, seed=8)], resamples=100)
 
 
-def row(model, method, ap, **more):
-    return {
-        "model": model, "method": method, "score": "signed", "default": True, "calibration": "own", "cases": 60,
-        "seconds_to_analyse": 1.5, "figures": {"pooled_ap": figure(ap, [ap - 0.05, ap + 0.05])}, "differences": {},
-        **more,
-    }  # fmt: skip
-
-
-@pytest.fixture
-def table():
-    difference = {"reference": "atlas_zscore_t1", "pooled_ap": figure(0.2, [0.1, 0.3])}
-    return {
-        "title": "Implanted lesions",
-        "rows": [
-            row("mine_t1", "cold_diffusion", 0.5, differences={"atlas": difference}),
-            row("atlas_zscore_t1", "atlas_zscore", 0.3),
-            row("intensity_t1", "intensity", 0.6),
-            row("other_t1", "ddpm", 0.4),
-        ],
-    }
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def calibration():
     return json.loads((ROOT / "model_weights" / "ddpm_t1" / "calibration.json").read_text())
 
 
-def test_the_verdict_names_each_baseline_and_on_which_side_of_it_the_model_is(table):
-    said = verdict("mine_t1", table)
-    assert "AP 0.500" in said
-    assert "above atlas_zscore_t1 (0.300; difference +0.200 [+0.100, +0.300])" in said
-    assert "NOT above intensity_t1 (0.600)" in said
-    assert "other_t1" not in said
+@pytest.fixture
+def card_of(evaluation, calibration):
+    def card(model, tables=None, **parts):
+        record = evaluation if tables is None else {**evaluation, "sets": tables}
+        measured = measured_record(model, HASH, record, selftests=[SELFTEST], **parts)
+        sets = record["sets"]
+        return shipped_card(model, CONFIG, calibration, "One.\n\nTwo\nlines.", measured, sets, ["t1"], **parts)
+
+    return card
 
 
-def test_a_baseline_is_not_compared_with_itself(table):
-    assert verdict("intensity_t1", table) == "AP 0.600: above atlas_zscore_t1 (0.300)."
+def test_a_model_that_loses_to_a_baseline_says_so_before_anything_else(card_of):
+    lines = card_of("worse_t1").splitlines()
+    assert lines[0] == "# worse_t1"
+    assert "Not better than a simple baseline" in lines[2]
+    assert "does NOT beat the intensity baseline" in lines[4]
+    assert "Not better than" not in card_of("good_t1")
 
 
-def test_the_card_shows_the_model_between_the_baselines_with_intervals(table, calibration):
-    card = shipped_card("mine_t1", CONFIG, calibration, "One.\n\nTwo\nlines.", [table], ["t1"])
-    lines = [line for line in card.splitlines() if line.startswith("| ") and "signed | 0." in line]
-    assert [line.split()[1] for line in lines] == ["intensity_t1", "mine_t1", "atlas_zscore_t1"]
-    assert "0.500 [0.450, 0.550]" in lines[1]
-    assert "Offered first for t1." in card
-    assert "Two lines." in card
-    assert "CC BY-SA 3.0" in card
-    assert "Not a medical device" in card
+def test_the_card_shows_the_model_between_its_baselines_with_intervals(card_of, evaluation):
+    card = card_of("good_t1")
+    table = [line for line in card.splitlines() if line.startswith("| ") and "| signed | 0." in line]
+    assert [line.split()[1] for line in table] == ["good_t1", "atlas_zscore_t1", "intensity_t1"]
+    figure = evaluation["sets"][0]["rows"][0]["figures"]["pooled_ap"]
+    assert "{:.3f} [{:.3f}, {:.3f}]".format(figure["value"], *figure["interval"]) in table[0]
+    assert "AP 0.743 (chance 0.025): above intensity_t1" in card
+    for words in ("Offered first for t1.", "Two lines.", "CC BY-SA 3.0", "Not a medical device", "RoDeO"):
+        assert words in card
 
 
-def test_a_set_without_the_model_is_left_out_and_nothing_measured_is_said(calibration):
-    card = shipped_card("mine_t1", CONFIG, calibration, "", [{"title": "FLAIR", "rows": []}])
-    assert "FLAIR" not in card
+def test_blind_spots_are_those_of_the_model(card_of):
+    assert "- Does not see lesions of 0.3 ml." in card_of("good_t1")
+    assert "## Blind spots" not in card_of("ddpm_t1")
+
+
+def test_a_baseline_is_not_compared_with_itself(card_of):
+    card = card_of("intensity_t1")
+    assert "NOT above atlas_zscore_t1" in card
+    assert card.count("| intensity_t1 |") == 1
+
+
+def test_a_set_without_the_model_is_left_out_and_nothing_measured_is_said(card_of):
+    card = card_of("good_t1", tables=[{"name": "far", "title": "Far away", "rows": []}])
+    assert "Far away" not in card
     assert "Not measured yet." in card
