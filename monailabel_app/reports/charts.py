@@ -23,7 +23,7 @@ _INK, _RULE = "#333333", "#e2e2e2"
 
 @dataclass(frozen=True)
 class Line:
-    """points: (x, y). dots: points to mark, with their names. dash: of baselines."""
+    """points: (x, y). dots: points to mark, with their names. dash: of baselines. rest: goes on from them, faintly."""
 
     name: str
     colour: str
@@ -31,6 +31,7 @@ class Line:
     dots: Mapping[str, Sequence[float]] = field(default_factory=dict)
     thick: bool = False
     dash: str | None = None
+    rest: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ def line_chart(
     y_label: str,
     x_ticks: Sequence[float],
     scale: Callable[[float], float] = float,
-    level: tuple[float, str] | None = None,
+    level: float | None = None,
     y_max: float = 1.0,
 ) -> Markup:
-    """Curves over x (through ``scale``) and y from 0 to y_max; level: a dotted horizontal line with its name."""
+    """Curves over x (through ``scale``) and y from 0 to y_max; level: of a dotted horizontal line."""
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     low, high = scale(x_ticks[0]), scale(x_ticks[-1])
 
@@ -64,27 +65,20 @@ def line_chart(
         return _LEFT + share * (right - _LEFT), bottom - min(y, y_max) / y_max * (bottom - _TOP)
 
     parts = [_axes(at, x_ticks, np.linspace(0, y_max, 6), x_label, y_label)]
-    if level is not None and is_number(level[0]):
-        y = at(x_ticks[0], level[0])[1]
+    if is_number(level):
+        y = at(x_ticks[0], level)[1]
         parts.append(_rule(_LEFT, y, right, y, "#555555", dash="1 4"))
-        # Below its line where there is room, so that the curves' ends stay free.
-        parts.append(_text(_LEFT + 4, y - 5, level[1], colour="#555555", size=11))
     ends = []
     for line in lines:
-        points = [at(x, y) for x, y in line.points if is_number(x) and is_number(y) and scale(x) <= high + 1e-9]
+        points, rest = (
+            [at(x, y) for x, y in part if is_number(x) and is_number(y) and scale(x) <= high + 1e-9]
+            for part in (line.points, line.rest)
+        )
         if not points:
             continue
-        parts.append(
-            element(
-                "polyline",
-                points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points),
-                fill="none",
-                stroke=line.colour,
-                stroke_width=3 if line.thick else 1.7,
-                stroke_dasharray=line.dash,
-                stroke_linejoin="round",
-            )
-        )
+        if rest:
+            parts.append(_curve([points[-1], *rest], line.colour, 1.2, "1 4"))
+        parts.append(_curve(points, line.colour, 3 if line.thick else 1.7, line.dash))
         for name, (x, y) in line.dots.items():
             if is_number(x) and is_number(y):
                 # Beyond the axis a dot lies on its edge; its name tells where it is.
@@ -157,6 +151,18 @@ def power_of_two_ticks(largest: float, *, most: float = 64.0) -> list[float]:
 def log_of_one_more(value: float) -> float:
     """A scale that shows 0 and spreads small numbers."""
     return math.log1p(max(value, 0.0))
+
+
+def _curve(points: Sequence[tuple[float, float]], colour: str, width: float, dash: str | None) -> Markup:
+    return element(
+        "polyline",
+        points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points),
+        fill="none",
+        stroke=colour,
+        stroke_width=width,
+        stroke_dasharray=dash,
+        stroke_linejoin="round",
+    )
 
 
 def _names_beside(ends: Sequence[tuple[Line, tuple[float, float]]], right: float) -> list[Markup]:

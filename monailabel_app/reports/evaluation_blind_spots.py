@@ -192,18 +192,20 @@ def _whole_pipeline(check: Mapping[str, Any] | None) -> Markup | None:
         return None
     recalls = [
         (check.get("recall_model_grid"), "put into the prepared scan"),
-        (check.get("recall_raw_head"), "into the raw head"),
+        (check.get("recall_raw_head"), "put into the head as it comes from the scanner"),
     ]
-    said = ", ".join(f"{100 * value:.0f} % found {words}" for value, words in recalls if is_number(value))
+    said = " and ".join(f"{100 * value:.0f} % of those {words}" for value, words in recalls if is_number(value))
+    heads = check.get("scans", MISSING)
     return element(
         "p",
-        f"Check with the whole pipeline: {check.get('lesions', '–')} lesions in {check.get('scans', '–')} heads, "
-        f"{said}; the same verdict for {_share(check.get('same_verdict'), check.get('lesions'))}.",
+        f"Check with the whole pipeline: {check.get('lesions', MISSING)} lesions in {heads} "
+        f"head{'' if heads == 1 else 's'}; it found {said}, with the same verdict for "
+        f"{_share(check.get('same_verdict'), check.get('lesions'))}.",
     )
 
 
 def _share(value: Any, total: Any) -> str:
-    if isinstance(value, int) and is_number(total) and value > 1:
+    if isinstance(value, int) and is_number(total):
         return f"{value} of {total}"
     return f"{100 * value:.0f} %" if is_number(value) else MISSING
 

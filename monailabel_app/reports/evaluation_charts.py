@@ -38,13 +38,15 @@ def _froc(entry: Mapping[str, Any], rows: list[rows_of.Row], curves: Mapping[str
     rows = [row for row in rows if curves[row["model"]].get("froc")]
     if not rows:
         return element("p", "No FROC was recorded for this set.", class_="missing")
-    for line, row in _lines(entry, rows, {m: _rising(c.get("froc") or ()) for m, c in curves.items()}):
+    parts = {model: _split_where_regions_merge(curve.get("froc") or ()) for model, curve in curves.items()}
+    for line, row in _lines(entry, rows, {model: rising for model, (rising, _) in parts.items()}):
         first = line.thick
+        rest = parts[line.name][1] if first else ()
         dots = {
             name: (rows_of.value(row, "false_positives_per_scan", name), rows_of.value(row, "recall", name))
             for name in (row.get("points") or {})
         }
-        lines.append(Line(line.name, line.colour, line.points, dots if first else {}, first, line.dash))
+        lines.append(Line(line.name, line.colour, line.points, dots if first else {}, first, line.dash, rest))
     largest = max((x for line in lines for x, _ in line.points if is_number(x)), default=1.0)
     chart = line_chart(
         lines,
@@ -55,8 +57,11 @@ def _froc(entry: Mapping[str, Any], rows: list[rows_of.Row], curves: Mapping[str
         x_ticks=power_of_two_ticks(largest),
         scale=log_of_one_more,
     )
-    note = "Rings: operating points of the thick curve. Curves end where marked regions begin to grow together."
-    return _figure("Lesions found against false alarms (FROC)", chart, note, _not_drawn(entry, rows))
+    note = (
+        "Rings: operating points of the thick curve. A curve ends where marked regions begin to grow together; dotted, "
+        "that of the thick one goes on: fewer alarms there, as each is larger."
+    )
+    return _figure("Lesions found against false alarms (FROC)", chart, note)
 
 
 def _precision_recall(entry: Mapping[str, Any], rows: list[rows_of.Row], curves: Mapping[str, Any]) -> Markup:
@@ -72,21 +77,22 @@ def _precision_recall(entry: Mapping[str, Any], rows: list[rows_of.Row], curves:
         x_label="recall (share of lesion voxels marked)",
         y_label="precision",
         x_ticks=_SHARES,
-        level=(prevalence, f"chance: {100 * prevalence:.2f} %") if is_number(prevalence) else None,
+        level=prevalence,
     )
-    return _figure("Voxels: precision and recall", chart, None, _not_drawn(entry, rows))
+    note = f"Dotted: chance, the share of lesion voxels, {100 * prevalence:.2f} %." if is_number(prevalence) else None
+    return _figure("Voxels: precision and recall", chart, note)
 
 
-def _rising(points: Sequence[Sequence[float]]) -> list[Sequence[float]]:
-    """From the strictest threshold to that of most false positives.
+def _split_where_regions_merge(
+    points: Sequence[Sequence[float]],
+) -> tuple[list[Sequence[float]], list[Sequence[float]]]:
+    """The points from the strictest threshold to that of most false positives, and those beyond.
 
-    Below it marked regions merge: fewer false positives, and every lesion found, by one region as large as the brain.
+    Beyond it marked regions merge: fewer false positives, and every lesion found, by one region as large as the brain.
     """
-    known = [point for point in points if is_number(point[0]) and is_number(point[1])]
-    if known and known[0][1] > known[-1][1]:
-        known.reverse()
+    known = [point[:2] for point in points if is_number(point[0]) and is_number(point[1])]
     most = max(range(len(known)), key=lambda i: known[i][0], default=-1)
-    return known[: most + 1]
+    return known[: most + 1], known[most + 1 :]
 
 
 def _lines(entry: Mapping[str, Any], rows: list[rows_of.Row], points: Mapping[str, Any]):
@@ -166,10 +172,14 @@ def _said(entry: Mapping[str, Any], rows: list[rows_of.Row], lead: str, name: st
     return f"{lead}: {', '.join(parts)}."
 
 
-def _not_drawn(entry: Mapping[str, Any], rows: list[rows_of.Row]) -> str | None:
-    drawn = {row["model"] for row in rows}
+def not_drawn(entry: Mapping[str, Any]) -> Markup | None:
+    """The models that were measured and are in no chart."""
+    drawn = {row["model"] for row in rows_of.drawn_rows(entry)}
     names = dict.fromkeys(row["model"] for row in rows_of.default_rows(entry) if row["model"] not in drawn)
-    return f"Measured, not drawn: {', '.join(names)}." if names else None
+    if not names:
+        return None
+    lead = f"The charts show {len(drawn)} models: the one offered first, the baselines and the best others. Not drawn: "
+    return element("p", lead, ", ".join(names), ".", class_="note")
 
 
 def _figure(title: str, chart: Markup, *notes: Any) -> Markup:

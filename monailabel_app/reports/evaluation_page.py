@@ -34,7 +34,8 @@ _READING = (
     ("Label-tuned (papers only)", "The threshold was tuned on labelled cases, as many papers do. A site without labels "
      "cannot have it."),
     ("Lesion recall, false positives", "A lesion is found when the mask touches it. Marked regions without any lesion "
-     "are false positives; those below 0.1 ml are dropped first."),
+     "are false positives; those below 0.1 ml are dropped first. A mask as large as half the brain touches most "
+     "lesions: read recall beside the volume error."),
     ("Intervals and p", "Brackets: 95 % bootstrap over patients. p: permutation of the two models within each patient. "
      "Many comparisons are shown; single p-values just below 0.05 mean little."),
     ("Baselines", "intensity: how far a voxel's intensity is from the scan's own. atlas: how far it is from that of "
@@ -259,31 +260,24 @@ def _failures(record: Mapping[str, Any], beyond: Sequence[str]) -> Markup:
 
 def _identities(record: Mapping[str, Any], sets: Sequence[Mapping[str, Any]]) -> Markup:
     told = (record.get("made") or {}).get("models") or {}
-    rows: dict[tuple[str, Any], Mapping[str, Any]] = {}
-    for entry in sets:
-        for row in entry.get("rows", ()):
-            calibration = row.get("calibration") if isinstance(row.get("calibration"), Mapping) else {}
-            rows.setdefault((row["model"], row.get("hash"), calibration.get("id")), row)
-    lines = []
-    for (model, digest, calibration_id), row in sorted(rows.items(), key=lambda pair: str(pair[0])):
-        more = told.get(model) if isinstance(told.get(model), Mapping) else {}
-        calibration = row.get("calibration") if isinstance(row.get("calibration"), Mapping) else {}
-        lines.append(
-            element(
-                "tr",
-                element("th", model, scope="row"),
-                text_cell(row.get("method") or "–"),
-                text_cell(str(row.get("modality") or "–").upper()),
-                text_cell(short_hash(digest)),
-                text_cell(
-                    rows_of.calibration_kind(row) or "–", " ", short_hash(calibration_id) if calibration_id else ""
-                ),
-                text_cell(calibration.get("scans", "–")),
-                text_cell(more.get("licence") or "–"),
-            )
-        )
+    lines = {}
+    for row in (row for entry in sets for row in entry.get("rows", ())):
+        model, calibration = row["model"], row.get("calibration")
+        calibration = calibration if isinstance(calibration, Mapping) else {"kind": calibration}
+        known = told.get(model) if isinstance(told.get(model), Mapping) else {}
+        identity = calibration.get("id")
+        cells = [
+            text_cell(row.get("method") or "–"),
+            text_cell(str(row.get("modality") or "–").upper()),
+            text_cell(short_hash(row.get("hash"))),
+            text_cell(calibration.get("kind") or "–", " ", short_hash(identity) if identity else ""),
+            text_cell("–" if calibration.get("scans") is None else calibration["scans"]),
+            text_cell(known.get("licence") or "see its card"),
+        ]
+        key = str(model), str(row.get("hash")), str(calibration.get("kind")), str(identity)
+        lines.setdefault(key, element("tr", element("th", model, scope="row"), *cells))
     heads = ["model", "method", "sequence", "hash", "calibration", "calibration scans", "licence of the weights"]
-    models = table(heads, lines, caption="Models", sortable=False)
+    models = table(heads, [lines[key] for key in sorted(lines)], caption="Models", sortable=False)
     data = [
         element(
             "tr",

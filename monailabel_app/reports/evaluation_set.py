@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import evaluation_rows as rows_of
-from .evaluation_charts import curve_charts, healthy_charts
+from .evaluation_charts import curve_charts, healthy_charts, not_drawn
 from .evaluation_tables import differences_table, main_table, point_table, points_of_focus, protocol_table, scores_table
 from .markup import Markup, breakable, element, fold, is_number, number, number_cell, short_hash, table, text_cell
 
@@ -25,6 +25,7 @@ def set_section(entry: Mapping[str, Any], pictures: Mapping[str, bytes], used: s
         main_table(entry),
         _missing(entry),
         element("div", curve_charts(entry), healthy_charts(entry), class_="charts"),
+        not_drawn(entry),
         points_of_focus(entry),
         fold("Every model at every operating point", point_table(entry)),
         fold("Three ways to a threshold, side by side", protocol_table(entry)),
@@ -76,9 +77,13 @@ def _verdicts(entry: Mapping[str, Any]) -> Markup:
         ("bad", "Does not beat a baseline here: "),
         ("unclear", "Not shown to be better than a baseline: "),
     ):
-        names = dict.fromkeys(f"{_named(row)} ({words})" for row, kind, words in judged if kind == wanted)
-        if names:
-            parts.append(element("p", element("strong", lead), "; ".join(names), ".", class_=f"verdict {wanted}"))
+        by_words: dict[str, list[str]] = {}
+        for row, kind, words in judged:
+            if kind == wanted and _named(row) not in by_words.get(words, ()):
+                by_words.setdefault(words, []).append(_named(row))
+        if by_words:
+            said = "; ".join(f"{', '.join(names)} ({words})" for words, names in by_words.items())
+            parts.append(element("p", element("strong", lead), said, ".", class_=f"verdict {wanted}"))
     for sentence in dict.fromkeys(s for row in rows_of.default_rows(entry) for s in drift_sentences(row)):
         parts.append(element("p", sentence, class_="verdict unclear"))
     return element("div", *parts, class_="verdicts")
@@ -101,7 +106,12 @@ def _in_short(row: Mapping[str, Any]) -> str:
         parts.append(f"marks {number(false, 1)} places per scan that are none")
     if healthy is not None:
         parts.append(f"marks {number(healthy, 1)} ml in a healthy scan")
-    return f" At the balanced operating point it {', '.join(parts)}." if parts else ""
+    said = f" At the balanced operating point it {', '.join(parts)}." if parts else ""
+    bias = rows_of.value(row, "volume_bias_ml", "balanced")
+    if bias is None:
+        return said
+    more = "more" if bias >= 0 else "less"
+    return f"{said} What it marks is {number(abs(bias), 1)} ml {more} than the lesions measure, on average."
 
 
 def drift_sentences(row: Mapping[str, Any]) -> list[str]:

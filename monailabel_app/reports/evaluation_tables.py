@@ -59,6 +59,8 @@ def main_table(entry: Mapping[str, Any]) -> Markup:
          lambda row: figure_cell(_at_balanced(row, "recall"), 2)),
         (("false positives per scan", "at balanced"),
          lambda row: figure_cell(_at_balanced(row, "false_positives_per_scan"), 1)),
+        (("volume error ml", "at balanced: mean absolute difference of marked and true volume"),
+         lambda row: figure_cell(_at_balanced(row, "volume_error_ml"), 1)),
         (("healthy false ml", "at balanced: volume marked in a healthy scan"),
          lambda row: figure_cell(_at_balanced(row, "healthy_false_ml"), 1)),
         (("scan AUROC", "scans with lesions against healthy scans"),

@@ -322,7 +322,7 @@ def test_charts_say_in_words_what_they_show_and_leave_out(page):
     assert len(shown) == MOST_DRAWN
     assert {"intensity", "atlas_zscore"} <= {row["method"] for row in shown}
     assert crowded["sets"][0]["default_model"] in [row["model"] for row in shown]
-    (notes,) = {text for _, text in Page(evaluation_html(crowded)).of("span", class_="note") if "not drawn" in text}
+    (notes,) = [text for _, text in Page(evaluation_html(crowded)).of("p", class_="note") if "Not drawn" in text]
     assert notes.count("_t1") == 20 + 2 - MOST_DRAWN
 
 
