@@ -37,7 +37,7 @@ def fairness_section(record: Mapping[str, Any] | None) -> Markup:
     ]
     note = element(
         "p",
-        "Healthy scans only: all that is marked in them is false. ",
+        "Healthy scans only: all that is marked in them is false. Compared: ",
         "; ".join(filter(None, about)),
         ".",
         class_="note",
