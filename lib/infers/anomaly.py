@@ -14,7 +14,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from lib import options
 from lib.catalogue import ModelEntry
-from lib.configs.base import MethodConfig
+from lib.configs.base import MethodConfig, site_calibration
 from lib.errors import ServerBusy
 from lib.runner import ModelRunner, choose_device, list_devices
 from monailabel_app.errors import InvalidSettings, UnknownModel
@@ -43,26 +43,32 @@ class AnomalyInferTask(InferTask):
             config=options.for_viewers(method.scores_of(entry)),
         )
         self.entry = entry
+        self._method = method
         self._scores = method.scores_of(entry)
         self._runner = runner
         self._cache = cache
 
     def info(self) -> dict[str, Any]:
-        """What ``/info/`` says about the model; plain JSON types."""
+        """What ``/info/`` says about the model; plain JSON types.
+
+        The description is made anew: measurements and site calibrations come and go without a new version.
+        """
+        self.description = self._method.describe(self.entry)
         return to_json({**super().info(), "type": InferType.SEGMENTATION.value, "modality": self.entry.modality})
 
     def config(self) -> dict[str, Any]:
-        """The drop-downs; the device is offered only where there is a choice."""
+        """The drop-downs; device and calibration are offered only where there is a choice."""
         devices = list_devices()
-        return {**self._config, **({"device": ["auto", *devices]} if len(devices) > 1 else {})}
+        offered = {**self._config, **({"device": ["auto", *devices]} if len(devices) > 1 else {})}
+        return {**offered, **({"calibration": list(options.CALIBRATIONS)} if site_calibration(self.entry) else {})}
 
     def read(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that an analysis of this request would have. Raises InvalidSettings."""
         return options.read(request, self._scores)
 
     def calibration(self) -> str:
-        """Which calibration the thresholds come from."""
-        return "shipped"
+        """The id of the calibration made on this site's scans that is used now; ``shipped`` for the model's own."""
+        return site_calibration(self.entry) or "shipped"
 
     def is_valid(self) -> bool:
         """Whether the model's folder is still there."""

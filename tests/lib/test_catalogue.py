@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from lib import catalogue
@@ -5,6 +7,9 @@ from lib.configs import METHODS
 from monailabel_app import registry
 from monailabel_app.errors import UnknownModel
 from monailabel_app.registry import method_info
+from monailabel_app.weights.model_folder import result_hash, seal
+from monailabel_app.weights.site_calibrations import place
+from monailabel_app.weights.version_layout import use_file
 
 
 def add(app, name, text, parent="model_weights"):
@@ -83,3 +88,52 @@ def test_the_default_of_each_sequence_comes_first(app, monkeypatch):
     assert list(catalogue.choose(models, None)) == ["ddpm_t1", "another_t1", "mine"]
     assert list(catalogue.still_chosen(models, None, [])) == ["ddpm_t1", "another_t1", "mine"]
     assert list(catalogue.choose(models, "mine,ddpm_t1")) == ["mine", "ddpm_t1"]
+
+
+def measured(folder, answer, **changed):
+    sequence = {"modality": "t1", "answer": answer, "baselines": ["intensity"], "compared": ["intensity", "atlas"]}
+    sequence |= {"set": "our_lesions", "patients": 20, "pooled_ap": 0.123}
+    record = {"result_hash": result_hash(folder), "baseline": False, "sets": [{}], "sequences": [sequence], **changed}
+    (folder / "measured.json").write_text(json.dumps(record))
+
+
+def test_a_model_that_does_not_beat_a_baseline_says_so(app):
+    entry = catalogue.list_models(app)["ddpm_t1"]
+    (entry.folder / "model.safetensors").write_bytes(b"weights")
+    seal(entry.folder)
+    before = METHODS["ddpm"].describe(entry)
+    assert "baseline" not in before
+    measured(entry.folder, "no")
+    said = METHODS["ddpm"].describe(entry)
+    assert "T1: does NOT beat the intensity baseline (our_lesions: AP 0.12, 20 patients)." in said
+    assert len(said) < len(before) + 100
+    measured(entry.folder, "unclear")
+    assert "not shown to beat" in METHODS["ddpm"].describe(entry)
+    measured(entry.folder, "yes")
+    assert METHODS["ddpm"].describe(entry) == before
+    measured(entry.folder, "no", baseline=True)
+    assert "A baseline that other models have to beat." in METHODS["ddpm"].describe(entry)
+
+
+@pytest.mark.parametrize("record", ["{", "[]", '{"sets": [1]}', None])
+def test_what_cannot_be_read_or_belongs_to_other_weights_is_not_said(app, record):
+    entry = catalogue.list_models(app)["ddpm_t1"]
+    (entry.folder / "model.safetensors").write_bytes(b"weights")
+    seal(entry.folder)
+    before = METHODS["ddpm"].describe(entry)
+    measured(entry.folder, "no")
+    if record is None:
+        (entry.folder / "model.safetensors").write_bytes(b"others")
+        seal(entry.folder)
+    else:
+        (entry.folder / "measured.json").write_text(record)
+    assert METHODS["ddpm"].describe(entry) == before
+
+
+def test_the_sites_own_calibration_is_named_while_it_is_used(app):
+    entry = catalogue.list_models(app)["ddpm_t1"]
+    assert "Thresholds: its own calibration." in METHODS["ddpm"].describe(entry)
+    base, version = place(entry.folder)
+    use_file(base, version).parent.mkdir(parents=True)
+    use_file(base, version).write_text("2026-11-21-3fa2b1\n")
+    assert "Thresholds: this site's calibration 2026-11-21-3fa2b1." in METHODS["ddpm"].describe(entry)

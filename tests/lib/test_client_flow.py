@@ -171,3 +171,16 @@ def test_scans_taking_turns_under_one_id_keep_all_their_labels(client, lesion_sc
     objects = client.datastore()["objects"]
     turns = [entry["labels"]["final"]["info"]["turn"] for name, entry in objects.items() if name.startswith("turns")]
     assert sorted(turns) == [0, 1, 2, 3]
+
+
+def test_the_calibration_and_the_drift_of_a_scan_reach_the_client(server):
+    model = server.get("/info/").json()["models"]["one"]
+    assert "Thresholds: its own calibration." in model["description"]
+    assert "bounded" in model["config"]["operating_point"]
+    request = {"params": '{"operating_point": "bounded"}'}
+    answer = server.infer("one", params={"image": "ixi_healthy", "output": "json"}, data=request)
+    assert answer.status_code == 200, answer.text
+    result = answer.json()
+    assert result["settings"]["operating_point"] == "bounded"
+    assert result["calibration"] == {"kind": "shipped", "id": "shipped"}
+    assert result["drift"] == {"distance": 0.25, "drifted": False}

@@ -25,6 +25,7 @@ class PredictSettings:
     device: str = "cpu"
     uncertainty: bool = False
     gate: str = "warn"
+    calibration: str = "site"
 
 
 @dataclass
@@ -47,7 +48,7 @@ def predict(volume, model, settings, progress=None, cache=None):
         np.linalg.svd(np.random.default_rng(0).random((300, 300)))
     data = volume.data[0]
     values = (data / data.max()).astype(np.float32)
-    threshold = {"sensitive": 0.5, "balanced": 0.9, "specific": 2.0}[settings.operating_point]
+    threshold = {"sensitive": 0.5, "balanced": 0.9, "specific": 2.0, "bounded": 0.95}[settings.operating_point]
     mask = (values > threshold).astype(np.uint8)
     lesions = ()
     if mask.any():
@@ -68,4 +69,6 @@ def predict(volume, model, settings, progress=None, cache=None):
         model_hash=model.hash,
         settings=vars(settings),
         seconds={"reconstruct": np.float64(0.5)},
+        calibration={"kind": "shipped", "id": "shipped"},
+        drift={"distance": np.float32(0.25), "drifted": np.bool_(False)},
     )
