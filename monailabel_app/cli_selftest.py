@@ -31,7 +31,7 @@ def selftest(
     out: Annotated[Path | None, typer.Option(help="Folder for the results (default: runs/selftest/MODEL).")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer anomalies in 6 scans, 10 corruptions.")] = False,
     replicates: Annotated[int | None, typer.Option(min=1, help="Lesions per size and contrast (default 12).")] = None,
-    corrupted: Annotated[int | None, typer.Option(min=0, help="Heads to corrupt (default 4), 0 for none.")] = None,
+    corrupted: Annotated[int | None, typer.Option(min=0, help="Heads to corrupt (default 3), 0 for none.")] = None,
     checks: Annotated[int | None, typer.Option(min=0, help="Heads altered before preparation (default 3).")] = None,
     wrong: Annotated[list[Path] | None, typer.Option(help="A scan of a wrong sequence, for the input gate.")] = None,
     data_root: Annotated[Path, typer.Option(help="Folder of the described sets.")] = ROOT.parent / "shared" / "data",
@@ -39,6 +39,7 @@ def selftest(
     workers: Annotated[int, typer.Option(min=0, help="Processes.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the plan and the anomalies.")] = 20,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    calibration: Annotated[str, typer.Option(help="The site's own where there is one, or shipped.")] = "site",
 ) -> None:
     """Map what a model misses by size, contrast, texture and place, and how corrupted scans fare; resumable."""
     from dataclasses import replace
@@ -70,6 +71,7 @@ def selftest(
             seed=seed,
             workers=workers,
             device=device,
+            calibration=calibration,
             command=f"main.py {' '.join(sys.argv[1:])}",
             stage=bar.stage,
         )

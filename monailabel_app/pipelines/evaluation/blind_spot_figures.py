@@ -14,7 +14,7 @@ import numpy as np
 
 from .blind_spot_plan import CONTRAST, NOTHING
 
-_RESAMPLES = 1000
+_RESAMPLES = 500
 _Z = 1.959964
 HALF = 0.5
 _SIGNS = ("either", "darker", "brighter")
@@ -31,14 +31,15 @@ def wilson(found: int, n: int) -> list[float] | None:
 
 def isotonic(shares: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The rising sequence nearest to ``shares`` in weighted squares (pool adjacent violators); NaN-free input."""
-    blocks: list[list[float]] = []
-    for share, weight in zip(shares, weights, strict=True):
-        blocks.append([float(share), float(weight), 1])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            last, before = blocks.pop(), blocks.pop()
-            total = last[1] + before[1]
-            blocks.append([(last[0] * last[1] + before[0] * before[1]) / total, total, last[2] + before[2]])
-    return np.concatenate([np.full(int(count), share) for share, _, count in blocks])
+    blocks: list[tuple[float, float, int]] = []
+    for share, weight in zip(np.asarray(shares).tolist(), np.asarray(weights).tolist(), strict=True):
+        block = (share, weight, 1)
+        while blocks and blocks[-1][0] > block[0]:
+            before = blocks.pop()
+            total = block[1] + before[1]
+            block = ((block[0] * block[1] + before[0] * before[1]) / total, total, block[2] + before[2])
+        blocks.append(block)
+    return np.repeat([share for share, _, _ in blocks], [count for _, _, count in blocks])
 
 
 def smallest_contrast(found: np.ndarray, n: np.ndarray, contrasts: np.ndarray) -> float:
@@ -226,8 +227,10 @@ def _smallest(lesions: Sequence[Mapping[str, Any]], point: str, picks: np.ndarra
                 n[at] += 1
                 found[at] += row["points"][point]["found"]
             levels = np.array(sizes)
-            drawn = [smallest_contrast(w @ found, w @ n, levels) for w in picks]
-            low, high = np.quantile(drawn, (0.025, 0.975), method="nearest") if drawn else (np.inf, np.inf)
+            # Few lesions give few different counts: each is fitted once.
+            counts, times = np.unique(np.hstack([picks @ found, picks @ n]), axis=0, return_counts=True)
+            fitted = [smallest_contrast(row[: len(sizes)], row[len(sizes) :], levels) for row in counts]
+            low, high = np.quantile(np.repeat(fitted, times), (0.025, 0.975), method="nearest")
             total, hits = n.sum(axis=0), found.sum(axis=0)
             value = smallest_contrast(hits, total, levels)
             made.append(

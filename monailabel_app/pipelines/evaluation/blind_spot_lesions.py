@@ -5,8 +5,8 @@ the unaltered scan, by components whose largest rise of the map lies in it or wi
 not count). Beside it stands chance: the share of its voxels that the unaltered scan has marked already, and how often
 the rule holds where nothing was put. A place of which the unaltered scan marks more than half is not judged.
 
-Masks are the product's: calibrated map above the threshold, components below 0.1 ml dropped. Where the healthy scans
-are those of the model's calibration, a scan is standardised with the statistics of the others.
+Masks are the product's: calibrated map above the threshold, outlined, components below 0.1 ml dropped. Where the
+healthy scans are those of the model's calibration, a scan is standardised with the statistics of the others.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from monailabel_app.errors import InvalidSettings
+from monailabel_app.postprocessing.delineate import delineated
 from monailabel_app.preprocessing.iso_intense import deform_ball, shuffle_blocks, shuffle_voxels
 from monailabel_app.preprocessing.lesion_implant import implant_lesion, random_blob
 from monailabel_app.types import PreparedVolume
@@ -47,7 +48,7 @@ def alter(
     its own number. Contrast is relative to the prepared intensity, which has its zero at the brain's 1st percentile;
     like preprocessing, nothing exceeds 1.
     """
-    spacing = tuple(float(v) for v in np.linalg.norm(prepared.model_affine[:3, :3], axis=0))
+    spacing = model_spacing(prepared)
     image, brain = prepared.image[0], prepared.brain_mask
     places = []
     for item in placed:
@@ -118,9 +119,14 @@ def _blob(
     )
 
 
-def marked(anomaly_map: np.ndarray, threshold: float, voxel_ml: float) -> np.ndarray:
-    """The product's mask of a calibrated map (X, Y, Z): above the threshold, small components dropped."""
-    labels, _ = ndimage.label(anomaly_map > threshold, structure=_CONNECTIVITY_26)
+def model_spacing(prepared: PreparedVolume) -> tuple[float, float, float]:
+    """Voxel edge lengths of the model grid in mm."""
+    return tuple(float(v) for v in np.linalg.norm(prepared.model_affine[:3, :3], axis=0))
+
+
+def marked(outlined: np.ndarray, threshold: float, voxel_ml: float) -> np.ndarray:
+    """The product's mask of a map of ``delineated``, (X, Y, Z): above the threshold, small components dropped."""
+    labels, _ = ndimage.label(outlined > threshold, structure=_CONNECTIVITY_26)
     keep = np.bincount(labels.ravel()) * voxel_ml >= MIN_VOLUME_ML - 1e-9
     keep[0] = False
     return keep[labels]
@@ -131,22 +137,23 @@ def judge(
     altered_map: np.ndarray,
     places: Sequence[np.ndarray],
     thresholds: Mapping[str, float],
-    voxel_ml: float,
+    spacing_mm: Sequence[float],
 ) -> list[dict[str, Any]]:
     """Per anomaly: its volume, the rise of the map in it, and at each operating point what was newly marked.
 
     points[name]: ``found`` (None where it cannot be judged), ``marked`` (share of its free voxels newly marked),
     ``before`` (share of its voxels that the unaltered scan marks).
     """
-    rise = altered_map - clean_map
+    rise, voxel_ml = altered_map - clean_map, float(np.prod(spacing_mm)) / 1000
+    clean, altered = (delineated(values, spacing_mm) for values in (clean_map, altered_map))
     rows: list[dict[str, Any]] = [
         {"measured_ml": float(place.sum()) * voxel_ml, "rise": float(rise[place].max()), "points": {}}
         for place in places
     ]
     near = [_grown(place) for place in places]
     for name, threshold in thresholds.items():
-        before = marked(clean_map, threshold, voxel_ml)
-        new = marked(altered_map, threshold, voxel_ml) & ~before
+        before = marked(clean, threshold, voxel_ml)
+        new = marked(altered, threshold, voxel_ml) & ~before
         labels, count = ndimage.label(new, structure=_CONNECTIVITY_26)
         peaks = ndimage.maximum_position(rise, labels, np.arange(1, count + 1)) if count else []
         for row, place, around in zip(rows, places, near, strict=True):

@@ -2,9 +2,9 @@
 
 blind_spots.json
     version, made {time, app_version, seconds, processor_seconds, command}, model {id, hash, method, modality,
-    score, smoothing, calibration {data, scans}}, data {name, scans (altered), calibrating_scans, key, leave_one_out,
-    refused}, manifest {seed, replicates, volumes_ml, contrasts, textures, regions, kinds, gap_mm, rule, scans,
-    analyses, anomalies, not_placed, key}, default_point, thresholds {point: value},
+    score, smoothing, calibration {data, scans, kind, id, hash}}, data {name, scans (altered), calibrating_scans, key,
+    leave_one_out, refused}, manifest {seed, replicates, volumes_ml, contrasts, textures, regions, kinds, gap_mm, rule,
+    scans, analyses, anomalies, not_placed, key}, default_point, thresholds {point: value},
     points {point: figures}, cells [{kind, volume_ml, contrast, texture, region, points {point: {n, found}}}],
     sentences [text] (of the default point), whole_pipeline {...} or null, corruptions [...] or null,
     placed [{number, kind, volume_ml, contrast, texture, region, scan, run, centre [voxel], structure}]
@@ -46,13 +46,14 @@ from monailabel_app.training.cache import TrainingCache
 from monailabel_app.types import PreparedVolume, to_json
 
 from ..analysis import Analysis, Evidence
+from ..calibration_choice import SITE
 from ..healthy_reference import HealthyReference, level_statistics
 from ..levels import middle_level, on_grid_of
 from ..members import EnsembleEvidence
 from ..predict import AnomalyModel, PredictSettings, analyse, load_model
 from ..workers import WorkerDied, map_in_processes
 from . import blind_spot_figures as figures
-from .blind_spot_lesions import FOUND_SHARE, alter, judge
+from .blind_spot_lesions import FOUND_SHARE, alter, judge, model_spacing
 from .blind_spot_plan import (
     CONTRAST,
     CONTRASTS,
@@ -81,24 +82,32 @@ Stage = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class SelftestSettings:
-    """replicates: lesions per volume and contrast. score: None is the model's default. device: cpu or cuda[:n]."""
+    """replicates: lesions per volume and contrast. score: None is the model's default. device: cpu or cuda[:n].
+
+    calibration: ``site`` (the site's own where one is in use) or ``shipped``.
+    """
 
     replicates: int = 12
     seed: int = 20
     score: str | None = None
     device: str = "cpu"
     workers: int = 2
+    calibration: str = SITE
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker process needs to know. folder: of the model; work: of this test's files."""
+    """What every worker process needs to know. folder: of the model; work: of this test's files.
+
+    calibration: ``site`` (where one is in use) or ``shipped``.
+    """
 
     folder: Path
     work: Path
     score: str
     device: str
     seed: int
+    calibration: str
 
 
 def blind_spots(
@@ -121,6 +130,7 @@ def blind_spots(
     count = len(healthy.cache)
     if not count:
         raise EvaluationFailed("expected at least one healthy scan, got none")
+    model = model.with_calibration(settings.calibration)
     score = settings.score or model.scores[0]
     thresholds = {name: p.threshold for name, p in model.calibration.score(score).points[SMOOTHING].items()}
     altered = min(count, scans or count)
@@ -131,7 +141,7 @@ def blind_spots(
     if not (work / "brains.safetensors").is_file():
         healthy.cache.save(work / "brains.safetensors")
     (work / "plan.json").write_text(json.dumps([item.to_json() for item in placed]))
-    job = Job(model.folder, work, score, settings.device, settings.seed)
+    job = Job(model.folder, work, score, settings.device, settings.seed, settings.calibration)
 
     runs = {scan: len({item.run for item in placed if item.scan == scan}) for scan in range(altered)}
     done = [0]
@@ -179,7 +189,11 @@ def blind_spots(
             "modality": model.modality,
             "score": score,
             "smoothing": SMOOTHING,
-            "calibration": {"data": str(calibration.get("data", "")), "scans": calibration.get("scans")},
+            "calibration": {
+                "data": str(calibration.get("data", "")),
+                "scans": calibration.get("scans"),
+                **{name: model.calibration_id.get(name) for name in ("kind", "id", "hash")},
+            },
         },
         "data": {
             "name": healthy.name,
@@ -228,7 +242,7 @@ def clean_scan(item: tuple[Job, int]) -> float:
     """Analyse one unaltered scan and keep its raw maps; processor seconds."""
     job, scan = item
     started = time.process_time()
-    model = _model(job.folder)
+    model = _model(job)
     prepared = _brains(job.work).prepared(scan, model_affine(model, _brains(job.work)))
     held = analyse(prepared, model, PredictSettings(device=job.device))
     tensors = {"score": torch.from_numpy(held.raw(job.score))}
@@ -246,7 +260,7 @@ def altered_scan(item: tuple[Job, int]) -> float:
     """Make, analyse and judge all altered versions of one scan; keeps ``rows_000.json``; processor seconds."""
     job, scan = item
     started = time.process_time()
-    model, reader = _model(job.folder), _reader(job)
+    model, reader = _model(job), _reader(job)
     prepared = reader.scans[scan].prepared
     clean = reader.calibrated(reader.scans[scan], scan)
     fluid = fluid_mask(on_grid_of(model.template.regions, model.template, prepared))
@@ -257,7 +271,7 @@ def altered_scan(item: tuple[Job, int]) -> float:
         own = [item for item in placed if item.run == run]
         changed, places = alter(prepared, own, fluid, seed=job.seed)
         held = analyse(changed, model, PredictSettings(device=job.device))
-        verdicts = judge(clean, reader.calibrated(held, scan), places, thresholds, _voxel_ml(prepared))
+        verdicts = judge(clean, reader.calibrated(held, scan), places, thresholds, model_spacing(prepared))
         rows += [{**item.to_json(), **verdict} for item, verdict in zip(own, verdicts, strict=True)]
     file = job.work / f"rows_{scan:03d}.json"
     partial = file.with_suffix(f".{os.getpid()}")
@@ -346,8 +360,8 @@ def _kept(model: AnomalyModel, job: Job, prepared: PreparedVolume, scan: int) ->
 
 # A process works on one model and one set; the next test must not find what this one has loaded.
 @lru_cache(maxsize=1)
-def _model(folder: Path) -> AnomalyModel:
-    return load_model(folder)
+def _model(job: Job) -> AnomalyModel:
+    return load_model(job.folder).with_calibration(job.calibration)
 
 
 @lru_cache(maxsize=1)
@@ -357,4 +371,4 @@ def _brains(work: Path) -> TrainingCache:
 
 @lru_cache(maxsize=1)
 def _reader(job: Job) -> Reader:
-    return Reader(_model(job.folder), job)
+    return Reader(_model(job), job)

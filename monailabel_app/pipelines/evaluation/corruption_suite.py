@@ -32,6 +32,7 @@ from monailabel_app.calibration.calibrated_map import scan_score
 from monailabel_app.errors import AnomalyAppError, EvaluationFailed
 from monailabel_app.io.images import read_volume
 from monailabel_app.metrics.imagewise import rank_p_value
+from monailabel_app.postprocessing.delineate import delineated
 from monailabel_app.preprocessing.corruptions import CLEAN, CORRUPTIONS, head_on_ras_axes
 from monailabel_app.types import PreparedVolume, to_json
 from monailabel_app.weights.version_layout import recorded_hash
@@ -40,7 +41,7 @@ from ..input_gate import FOLDER as GATE_FOLDER
 from ..predict import SHIPPED_MODELS, AnomalyModel, PredictSettings, analyse, load_model, prepare
 from ..workers import WorkerDied, map_in_processes
 from .blind_spot_figures import wilson
-from .blind_spot_lesions import marked
+from .blind_spot_lesions import marked, model_spacing
 from .blind_spots import SMOOTHING, Job, Reader
 from .healthy_set import HealthySet
 
@@ -186,11 +187,12 @@ def _measure(model: AnomalyModel, reader: Reader, job: Job, item: Corrupt) -> di
     values = reader.calibrated(held, item.scan if item.scan >= 0 else None)
     calibration = model.calibration.score(job.score)
     voxel_ml = float(abs(np.linalg.det(model.template.affine[:3, :3]))) / 1000
+    outlined = delineated(values, model_spacing(held.prepared))
     score = scan_score(values)
     found["scan_score"] = score
     found["p_value"] = rank_p_value(score, calibration.scan_scores[SMOOTHING])
     found["false_ml"] = {
-        name: float(marked(values, point.threshold, voxel_ml).sum()) * voxel_ml
+        name: float(marked(outlined, point.threshold, voxel_ml).sum()) * voxel_ml
         for name, point in calibration.points[SMOOTHING].items()
     }
     return found

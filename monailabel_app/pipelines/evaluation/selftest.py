@@ -22,9 +22,10 @@ from monailabel_app.preprocessing.normalize import HIGH_LEVEL, MEDIAN_LEVEL
 from monailabel_app.preprocessing.pipeline import to_native
 from monailabel_app.types import PreparedVolume, Volume, to_json
 
+from ..calibration_choice import SITE
 from ..levels import on_grid_of
 from ..predict import AnomalyModel, PredictSettings, analyse, load_model, prepare
-from .blind_spot_lesions import alter, judge
+from .blind_spot_lesions import alter, judge, model_spacing
 from .blind_spot_plan import CONTRAST, NOTHING, Placed, fluid_mask
 from .blind_spots import SMOOTHING, Job, Reader, SelftestSettings, blind_spots
 from .corruption_suite import QUICK, corruption_suite
@@ -46,7 +47,7 @@ class Extent:
     replicates: int = 12
     scans: int | None = None
     checks: int = 3
-    corrupted: int = 4
+    corrupted: int = 3
     corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
     wrong: tuple[Path, ...] = ()
 
@@ -66,18 +67,20 @@ def selftest(
     seed: int = 20,
     workers: int = 2,
     device: str = "cpu",
+    calibration: str = SITE,
     command: str = "",
     stage: Stage | None = None,
 ) -> dict[str, Any]:
     """Test the model in ``folder`` on healthy scans; goes on where an earlier test of the same was interrupted.
 
-    healthy: see ``healthy_set``. Raises EvaluationFailed without usable scans and what loading raises.
+    healthy: see ``healthy_set``. calibration: ``site`` or ``shipped``. Raises EvaluationFailed without usable scans
+    and what loading raises.
     """
-    model = load_model(folder)
+    model = load_model(folder).with_calibration(calibration)
     scans = healthy_set(
         model, healthy, cache_folder, data_root=data_root, scans=extent.scans, workers=workers, stage=stage
     )
-    settings = SelftestSettings(extent.replicates, seed, None, device, workers)
+    settings = SelftestSettings(extent.replicates, seed, None, device, workers, calibration)
     record, job = blind_spots(model, scans, out, settings, scans=extent.scans, stage=stage)
     record["made"]["command"] = command
     started = time.time()
@@ -101,7 +104,7 @@ def selftest(
     record["made"]["seconds"] = round(record["made"]["seconds"] + time.time() - started, 1)
     record = to_json(record)
     write(out, record)
-    shutil.rmtree(out / "partial", ignore_errors=True)
+    shutil.rmtree(job.work, ignore_errors=True)
     return record
 
 
@@ -135,8 +138,7 @@ def whole_pipeline(
         again = prepare(altered_head(head, prepared, changed), model, job.device)
         settings = PredictSettings(device=job.device)
         maps = [reader.calibrated(analyse(one, model, settings), scan) for one in (prepared, again)]
-        voxel_ml = float(abs(np.linalg.det(prepared.model_affine[:3, :3]))) / 1000
-        verdicts = judge(maps[0], maps[1], places, {point: threshold}, voxel_ml)
+        verdicts = judge(maps[0], maps[1], places, {point: threshold}, model_spacing(prepared))
         for row, verdict in zip(own, verdicts, strict=True):
             about = {name: row[name] for name in ("scan", "number", "kind", "volume_ml", "contrast", "texture")}
             cases.append({**about, "model_grid": row["points"][point], "raw_head": verdict["points"][point]})
