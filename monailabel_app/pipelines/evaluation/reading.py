@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from monailabel_app.calibration.calibrated_map import calibrated_map, scan_score, slice_score
 from monailabel_app.calibration.operating_points import OperatingPoint
@@ -16,6 +17,7 @@ from monailabel_app.metrics.imagewise import rank_p_value
 from monailabel_app.metrics.lesionwise import count_lesions
 from monailabel_app.metrics.rodeo import rodeo_boxes
 from monailabel_app.metrics.voxelwise import dice
+from monailabel_app.postprocessing.boxes import bounding_box
 from monailabel_app.postprocessing.components import find_lesions
 from monailabel_app.postprocessing.delineate import delineated
 
@@ -28,6 +30,8 @@ from .cases import CaseReference, PreparedCase, on_grid_of
 from .store import Costs, keep_in
 
 MIN_VOLUME_ML = 0.1
+_VOXEL_MM3 = 8.0  # of the model grid
+_CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
 FEWEST_HEALTHY = 5
 
 
@@ -226,18 +230,45 @@ class Reader:
         self, case: PreparedCase, scan: Analysis, outlined: np.ndarray, tails: Sequence[float], healthy: bool
     ) -> dict[str, Any]:
         """Lesions found and false alarms at thresholds of the same healthy rates for every model."""
-        found = []
+        detected, false_positives = [], []
+        lesions, _ = ndimage.label(case.gt_mask, structure=_CONNECTIVITY_26)
+        kept = np.ones_like(case.gt_mask) if healthy else case.counted
         for threshold in tails:
-            mask = marked(case, scan, outlined, threshold)
-            found.append(count_lesions(mask if healthy else mask & case.counted, case.gt_mask))
+            if scan.prepared is case.cut:
+                counts = count_lesions(marked(case, scan, outlined, threshold) & kept, case.gt_mask)
+                detected.append(counts.detected)
+                false_positives.append(counts.false_positives)
+            else:
+                found = _froc_point(outlined * scan.prepared.brain_mask, threshold, lesions, kept)
+                detected.append(found[0])
+                false_positives.append(found[1])
         if healthy:
-            return {"froc_false_positives": [counts.predicted for counts in found]}
-        return {
-            "froc": {
-                "detected": [counts.detected for counts in found],
-                "false_positives": [counts.false_positives for counts in found],
-            }
-        }
+            return {"froc_false_positives": false_positives}
+        return {"froc": {"detected": detected, "false_positives": false_positives}}
+
+
+def _froc_point(outlined: np.ndarray, threshold: float, lesions: np.ndarray, kept: np.ndarray) -> tuple[int, int]:
+    """Lesions detected and false positives, as ``count_lesions`` has them, of what a threshold marks in a map.
+
+    lesions: (X, Y, Z) components of the truth, numbered. kept: (X, Y, Z) bool, what of the mask is counted. A dozen
+    thresholds per scan are counted like this: in the box of what is marked, and labelled once where that is enough.
+    """
+    above = outlined > threshold
+    box = bounding_box(above)
+    if box is None:
+        return 0, 0
+    labels, count = ndimage.label(above[box], structure=_CONNECTIVITY_26)
+    large = np.bincount(labels.ravel(), minlength=count + 1) * _VOXEL_MM3 >= MIN_VOLUME_ML * 1000
+    large[0] = False
+    mask = large[labels]
+    if (mask & ~kept[box]).any():  # what is cut off may divide a component
+        mask &= kept[box]
+        labels, count = ndimage.label(mask, structure=_CONNECTIVITY_26)
+        large = np.arange(count + 1) > 0
+    truth = lesions[box]
+    touching = np.zeros(count + 1, dtype=bool)
+    touching[labels[mask & (truth > 0)]] = True
+    return len(np.unique(truth[mask & (truth > 0)])), int((large & ~touching).sum())
 
 
 def marked(case: PreparedCase, scan: Analysis, outlined: np.ndarray, threshold: float) -> np.ndarray:

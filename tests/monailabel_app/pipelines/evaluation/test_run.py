@@ -1,210 +1,195 @@
-"""The comparison: the same cases for all, nobody judged by their own statistics, nothing measured twice or lost."""
+"""The evaluation: both baselines always along, the same cases for all, nothing measured twice, no fault fatal."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from monailabel_app.calibration.calibrated_map import analysed_mask
 from monailabel_app.errors import EvaluationFailed
-from monailabel_app.pipelines.evaluation import run as comparison
-from monailabel_app.pipelines.evaluation.cases import (
-    CaseSet,
-    PreparedCase,
-    load_case,
-    on_model_grid,
-    save_case,
-    set_key,
-)
-from monailabel_app.pipelines.evaluation.figures import set_rows
-from monailabel_app.pipelines.evaluation.measure import Measurement, measure
-from monailabel_app.pipelines.evaluation.sets import SETS, SetBuilder, sets_for
-from monailabel_app.pipelines.fit import rewrite_card
-from monailabel_app.pipelines.healthy_reference import HealthyReference, rate_threshold
-from monailabel_app.pipelines.predict import PredictSettings, analyse, load_model
-from monailabel_app.preprocessing.pipeline import Preprocessor
-from monailabel_app.weights.model_folder import result_hash
-from tests.monailabel_app.synthetic import person, scan, template
+from monailabel_app.pipelines.evaluation import analyses
+from monailabel_app.pipelines.evaluation import run as evaluation
+from monailabel_app.pipelines.evaluation.dataset_types import Dataset
+from monailabel_app.pipelines.evaluation.run import Options, Request, evaluate
+from monailabel_app.pipelines.evaluation.sets import SetBuilder
+from tests.monailabel_app.pipelines.evaluation.case_factory import own_set, prepared_case
 
-LESIONED = 6
+QUICKLY = Options(resamples=20)
 
 
-def _prepared(seed: int, index: int | None, lesion: bool) -> PreparedCase:
-    volume, brain, truth = scan(person(seed), lesion_mm=(-12, 12, 6) if lesion else None, contrast=0.7)
-    made = Preprocessor(template()).prepare(volume, brain=brain)
-    name = f"person{seed}"
-    return PreparedCase(name, name, made, on_model_grid(truth, made), made.brain_mask, index, {}, 0.5)
+@pytest.fixture(scope="module")
+def weights(make_model, tmp_path_factory):
+    """Folders by name, as the app has them: a model, and the two baselines."""
+    base = tmp_path_factory.mktemp("weights")
+    found = {}
+    for method in ("ddpm", "intensity", "atlas_zscore"):
+        source = make_model(method).folder
+        found[f"{method}_t1"] = base / f"{method}_t1"
+        shutil.copytree(source, found[f"{method}_t1"])
+        shutil.copytree(source.parent / "template", base / "template", dirs_exist_ok=True)
+    return found
 
 
 @pytest.fixture(scope="module")
 def case_set(make_model):
-    """The tiny models' own calibration scans, and lesions in some of the same people."""
-    prepared = [scan.prepared for scan in make_model("ddpm").healthy]
-    healthy = [
-        PreparedCase(f"person{100 + i}", f"person{100 + i}", p, np.zeros_like(p.brain_mask), p.brain_mask, i)
-        for i, p in enumerate(prepared)
-    ]
-    cases = [_prepared(100 + i, i, True) for i in range(LESIONED)]
-    return CaseSet("ixi_implanted", "synthetic", "t1", "k" * 64, healthy, cases)
+    return replace(own_set(make_model("ddpm")), name="files", title="Synthetic files")
 
 
-@pytest.fixture(scope="module")
-def measured(make_model, case_set):
-    return measure(load_model(make_model("ddpm").folder), case_set, scores=("signed", "l1"))
+@pytest.fixture
+def dataset(tmp_path, case_set, monkeypatch):
+    """A data set whose preparation is done."""
+    monkeypatch.setattr(SetBuilder, "build", lambda self, dataset, settings, levels: case_set)
+    return Dataset("files", "Synthetic files", "t1", "CC0", tmp_path, None, ())
 
 
-def test_a_model_meets_its_calibration_scans_without_their_own_statistics(make_model, case_set, measured):
-    model = load_model(make_model("ddpm").folder)
-    assert all(entry["leave_one_out"] for entry in measured.record["protocols"].values())
-    assert all(name.endswith("/own") for name in measured.record["protocols"])
-    settings = PredictSettings()
-    reference = HealthyReference(model, [analyse(case.prepared, model, settings) for case in case_set.healthy])
-    lesioned = analyse(case_set.cases[2].prepared, model, settings)
-    left_out = reference.map_of(lesioned, "signed", "standard", without=2)
-    included = reference.map_of(lesioned, "signed", "standard", without=None)
-    told = measured.record["protocols"]["signed/standard/own"]["cases"][2]["scan_score"]
-    count = round(2000 / 8)
-    assert told == pytest.approx(np.sort(left_out.ravel())[-count:].mean(), rel=1e-5)
-    assert told != pytest.approx(np.sort(included.ravel())[-count:].mean(), rel=1e-3)
+@pytest.fixture
+def measured(monkeypatch):
+    """The ids of the models as they are measured."""
+    made, real = [], evaluation.measure_tasks
+
+    def counted(tasks, *args, **options):
+        made.extend(task.model.id for task in tasks)
+        return real(tasks, *args, **options)
+
+    monkeypatch.setattr(evaluation, "measure_tasks", counted)
+    return made
 
 
-def test_the_threshold_leaves_out_the_person_too(make_model, case_set):
-    model = load_model(make_model("ddpm").folder)
-    reference = HealthyReference(model, [analyse(c.prepared, model, PredictSettings()) for c in case_set.healthy])
-    everyone = reference.threshold("signed", "standard")
-    own = model.calibration.score("signed").points["standard"]["balanced"].threshold
-    assert everyone == pytest.approx(own, rel=1e-2)
-    maps = reference.maps("signed", "standard")
-    threshold = reference.threshold("signed", "standard", without=3)
-    rates = [
-        (values[analysed_mask(case.prepared.brain_mask, 2.0)] > threshold).mean()
-        for index, (values, case) in enumerate(zip(maps, case_set.healthy, strict=True))
-        if index != 3
-    ]
-    assert np.mean(rates) == pytest.approx(0.01, abs=1e-3)
+def _request(weights, dataset, *names, **more):
+    return Request(tuple(weights.get(name, name) for name in names), weights, (dataset,), {}, **more)
 
 
-def test_a_model_calibrated_elsewhere_is_read_with_both_calibrations(make_model, case_set):
-    strangers = [_prepared(300 + i, i, False) for i in range(5)]
-    others = replace(case_set, healthy=strangers, cases=[replace(case_set.cases[0], scan=None)])
-    record = measure(load_model(make_model("ddpm").folder), others).record
-    own, site = (record["protocols"][f"signed/standard/{name}"] for name in ("own", "set"))
-    assert not own["leave_one_out"]
-    model = load_model(make_model("ddpm").folder)
-    assert own["threshold"] == model.calibration.score("signed").points["standard"]["balanced"].threshold
-    assert site["threshold"] != own["threshold"]
+def test_both_baselines_are_measured_along_and_everything_is_written(weights, dataset, measured, tmp_path):
+    request = _request(weights, dataset, "ddpm_t1", explicit=("ddpm_t1",), command="main.py evaluate")
+    record = evaluate(request, tmp_path / "out", tmp_path / "cache", QUICKLY)
+    assert sorted(measured) == ["atlas_zscore_t1", "ddpm_t1", "intensity_t1"]
+    entry = record["sets"][0]
+    assert {row["model"] for row in entry["rows"]} == set(measured)
+    row = next(row for row in entry["rows"] if row["model"] == "ddpm_t1")
+    assert {"intensity", "atlas"} <= set(row["differences"])
+    assert row["points"]["bounded"]["target"] == pytest.approx(2.0)
+    shown = [example for example in entry["examples"] if example["model"] == "ddpm_t1"]
+    assert shown
+    for example in shown:
+        assert (tmp_path / "out" / example["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert all(e["picture"] is None for e in entry["examples"] if e["model"] != "ddpm_t1")
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["sets"][0]["name"] == "files"
+    assert "ddpm_t1" in (tmp_path / "out" / "evaluation.md").read_text()
+    assert "ddpm_t1" in (tmp_path / "out" / "evaluation.html").read_text()
+    lines = list(csv.DictReader((tmp_path / "out" / "scans.csv").open()))
+    assert len(lines) == 3 * (len(entry["rows"][0]) and entry["cases"] + entry["healthy"])
+    one = next(line for line in lines if line["model"] == "ddpm_t1" and line["healthy"] == "1")
+    assert one["age"] == "30"
+    assert float(one["false_ml_balanced"]) >= 0
+    assert one["dice_balanced"] == ""
 
 
-def test_the_figures_of_a_measurement_read_back_are_the_same(measured, tmp_path):
-    measured.save(tmp_path / "m")
-    again = Measurement.load(tmp_path / "m")
-    assert set_rows([again], "t1", resamples=50) == set_rows([measured], "t1", resamples=50)
-    assert Measurement.load(tmp_path / "other") is None
+def test_what_was_measured_is_read_again_unless_it_is_asked_for_anew(weights, dataset, measured, tmp_path):
+    request = _request(weights, dataset, "ddpm_t1")
+    first = evaluate(request, tmp_path / "out", tmp_path / "cache", QUICKLY)
+    count = len(measured)
+    again = evaluate(request, tmp_path / "out", tmp_path / "cache", QUICKLY)
+    assert len(measured) == count == 3
+    assert again["sets"] == first["sets"]
+    every = evaluate(request, tmp_path / "out", tmp_path / "cache", replace(QUICKLY, all_scores=True))
+    assert len(measured) > count
+    assert len(every["sets"][0]["rows"]) > len(first["sets"][0]["rows"])
+    count = len(measured)
+    evaluate(request, tmp_path / "out", tmp_path / "cache", replace(QUICKLY, again=True))
+    assert len(measured) == count + 3
 
 
-def test_rows_carry_intervals_and_paired_differences(measured):
-    rows = set_rows([measured], "t1", resamples=100)
-    assert len(rows) == len(measured.record["protocols"])
-    best = rows[0]["figures"]
-    assert best["pooled_ap"]["value"] == max(row["figures"]["pooled_ap"]["value"] for row in rows)
-    for key in ("pooled_ap", "dice", "scan_auroc", "healthy_false_ml"):
-        low, high = best[key]["interval"]
-        assert low <= best[key]["value"] <= high
-    by_protocol = {row["protocol"]: row for row in rows}
-    reference, other = by_protocol["signed/standard/own"], by_protocol["l1/standard/own"]
-    assert "ddpm" not in reference["differences"]
-    gap = other["figures"]["pooled_ap"]["value"] - reference["figures"]["pooled_ap"]["value"]
-    assert other["differences"]["ddpm"]["pooled_ap"]["value"] == pytest.approx(gap)
+def test_a_model_that_cannot_be_loaded_is_reported_and_the_others_go_on(weights, dataset, measured, tmp_path):
+    (tmp_path / "broken").mkdir()
+    record = evaluate(
+        _request(weights, dataset, tmp_path / "broken", "ddpm_t1"), tmp_path / "out", tmp_path / "cache", QUICKLY
+    )
+    assert [item["model"] for item in record["failed"]] == ["broken"]
+    assert "broken" in (tmp_path / "out" / "evaluation.md").read_text()
+    assert {row["model"] for row in record["sets"][0]["rows"]} == {"ddpm_t1", "intensity_t1", "atlas_zscore_t1"}
 
 
-def test_models_measured_on_other_cases_are_not_put_beside_each_other(measured):
-    other = Measurement(json.loads(json.dumps(measured.record)), measured.counts)
-    other.record["set"]["key"] = "another"
-    with pytest.raises(EvaluationFailed, match="same cases"):
-        set_rows([measured, other], "t1", resamples=10)
+def test_a_model_that_fails_on_most_scans_is_left_out_itself(weights, dataset, measured, tmp_path, monkeypatch):
+    run = analyses.analyse
+
+    def failing(prepared, model, *args, **options):
+        if model.id == "ddpm_t1":
+            raise RuntimeError
+        return run(prepared, model, *args, **options)
+
+    monkeypatch.setattr(analyses, "analyse", failing)
+    record = evaluate(_request(weights, dataset, "ddpm_t1"), tmp_path / "out", tmp_path / "cache", QUICKLY)
+    assert [(item["model"], item["set"]) for item in record["failed"]] == [("ddpm_t1", "files")]
+    assert record["sets"][0]["skipped"] == []
+    assert {row["model"] for row in record["sets"][0]["rows"]} == {"intensity_t1", "atlas_zscore_t1"}
 
 
-def test_a_comparison_is_measured_once_and_goes_on_after_a_failing_model(
-    make_model, case_set, tmp_path, monkeypatch
+def test_a_scan_that_one_model_cannot_analyse_is_left_out_for_all(
+    weights, dataset, case_set, measured, tmp_path, monkeypatch
 ):
-    folder, times = make_model("ddpm").folder, []
+    run, bad = analyses.analyse, case_set.cases[1]
 
-    def counted(model, cases, **options):
-        times.append(model.id)
-        return measure(model, cases, **options)
+    def failing(prepared, model, *args, **options):
+        if model.id == "ddpm_t1" and prepared is bad.prepared:
+            raise MemoryError
+        return run(prepared, model, *args, **options)
 
-    def build(self, name, settings, levels):
-        if name != case_set.name:
+    # Measured with the scan before: these must not be mixed with measurements without it.
+    evaluate(_request(weights, dataset, "intensity_t1"), tmp_path / "out", tmp_path / "cache", QUICKLY)
+    monkeypatch.setattr(analyses, "analyse", failing)
+    record = evaluate(_request(weights, dataset, "ddpm_t1"), tmp_path / "out", tmp_path / "cache", QUICKLY)
+    entry = record["sets"][0]
+    assert [item["id"] for item in entry["skipped"]] == [bad.id]
+    assert {row["cases"] for row in entry["rows"]} == {len(case_set.cases) - 1}
+    assert {row["model"] for row in entry["rows"]} == {"ddpm_t1", "intensity_t1", "atlas_zscore_t1"}
+    assert not record["failed"]
+
+
+def test_a_model_for_another_sequence_is_reported_when_it_was_asked_for(weights, dataset, measured, tmp_path):
+    flair = replace(dataset, modality="flair")
+    with pytest.raises(EvaluationFailed, match="expected a model for flair scans, got one for t1"):
+        evaluate(_request(weights, flair, "ddpm_t1", strict=True), tmp_path / "out", tmp_path / "cache", QUICKLY)
+    assert not measured
+
+
+def test_a_set_that_cannot_be_prepared_does_not_stop_the_others(
+    weights, dataset, case_set, measured, tmp_path, monkeypatch
+):
+    def build(self, dataset, settings, levels):
+        if dataset.name == "gone":
             raise EvaluationFailed("no such scans")
         return case_set
 
     monkeypatch.setattr(SetBuilder, "build", build)
-    monkeypatch.setattr(comparison, "measure", counted)
-    monkeypatch.setattr(comparison, "RESAMPLES", 20)
-    (tmp_path / "broken").mkdir()
-    folders = [tmp_path / "broken", folder]
-    first = comparison.compare(folders, tmp_path, tmp_path / "out", tmp_path / "cache")
-    again = comparison.compare(folders, tmp_path, tmp_path / "out", tmp_path / "cache")
-    assert times == ["tiny"]
-    assert first == again
-    assert [(item["model"], item["set"]) for item in first["failed"]] == [("broken", "all"), ("tiny", "mslub_t1")]
-    table = (tmp_path / "out" / "methods_table.md").read_text()
-    assert "| tiny | signed |" in table
-    assert "no such scans" in table
-    header, *lines = (tmp_path / "out" / "methods_table.csv").read_text().splitlines()
-    assert "pooled_ap_low" in header
-    assert len(lines) == 1
-    comparison.compare([folder], tmp_path, tmp_path / "out", tmp_path / "cache", all_scores=True)
-    assert times == ["tiny", "tiny"]
-    table = (tmp_path / "out" / "methods_table.csv").read_text().splitlines()
-    assert len(table) == 1 + len(load_model(folder).scores)
-    assert json.loads((tmp_path / "out" / "methods_table.json").read_text())["sets"][0]["rows"]
+    request = replace(_request(weights, dataset, "ddpm_t1"), sets=(replace(dataset, name="gone"), dataset))
+    record = evaluate(request, tmp_path / "out", tmp_path / "cache", QUICKLY)
+    assert {item["set"] for item in record["failed"]} == {"gone"}
+    assert [entry["name"] for entry in record["sets"]] == ["files"]
 
 
-def test_a_case_read_from_disk_is_the_one_that_was_written(case_set, tmp_path):
-    case = case_set.cases[1]
-    save_case(tmp_path / "case.safetensors", case)
-    again = load_case(tmp_path / "case.safetensors")
-    np.testing.assert_allclose(again.prepared.image, case.prepared.image, atol=3e-4)
-    for name in ("gt_mask", "counted"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(case, name))
-    np.testing.assert_array_equal(again.prepared.brain_mask, case.prepared.brain_mask)
-    assert (again.id, again.patient, again.scan) == (case.id, case.patient, case.scan)
-    (tmp_path / "case.safetensors").write_bytes(b"damaged")
-    with pytest.raises(EvaluationFailed, match="remove the folder"):
-        load_case(tmp_path / "case.safetensors")
+def test_the_tuning_split_gives_the_label_tuned_threshold_and_no_rows(
+    weights, dataset, case_set, measured, tmp_path, monkeypatch
+):
+    others = replace(
+        case_set, key="t" * 64, split="tune", healthy=[], cases=[prepared_case(400 + index) for index in range(3)]
+    )
+    monkeypatch.setattr(
+        SetBuilder, "build", lambda self, dataset, *view: others if dataset.split == "tune" else case_set
+    )
+    request = replace(_request(weights, dataset, "ddpm_t1"), tuning={"files": replace(dataset, split="tune")})
+    record = evaluate(request, tmp_path / "out", tmp_path / "cache", QUICKLY)
+    assert [entry["split"] for entry in record["sets"]] == [None]
+    row = next(row for row in record["sets"][0]["rows"] if row["model"] == "ddpm_t1")
+    assert row["thresholds"]["label_tuned"]["tuned_on"] == "tuning split"
 
 
-def test_a_set_is_another_when_a_file_or_a_setting_changes(tmp_path):
-    (tmp_path / "a.nii").write_bytes(b"1")
-    one = set_key([tmp_path / "a.nii"], {"seed": 1})
-    assert one == set_key([tmp_path / "a.nii"], {"seed": 1})
-    assert one != set_key([tmp_path / "a.nii"], {"seed": 2})
-    (tmp_path / "a.nii").write_bytes(b"2")
-    assert one != set_key([tmp_path / "a.nii"], {"seed": 1})
-
-
-def test_a_new_card_does_not_make_another_model(make_model, tmp_path):
-    folder = tmp_path / "tiny"
-    shutil.copytree(make_model("ddpm").folder, folder)
-    before = result_hash(folder)
-    rewrite_card(folder, "# another card\n")
-    assert result_hash(folder) == before
-    config = folder / "config.yaml"
-    config.write_text(config.read_text() + "note: changed\n")
-    rewrite_card(folder, "# sealed again\n")
-    assert result_hash(folder) != before
-
-
-def test_models_are_measured_on_their_own_sequence_and_any_on_all():
-    assert [info.name for info in sets_for("t1")] == ["ixi_implanted", "mslub_t1"]
-    assert "soop_flair" in [info.name for info in sets_for("FLAIR")]
-    assert len(sets_for("any")) == len(SETS)
-
-
-def test_every_scan_has_the_same_weight_in_a_threshold():
-    small, large = np.sort(np.random.default_rng(0).random(100)), np.sort(10 + np.random.default_rng(1).random(10_000))
-    threshold = rate_threshold([small, large], 0.25)
-    assert (large > threshold).mean() == pytest.approx(0.5, abs=0.01)
+def test_a_set_of_healthy_scans_gives_the_table_of_scans(weights, dataset, case_set, measured, tmp_path, monkeypatch):
+    healthy = replace(case_set, cases=[], key="h" * 64)
+    monkeypatch.setattr(SetBuilder, "build", lambda self, dataset, *view: healthy)
+    record = evaluate(_request(weights, dataset, "ddpm_t1"), tmp_path / "out", tmp_path / "cache", QUICKLY)
+    assert record["sets"] == []
+    assert {item["model"] for item in record["healthy_only"]} == {"ddpm_t1", "intensity_t1", "atlas_zscore_t1"}
+    lines = list(csv.DictReader((tmp_path / "out" / "scans.csv").open()))
+    assert len(lines) == 3 * len(case_set.healthy)
+    assert {line["healthy"] for line in lines} == {"1"}
