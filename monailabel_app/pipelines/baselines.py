@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from monailabel_app.calibration.calibrated_map import analysed_mask
 from monailabel_app.errors import CorruptModel
 from monailabel_app.methods.atlas_zscore import healthy_moments
-from monailabel_app.methods.intensity import z_score
 from monailabel_app.postprocessing.smooth import gaussian_smooth
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.types import PreparedVolume
@@ -45,11 +44,6 @@ class IntensityAtlas:
             raise CorruptModel(f"expected {_FILE} in {folder.name}, found none; rebuild it with `make weights`")
         tensors = load_file(str(folder / _FILE))
         return cls(tensors["mean"].float().numpy(), tensors["std"].float().numpy())
-
-
-def intensity_z(prepared: PreparedVolume) -> np.ndarray:
-    """Signed z-score of each brain voxel within its own scan: (X, Y, Z)."""
-    return z_score(torch.from_numpy(prepared.image[0]), torch.from_numpy(prepared.brain_mask)).numpy()
 
 
 def atlas_z(prepared: PreparedVolume, atlas: IntensityAtlas) -> np.ndarray:
