@@ -16,6 +16,7 @@ from monailabel_app.calibration.calibrated_map import SMOOTHING_MM
 from monailabel_app.calibration.operating_points import POINTS
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML
+from monailabel_app.pipelines.calibration_choice import CALIBRATIONS
 from monailabel_app.types import GATE_SETTINGS
 
 # The default is offered first.
@@ -91,6 +92,7 @@ def read(request: Mapping[str, Any], scores: Sequence[str]) -> dict[str, Any]:
         "seed": pick_seed("seed", request.get("seed")),
         "uncertainty": pick("uncertainty", request.get("uncertainty"), UNCERTAINTY) == "on",
         "gate": pick("input_gate", request.get("input_gate"), GATE_SETTINGS),
+        "calibration": pick("calibration", request.get("calibration"), CALIBRATIONS),
     }
 
 

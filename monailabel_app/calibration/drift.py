@@ -140,7 +140,7 @@ def score_drift(scores: Collection[float], calibrated: Collection[float]) -> dic
     higher = float(np.median(given) - np.median(healthy))
     found = {
         "distance": round(float(result.statistic), 4),
-        "p_value": round(float(result.pvalue), 4),
+        "p_value": float(f"{result.pvalue:.3g}"),
         "scans": len(given),
         "calibration_scans": len(healthy),
         "median_difference": round(higher, 4),
@@ -150,7 +150,7 @@ def score_drift(scores: Collection[float], calibrated: Collection[float]) -> dic
 
 def _in_words(found: Mapping[str, Any]) -> str:
     numbers = (
-        f"(Kolmogorov-Smirnov distance {found['distance']:.2f}, p = {found['p_value']:.3g}; {found['scans']} scans "
+        f"(Kolmogorov-Smirnov distance {found['distance']:.2f}, p = {found['p_value']:g}; {found['scans']} scans "
         f"against {found['calibration_scans']} of the calibration)"
     )
     if found["p_value"] < _DRIFTED_P:

@@ -12,6 +12,7 @@ import yaml
 
 from monailabel_app.errors import CorruptModel, UnknownModel
 from monailabel_app.types import to_json
+from monailabel_app.weights import site_calibrations
 from monailabel_app.weights.listing import (
     ModelEntry,
     list_models,
@@ -70,6 +71,7 @@ def details(root: Path, model: str) -> dict[str, Any]:
             "training": without_records(training_record(folder)),
             "history": history(root, name),
             "versions": [_version(root, version) for version in versions(root, name)],
+            "site_calibrations": [_site(entry) for entry in site_calibrations.listed(folder)],
             "card": card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
         }
     )
@@ -170,6 +172,9 @@ def _check_name(root: Path, name: str) -> Iterator[Checked]:
     folders += [flat] if (flat / CONFIG).is_file() or (flat / SUMS).is_file() else []
     folders += [version.folder for version in versions(root, name)]
     yield from map(_check, folders)
+    if folders:
+        for site in site_calibrations.listed(folders[0]):
+            yield _check_site(name, site)
     try:
         current(root, name)
     except CorruptModel as error:
@@ -183,6 +188,20 @@ def _check(folder: Path) -> Checked:
     except (CorruptModel, OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         return Checked(model_id(folder), "", str(error))
     return Checked(model_id(folder), digest, "")
+
+
+def _site(entry: site_calibrations.SiteCalibration) -> dict[str, Any]:
+    record = entry.record
+    known = {key: record[key] for key in ("made", "data", "scans", "patients", "drift") if key in record}
+    return {"id": entry.id, "hash": entry.hash, "used": entry.used, "fits": entry.fits, **known}
+
+
+def _check_site(name: str, entry: site_calibrations.SiteCalibration) -> Checked:
+    try:
+        digest = verify(entry.folder, site_calibrations.FILES)
+    except (CorruptModel, OSError) as error:
+        return Checked(f"{name} site calibration {entry.id}", "", str(error))
+    return Checked(f"{name} site calibration {entry.id}", digest, "")
 
 
 def _children(parent: Path) -> list[Path]:

@@ -46,8 +46,10 @@ def test_read_gives_the_settings_of_a_prediction():
         "seed": 7,
         "uncertainty": False,
         "gate": "warn",
+        "calibration": "site",
     }
 
+    assert options.read({"calibration": "shipped"}, ("l1",))["calibration"] == "shipped"
     assert options.read({"input_gate": "Refuse"}, ("l1",))["gate"] == "refuse"
     with pytest.raises(InvalidSettings, match="input_gate to be one of warn, refuse, off"):
         options.read({"input_gate": "maybe"}, ("l1",))

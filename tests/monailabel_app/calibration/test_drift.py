@@ -104,7 +104,7 @@ def test_scores_of_other_scans_are_told_apart_with_their_numbers():
     known, same, other = generator.normal(size=20), generator.normal(size=12), generator.normal(2, 1, 12)
     found = score_drift(other, known)
     exact = stats.ks_2samp(other, known)
-    assert found["p_value"] == pytest.approx(exact.pvalue, abs=1e-4)
+    assert found["p_value"] == pytest.approx(exact.pvalue, rel=0.01)
     assert found["distance"] == pytest.approx(exact.statistic, abs=1e-4)
     assert found["drifted"]
     assert "higher on the whole" in found["sentence"]
