@@ -59,7 +59,7 @@ def _check(model: AnomalyModel, first: AnomalyModel, score: str) -> None:
     if not model.calibration.score(score).tails.get(MEMBER_SMOOTHING):
         raise InvalidSettings(
             f"expected members whose calibration holds healthy tails, got {model.id}, calibrated by an earlier "
-            f"version; calibrate it again: python main.py calibrate --model {model.id} --healthy FOLDER"
+            "version; train it again, or take another model"
         )
     if (model.prepare_settings, model.levels) != (first.prepare_settings, first.levels):
         raise InvalidSettings(
