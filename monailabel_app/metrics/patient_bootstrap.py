@@ -56,6 +56,9 @@ def pooled_statistics(
 
     weights: (r, n). counts: (n, 2, BINS). statistics: of histograms (k, 2, BINS) -> (k,), of ``case_histograms``.
     """
+    used = counts.any(axis=(0, 1))  # empty bins change no statistic; the lowest one stays, it is never marked
+    used[0] = True
+    counts = counts[..., used]
     flat = counts.reshape(len(counts), -1).astype(np.float64)
     found: list[list[np.ndarray]] = [[] for _ in statistics]
     for first in range(0, len(weights), _BLOCK):

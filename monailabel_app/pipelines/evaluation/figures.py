@@ -151,10 +151,16 @@ def set_rows(
     for row in rows:
         mine = row["model"], row["protocol"]
         readings = {key: reading_of(record, row["calibration"]["kind"]) for key, record in compared.items()}
+        # The best baseline is one of those compared already.
+        found = {
+            reading: differences(draws[mine], draws[reading], patients, reading[0])
+            for reading in dict.fromkeys(readings.values())
+            if reading != mine
+        }
         row["differences"] = {
-            key: differences(draws[mine], draws[reading], patients, reading[0])
+            key: found[reading]
             for key, reading in readings.items()
-            if reading[0] != row["model"] or (key in REFERENCES and reading != mine)
+            if reading in found and (reading[0] != row["model"] or key in REFERENCES)
         }
         row["verdict"] = verdict(row, len(set(people)))
     return sorted(rows, key=lambda row: -_or_less(row["figures"]["pooled_ap"]["value"]))
