@@ -50,6 +50,9 @@ def evaluate(
     all_scores: Annotated[bool, typer.Option("--all-scores", help="Not only every model's default score.")] = False,
     all_smoothings: Annotated[bool, typer.Option("--all-smoothings", help="Not only the standard one.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    calibration: Annotated[
+        str, typer.Option(help="site: the site's own where one is in use, as predictions; shipped: never.")
+    ] = "site",
     listing: Annotated[bool, typer.Option("--list", help="List the described data sets and exit.")] = False,
     purge: Annotated[
         bool, typer.Option("--purge", help="Delete prepared scans and analyses from the cache and exit.")
@@ -81,7 +84,7 @@ def evaluate(
     folders, explicit, strict = _models(models, known, sets)
     request = Request(tuple(folders), known, tuple(sets), tuning, explicit, strict, _command())
     used = 0 if device.startswith("cuda") else os.cpu_count() or 1 if workers is None else workers
-    options = Options(quick, again, all_scores, all_smoothings, used, device)
+    options = Options(quick, again, all_scores, all_smoothings, used, device, calibration=calibration)
     with bars() as bar:
         record = run(request, out, cache, options, stage=bar.stage)
     typer.echo(comparison_markdown(record))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from monailabel_app.errors import AnomalyAppError
-from monailabel_app.weights.model_folder import CONFIG, SUMS, WEIGHTS
+from monailabel_app.weights.model_folder import weights_hash
 
 from ..analysis import Analysis
 from ..members import EnsembleEvidence, combine_evidence, own_statistics
@@ -46,19 +45,9 @@ class AnalysisJob:
 def parts_of(model: AnomalyModel, scores: Sequence[str]) -> tuple[Part, ...]:
     """What has to be analysed before the maps of these scores follow."""
     if not model.members:
-        return (Part(model.folder, network_hash(model.folder), tuple(scores)),)
+        return (Part(model.folder, weights_hash(model.folder), tuple(scores)),)
     pairs = zip(model.members, model.config.scores, strict=True)
-    return tuple(Part(member.folder, network_hash(member.folder), (score,)) for member, score in pairs)
-
-
-def network_hash(folder: Path) -> str:
-    """sha256 of what decides the raw maps of a model: its configuration and weights, not its calibration.
-
-    Raises OSError without a checksum list.
-    """
-    lines = (Path(folder) / SUMS).read_text(errors="replace").splitlines()
-    deciding = sorted(line for line in lines if line.endswith((CONFIG, WEIGHTS)))
-    return hashlib.sha256("\n".join(deciding).encode()).hexdigest()
+    return tuple(Part(member.folder, weights_hash(member.folder), (score,)) for member, score in pairs)
 
 
 def analyse_missing(jobs: Sequence[AnalysisJob], workers: int) -> Iterator[tuple[int, str]]:

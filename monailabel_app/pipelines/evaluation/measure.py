@@ -310,7 +310,16 @@ def plan_of(task: Task, cache: Path) -> ReadingPlan:
     name = hashlib.sha256(f"{task.model.model_hash}/{task.cases.key}/{task.cases.name}".encode()).hexdigest()[:24]
     keep = Path(cache) / _HEALTHY / name
     healthy = references(task.cases.healthy)
-    return ReadingPlan(name, task.model.folder, task.model.model_hash, Path(cache), keep, healthy, task.cases.level)
+    return ReadingPlan(
+        name,
+        task.model.folder,
+        task.model.model_hash,
+        Path(cache),
+        keep,
+        healthy,
+        task.cases.level,
+        task.model.calibration,
+    )
 
 
 def _negative(reading: Reading) -> Reading:

@@ -100,6 +100,7 @@ class ReadingPlan:
     keep: Path
     healthy: tuple[CaseReference, ...]
     level: int | None
+    calibration: str
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Reader:
 
     def __init__(self, plan: ReadingPlan) -> None:
         self.plan = plan
-        self.model: AnomalyModel = loaded_model(plan.folder, plan.model_hash)
+        self.model: AnomalyModel = loaded_model(plan.folder, plan.model_hash).with_calibration(plan.calibration)
         self.reference: HealthyReference | None = None
         if len(plan.healthy) >= FEWEST_HEALTHY:
             scans = LazySequence(

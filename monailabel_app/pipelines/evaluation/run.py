@@ -14,6 +14,7 @@ from monailabel_app.reports.comparison import comparison_csv, comparison_markdow
 from monailabel_app.reports.evaluation_page import evaluation_html
 from monailabel_app.types import to_json
 
+from ..calibration_choice import SITE
 from ..predict import load_model
 from .cases import CaseSet
 from .dataset_types import Dataset
@@ -53,7 +54,8 @@ class Request:
 class Options:
     """quick: every fifth case only. again: measure anew. workers: processes; 0 works in this one, as CUDA wants it.
 
-    all_scores, all_smoothings: not only the model's default score and the standard smoothing.
+    all_scores, all_smoothings: not only the model's default score and the standard smoothing. calibration: ``site``
+    takes a site's own where one is in use, as predictions do; ``shipped`` never does.
     """
 
     quick: bool = False
@@ -63,6 +65,7 @@ class Options:
     workers: int = 0
     device: str = "cpu"
     resamples: int = RESAMPLES
+    calibration: str = SITE
 
 
 def evaluate(
@@ -234,7 +237,7 @@ class _Run:
                 return None
             scores = model.scores if self._options.all_scores else model.scores[:1]
             smoothings = SMOOTHINGS if self._options.all_smoothings else SMOOTHINGS[:1]
-            self._loaded[folder] = MeasuredModel.of(model, scores, smoothings)
+            self._loaded[folder] = MeasuredModel.of(model, scores, smoothings, self._options.calibration)
         return self._loaded[folder]
 
     def _for_set(self, dataset: Dataset, models: Sequence[MeasuredModel]) -> list[MeasuredModel]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from monailabel_app.preprocessing.pipeline import PrepareSettings
 from monailabel_app.weights.model_folder import result_hash
 
+from ..calibration_choice import SITE
 from ..levels import Levels
 from ..predict import AnomalyModel
 from .analyses import Part, parts_of
@@ -20,6 +22,7 @@ from .cases import CaseReference, CaseSet, references
 class MeasuredModel:
     """What an evaluation needs to know of a model without holding it.
 
+    model_hash: of the folder and of the calibration in use; calibration: ``site`` or ``shipped``, as in predictions.
     parts: the networks to be run; about: what the record says of it; prepare_settings, levels: how it wants scans.
     """
 
@@ -31,6 +34,7 @@ class MeasuredModel:
     smoothings: tuple[str, ...]
     prepare_settings: PrepareSettings
     levels: Levels | None
+    calibration: str = SITE
 
     @property
     def id(self) -> str:
@@ -44,21 +48,29 @@ class MeasuredModel:
 
     @classmethod
     def of(
-        cls, model: AnomalyModel, scores: Sequence[str] = (), smoothings: Sequence[str] = ("standard",)
+        cls,
+        model: AnomalyModel,
+        scores: Sequence[str] = (),
+        smoothings: Sequence[str] = ("standard",),
+        calibration: str = SITE,
     ) -> MeasuredModel:
-        """A model read by its first score unless others are given."""
-        scores, healthy = tuple(scores) or model.scores[:1], model.calibration.healthy
-        digest = result_hash(model.folder)
+        """A model read by its first score unless others are given, with the site's calibration where one is in use."""
+        chosen = model.with_calibration(calibration)
+        scores, healthy, in_use = tuple(scores) or chosen.scores[:1], chosen.calibration.healthy, chosen.calibration_id
+        digest = own = result_hash(model.folder)
+        of_site = in_use.get("kind") == SITE
+        if of_site:
+            digest = hashlib.sha256(f"{own}/{in_use['hash']}".encode()).hexdigest()
         about = {
             "id": model.id,
             "hash": model.hash,
-            "result_hash": digest,
+            "result_hash": own,
             "method": str(model.meta["method"]),
             "modality": model.modality,
-            "default": f"{model.scores[0]}/{smoothings[0]}/",
+            "default": f"{chosen.scores[0]}/{smoothings[0]}/",
             "calibration": {
-                "id": healthy.get("id"),
-                "kind": healthy.get("kind", "own"),
+                "id": in_use.get("id") if of_site else None,
+                "kind": "site" if of_site else "own",
                 "scans": healthy.get("scans"),
                 "warnings": list(healthy.get("warnings", ())),
             },
@@ -72,6 +84,7 @@ class MeasuredModel:
             tuple(smoothings),
             model.prepare_settings,
             model.levels,
+            calibration,
         )
 
 

@@ -21,7 +21,7 @@ from monailabel_app.pipelines.fit import rewrite_card
 from monailabel_app.pipelines.healthy_reference import HealthyReference
 from monailabel_app.pipelines.predict import PredictSettings, analyse, load_model
 from monailabel_app.postprocessing.delineate import delineated
-from monailabel_app.weights.model_folder import result_hash
+from monailabel_app.weights.model_folder import result_hash, weights_hash
 from tests.monailabel_app.pipelines.evaluation.case_factory import LESIONED, own_set, prepared_case
 
 NAME = "signed/standard/own"
@@ -202,14 +202,14 @@ def test_another_score_of_the_same_analysis_is_added_to_it(model, case_set, tmp_
     few = replace(case_set, healthy=[], cases=case_set.cases[:1])
     for scores in (("signed",), ("l1",)):
         analyse_tasks([Task(MeasuredModel.of(model, scores), few)], tmp_path)
-    network = analyses.network_hash(model.folder)
+    network = weights_hash(model.folder)
     assert AnalysisStore(tmp_path).holds(network, few.cases[0].key, ("signed", "l1"))
 
 
 def test_a_stored_analysis_gives_the_maps_that_were_made(model, case_set, tmp_path):
     case = case_set.cases[0]
     scan = analyse(case.prepared, model, PredictSettings())
-    store, network = AnalysisStore(tmp_path), analyses.network_hash(model.folder)
+    store, network = AnalysisStore(tmp_path), weights_hash(model.folder)
     store.write(network, case.key, scan, ("signed",), analyses.Costs(1.0, 0.5, 300.0))
     again = store.read(network, case.key, case.prepared)
     np.testing.assert_allclose(again.raw("signed"), scan.raw("signed"), atol=1e-6)
@@ -222,18 +222,18 @@ def test_a_stored_analysis_gives_the_maps_that_were_made(model, case_set, tmp_pa
 def test_a_new_calibration_does_not_make_another_network(make_model, tmp_path):
     folder = tmp_path / "tiny"
     shutil.copytree(make_model("ddpm").folder, folder)
-    network, result = analyses.network_hash(folder), result_hash(folder)
+    network, result = weights_hash(folder), result_hash(folder)
     rewrite_card(folder, "# another card\n")
-    assert (analyses.network_hash(folder), result_hash(folder)) == (network, result)
+    assert (weights_hash(folder), result_hash(folder)) == (network, result)
     calibration = folder / "calibration.json"
     calibration.write_text(calibration.read_text() + "\n")
     rewrite_card(folder, "# sealed again\n")
-    assert analyses.network_hash(folder) == network
+    assert weights_hash(folder) == network
     assert result_hash(folder) != result
     config = folder / "config.yaml"
     config.write_text(config.read_text() + "note: changed\n")
     rewrite_card(folder, "# sealed once more\n")
-    assert analyses.network_hash(folder) != network
+    assert weights_hash(folder) != network
 
 
 def test_a_scan_that_cannot_be_analysed_is_named_and_the_others_go_on(model, case_set, tmp_path, monkeypatch):
