@@ -179,7 +179,7 @@ def test_what_cannot_be_combined_is_refused(made, copy, tmp_path):
         del entry["tails"]
     (two / "calibration.json").write_text(json.dumps(record))
     seal(two)
-    with pytest.raises(InvalidSettings, match="calibrate it again"):
+    with pytest.raises(InvalidSettings, match="train it again"):
         make_ensemble(copy / "old", [(one, None), (two, None)])
     config = one / "config.yaml"
     config.write_text(config.read_text() + "normalization: median\n")
