@@ -88,7 +88,7 @@ def evaluate(
     with bars() as bar:
         record = run(request, out, cache, options, stage=bar.stage)
     typer.echo(comparison_markdown(record))
-    for sentence in missing:
+    for sentence in (*missing, *(f"{dataset.name}: {note}" for dataset in sets for note in dataset.notes)):
         typer.secho(sentence, err=True, fg="yellow")
     typer.echo(f"{out / 'evaluation.html'}")
 

@@ -226,6 +226,7 @@ class _Measuring:
 
     def clean(self) -> None:
         """Remove what was kept between the steps."""
+        _LAST.clear()
         for plan in self._plans:
             shutil.rmtree(plan.keep, ignore_errors=True)
 
@@ -307,7 +308,8 @@ class _Measuring:
 
 def plan_of(task: Task, cache: Path) -> ReadingPlan:
     """What the reading of a task needs."""
-    name = hashlib.sha256(f"{task.model.model_hash}/{task.cases.key}/{task.cases.name}".encode()).hexdigest()[:24]
+    about = f"{task.model.model_hash}/{task.cases.key}/{task.cases.name}/{cache}"
+    name = hashlib.sha256(about.encode()).hexdigest()[:24]
     keep = Path(cache) / _HEALTHY / name
     healthy = references(task.cases.healthy)
     return ReadingPlan(

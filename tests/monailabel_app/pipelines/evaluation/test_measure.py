@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from monailabel_app.pipelines.evaluation.store import AnalysisStore, keep_in, pu
 from monailabel_app.pipelines.evaluation.tasks import MeasuredModel, Task
 from monailabel_app.pipelines.fit import rewrite_card
 from monailabel_app.pipelines.healthy_reference import HealthyReference
-from monailabel_app.pipelines.predict import PredictSettings, analyse, load_model
+from monailabel_app.pipelines.predict import AnomalyModel, PredictSettings, analyse, load_model
 from monailabel_app.postprocessing.delineate import delineated
 from monailabel_app.weights.model_folder import result_hash, weights_hash
 from tests.monailabel_app.pipelines.evaluation.case_factory import LESIONED, own_set, prepared_case
@@ -204,6 +205,24 @@ def test_another_score_of_the_same_analysis_is_added_to_it(model, case_set, tmp_
         analyse_tasks([Task(MeasuredModel.of(model, scores), few)], tmp_path)
     network = weights_hash(model.folder)
     assert AnalysisStore(tmp_path).holds(network, few.cases[0].key, ("signed", "l1"))
+
+
+def test_a_site_calibration_in_use_is_another_measurement_of_the_same_analyses(model, monkeypatch):
+    own = MeasuredModel.of(model)
+    assert own.about["calibration"]["kind"] == "own"
+
+    def with_site(self, wanted):
+        made = copy(self)
+        made.calibration_id = {"kind": wanted, "id": "2026-01-01-abcdef", "hash": "h"}
+        return made
+
+    monkeypatch.setattr(AnomalyModel, "with_calibration", with_site)
+    site = MeasuredModel.of(model)
+    assert site.about["calibration"]["id"] == "2026-01-01-abcdef"
+    assert site.about["calibration"]["kind"] == "site"
+    assert site.model_hash != own.model_hash
+    assert site.parts == own.parts
+    assert MeasuredModel.of(model, calibration="shipped").model_hash == own.model_hash
 
 
 def test_a_stored_analysis_gives_the_maps_that_were_made(model, case_set, tmp_path):
