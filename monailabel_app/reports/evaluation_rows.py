@@ -43,8 +43,8 @@ def default_model(entry: Mapping[str, Any]) -> str | None:
 
 
 def focus(entry: Mapping[str, Any]) -> Row | None:
-    """The row the set is summed up by: the default model's, else the best of the trained ones."""
-    rows, name = default_rows(entry), default_model(entry)
+    """The row the set is summed up by: the default model's, else the best of the trained ones; as it is calibrated."""
+    rows, name = _one_per_model(default_rows(entry)), default_model(entry)
     if name is not None:
         return next((row for row in rows if row["model"] == name), None)
     return next((row for row in rows if not is_baseline(row)), rows[0] if rows else None)

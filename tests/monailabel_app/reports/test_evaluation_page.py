@@ -10,7 +10,7 @@ import pytest
 
 from monailabel_app.errors import EvaluationFailed
 from monailabel_app.reports.evaluation_page import evaluation_html
-from monailabel_app.reports.evaluation_rows import MOST_DRAWN, drawn_rows
+from monailabel_app.reports.evaluation_rows import MOST_DRAWN, drawn_rows, focus
 from tests.monailabel_app.reports.page_record import evaluation_record, picture
 
 HOSTILE = "\"><img src=x onerror=alert(1)><script>alert('x')</script>&amp;'"
@@ -324,6 +324,19 @@ def test_charts_say_in_words_what_they_show_and_leave_out(page):
     assert crowded["sets"][0]["default_model"] in [row["model"] for row in shown]
     (notes,) = [text for _, text in Page(evaluation_html(crowded)).of("p", class_="note") if "Not drawn" in text]
     assert notes.count("_t1") == 20 + 2 - MOST_DRAWN
+
+
+def test_a_model_with_two_calibrations_is_drawn_and_summed_up_once_by_its_own(record):
+    changed = copy.deepcopy(record["sets"][0])
+    own = next(row for row in changed["rows"] if row["model"] == changed["default_model"])
+    other = copy.deepcopy(own)
+    other["calibration"] = {"id": None, "kind": "set", "scans": 20}
+    other["figures"]["pooled_ap"]["value"] = own["figures"]["pooled_ap"]["value"] + 0.3
+    changed["rows"].insert(0, other)
+    assert focus(changed) is own
+    names = [row["model"] for row in drawn_rows(changed)]
+    assert len(names) == len(set(names))
+    assert "calibrated on this set's healthy scans" in evaluation_html({"sets": [changed]})
 
 
 def test_the_blind_spot_map_shows_recall_and_counts(text):
