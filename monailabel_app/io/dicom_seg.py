@@ -2,11 +2,13 @@
 
 The segments are coded as an abnormality (SNOMED CT 49755003 "Morphologically abnormal structure", type
 52988006 "Lesion"), never as an anatomical structure. A label without any voxel becomes a valid segmentation
-whose frames are all empty: "looked at, nothing marked" is a result too.
+whose frames are all empty: "looked at, nothing marked" is a result too. Every segment carries a tracking
+identifier, by which a report (``dicom_sr``) names the same lesion.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import format_number_as_ds
 
 from monailabel_app.errors import InvalidVolume, UnreadableVolume
 
@@ -30,6 +33,7 @@ MANUFACTURER = "monailabel-anomaly"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MAY_BE_EMPTY = ("StudyID", "AccessionNumber", "PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _MAY_BE_EMPTY += ("StudyDate", "StudyTime", "ReferringPhysicianName")
+_AGE = re.compile(r"\d{3}[DWMY]")
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,12 @@ def write_dicom_seg(
     """
     images = read_series_headers(series)
     values = sorted(int(value) for value in np.unique(label) if value != 0) or [1]
-    frames = slice_label(label, affine, images)
+    frames = slice_volume(label, affine, images)
     if label.any() and not frames.any():
         raise InvalidVolume(
             "expected a label that overlaps its image series, got one that lies elsewhere in space"
         )
-    numbered = np.zeros(frames.shape, dtype=np.uint8)
+    numbered = np.zeros(frames.shape, dtype=np.uint8 if len(values) < 256 else np.uint16)
     for number, value in enumerate(values, start=1):
         numbered[frames == value] = number
     series_uid = hd.UID()
@@ -150,30 +154,42 @@ def read_series_headers(folder: str | Path) -> list[Dataset]:
         )
     images = max(groups.values(), key=len)
     for image in images:
-        for name in _MAY_BE_EMPTY:
-            if name not in image:
-                setattr(image, name, "")
+        _repair(image)
     if len(images) > 1:
         images.sort(key=lambda image: next(_planes(image))[:3, 2] @ next(_planes(image))[:3, 3])
     return images
 
 
-def slice_label(label: np.ndarray, affine: np.ndarray, images: Sequence[Dataset]) -> np.ndarray:
-    """``label`` on the slices of a series: (frames, rows, columns) uint8, in the order of ``images``."""
+def _repair(image: Dataset) -> None:
+    """Make a header good enough to be copied from: what it may leave out, and values of a form that DICOM forbids."""
+    for name in _MAY_BE_EMPTY:
+        if name not in image:
+            setattr(image, name, "")
+    if not _AGE.fullmatch(str(image.get("PatientAge") or "000Y")):
+        del image.PatientAge
+    for name in ("SliceThickness", "SpacingBetweenSlices"):
+        if image.get(name) is not None:
+            setattr(image, name, format_number_as_ds(float(image[name].value)))
+
+
+def slice_volume(volume: np.ndarray, affine: np.ndarray, images: Sequence[Dataset]) -> np.ndarray:
+    """``volume`` (x, y, z) on the slices of a series: (frames, rows, columns) of its type, in the order of ``images``.
+
+    affine: (4, 4) voxel -> RAS mm. Each pixel takes the nearest voxel, which on the series' own grid is the voxel
+    itself; pixels outside the volume are 0. Needs the memory of the result and of one slice.
+    """
     rows, columns = int(images[0].Rows), int(images[0].Columns)
     column, row = np.meshgrid(np.arange(columns), np.arange(rows))
     pixels = np.stack([column, row, np.zeros_like(row), np.ones_like(row)]).reshape(4, -1).astype(np.float64)
     to_voxel = np.linalg.inv(np.asarray(affine, dtype=np.float64)) @ _LPS_TO_RAS
-    size = np.asarray(label.shape)[:, None]
-    frames = []
-    for image in images:
-        for plane in _planes(image):
-            index = np.rint((to_voxel @ plane @ pixels)[:3]).astype(np.int64)
-            inside = ((index >= 0) & (index < size)).all(axis=0)
-            frame = np.zeros(rows * columns, dtype=np.uint8)
-            frame[inside] = label[tuple(index[:, inside])]
-            frames.append(frame.reshape(rows, columns))
-    return np.stack(frames)
+    size = np.asarray(volume.shape)[:, None]
+    planes = [plane for image in images for plane in _planes(image)]
+    frames = np.zeros((len(planes), rows, columns), dtype=volume.dtype)
+    for frame, plane in zip(frames, planes, strict=True):
+        index = np.rint((to_voxel @ plane @ pixels)[:3]).astype(np.int64)
+        inside = ((index >= 0) & (index < size)).all(axis=0)
+        frame.reshape(-1)[inside] = volume[tuple(index[:, inside])]
+    return frames
 
 
 def _planes(image: Dataset) -> Iterator[np.ndarray]:
@@ -219,6 +235,8 @@ def _segment(number: int, name: str, algorithm: Algorithm) -> hd.seg.SegmentDesc
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name=algorithm.name[:64], version=algorithm.version[:64], family=codes.DCM.ArtificialIntelligence
         ),
+        tracking_uid=hd.UID(),
+        tracking_id=name[:64],
     )
     # Red, as CIELab scaled to 16 bits (PS3.3 C.10.7.1.1), so that viewers do not choose a tissue colour.
     description.RecommendedDisplayCIELabValue = [34885, 53485, 50171]

@@ -1,0 +1,138 @@
+"""The calibrated anomaly map as a DICOM Parametric Map on the slices of the series it was computed from.
+
+Pixels are 32-bit floats (PS3.3 C.7.6.24, Floating Point Image Pixel): the value *is* the deviation in healthy standard
+deviations, so the real-world value mapping is the identity and a reader that ignores the mapping still shows the right
+numbers. Scaled 16-bit pixels would halve the file, but round every value, and the converters of 3D Slicer (dcmqi) read
+floats only. Values that are not 0 are restricted to the brain, so that the map shows no face.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import format_number_as_ds
+
+from monailabel_app.errors import InvalidVolume
+from monailabel_app.io.dicom_codes import BRAIN, HEALTHY_SD
+from monailabel_app.io.dicom_seg import MANUFACTURER, Algorithm, read_series_headers, slice_volume
+
+SERIES_DESCRIPTION = "Anomaly map (research use only)"
+# The same for every scan: a window stretched to the image's own range paints healthy scans red.
+_WINDOW = (5.0, 10.0)
+
+
+def write_parametric_map(
+    path: str | Path,
+    anomaly_map: np.ndarray,
+    affine: np.ndarray,
+    series: str | Path,
+    algorithm: Algorithm,
+    model_hash: str = "",
+    description: str = SERIES_DESCRIPTION,
+) -> str:
+    """Write ``anomaly_map`` ((x, y, z), healthy standard deviations) as a Parametric Map of the series in ``series``.
+
+    affine: (4, 4) voxel -> RAS mm; the grid may be ordered in any way, each slice of the series looks its pixels up in
+    it (nearest voxel), and every slice becomes a frame. model_hash: SHA-256 of the model; half of it becomes a software
+    version of the header, all of it stands in the description of the derivation.
+    Returns the new SeriesInstanceUID. Needs about three times the memory of the frames as float32.
+
+    Raises UnreadableVolume when the folder holds no image series, InvalidVolume when the map is not finite or lies
+    elsewhere.
+    """
+    if not np.isfinite(anomaly_map).all():
+        raise InvalidVolume("expected a finite anomaly map, got NaN or infinity: compute it again")
+    images = read_series_headers(series)
+    frames = slice_volume(np.asarray(anomaly_map, dtype=np.float32), affine, images)
+    if anomaly_map.any() and not frames.any():
+        raise InvalidVolume("expected a map that overlaps its image series, got one that lies elsewhere in space")
+    series_uid = hd.UID()
+    parametric_map = hd.pm.ParametricMap(
+        source_images=images,
+        pixel_array=frames,
+        series_instance_uid=series_uid,
+        series_number=301,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=algorithm.name[:64],
+        software_versions=[version[:64] for version in (algorithm.version, model_hash[:32]) if version],
+        device_serial_number="0",
+        contains_recognizable_visual_features=False,
+        real_world_value_mappings=[_mapping(frames)],
+        window_center=_WINDOW[0],
+        window_width=_WINDOW[1],
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        content_label="ANOMALY_MAP",
+        content_description=description[:64],
+        content_qualification=hd.ContentQualificationValues.RESEARCH,
+        pixel_measures=_pixel_measures(images),
+        series_description=description[:64],
+    )
+    _name_the_anatomy(parametric_map)
+    _name_the_sources(parametric_map, images, algorithm, model_hash)
+    parametric_map.save_as(str(path), write_like_original=False)
+    return str(series_uid)
+
+
+def _mapping(frames: np.ndarray) -> hd.pm.RealWorldValueMapping:
+    return hd.pm.RealWorldValueMapping(
+        lut_label="HEALTHY_SD",
+        lut_explanation="Deviation from healthy scans in their SD",
+        unit=HEALTHY_SD,
+        value_range=(float(frames.min()), float(frames.max())),
+        slope=1.0,
+        intercept=0.0,
+        quantity_definition=codes.DCM.ZScore,
+    )
+
+
+def _pixel_measures(images: Sequence[Dataset]) -> hd.PixelMeasuresSequence | None:
+    """Spacing of the series, the slices' from their positions; None for a multi-frame source, which has its own."""
+    if "PerFrameFunctionalGroupsSequence" in images[0]:
+        return None
+    spacing = [float(value) for value in images[0].PixelSpacing]
+    thickness = float(images[0].get("SliceThickness") or 0)
+    between = None
+    if len(images) > 1:
+        first, last = (np.asarray(image.ImagePositionPatient, dtype=np.float64) for image in (images[0], images[-1]))
+        # A decimal string has 16 characters at most.
+        between = float(format_number_as_ds(float(np.linalg.norm(last - first)) / (len(images) - 1)))
+    return hd.PixelMeasuresSequence(spacing, thickness or between or spacing[0], between)
+
+
+def _name_the_anatomy(parametric_map: hd.pm.ParametricMap) -> None:
+    """The Frame Anatomy functional group (PS3.3 C.7.6.16.2.8); dcmqi takes it for granted and crashes without."""
+    anatomy = Dataset()
+    anatomy.FrameLaterality = "U"
+    anatomy.AnatomicRegionSequence = [hd.sr.CodedConcept(*BRAIN)]
+    parametric_map.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
+    parametric_map.BodyPartExamined = "BRAIN"
+
+
+def _name_the_sources(
+    parametric_map: hd.pm.ParametricMap, images: Sequence[Dataset], algorithm: Algorithm, model_hash: str
+) -> None:
+    """Give each frame the image it belongs to (PS3.3 C.7.6.16.2.6), which highdicom leaves out of parametric maps."""
+    if len(images) != len(parametric_map.PerFrameFunctionalGroupsSequence):
+        return
+    told = f"Calibrated anomaly map by {algorithm.name} {algorithm.version}. For research use only."
+    if model_hash:
+        told += f" Model SHA-256: {model_hash}."
+    for groups, image in zip(parametric_map.PerFrameFunctionalGroupsSequence, images, strict=True):
+        source = Dataset()
+        source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+        source.PurposeOfReferenceCodeSequence = [
+            hd.sr.CodedConcept("121322", "DCM", "Source image for image processing operation")
+        ]
+        derivation = Dataset()
+        derivation.DerivationDescription = told[:1024]
+        derivation.DerivationCodeSequence = [hd.sr.CodedConcept("113071", "DCM", "Z-score")]
+        derivation.SourceImageSequence = [source]
+        groups.DerivationImageSequence = [derivation]
