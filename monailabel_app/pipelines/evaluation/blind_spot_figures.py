@@ -17,6 +17,7 @@ from .blind_spot_plan import CONTRAST, NOTHING
 _RESAMPLES = 500
 _Z = 1.959964
 HALF = 0.5
+_UNSEEN = 0.1
 _SIGNS = ("either", "darker", "brighter")
 
 
@@ -113,36 +114,52 @@ def cells(rows: Sequence[Mapping[str, Any]], points: Sequence[str]) -> list[dict
 
 def sentences(figures: Mapping[str, Any], *, point: str, strongest: float) -> list[str]:
     """What the figures of one operating point say, in words; strongest: the largest absolute contrast tried."""
-    said = []
     top = f"{100 * strongest:.0f} %"
-    per_volume = {entry["volume_ml"]: entry for entry in figures["smallest_contrast"] if entry["sign"] == "either"}
-    blind = [volume for volume, entry in per_volume.items() if entry["contrast"] is None]
-    if blind and len(blind) == len(per_volume):
-        said.append(f"Sees less than half of the lesions at every size and contrast up to {top} ({point} point).")
-    elif blind:
-        sizes = _listed([f"{volume:g} ml" for volume in blind])
-        rest = [volume for volume in per_volume if volume not in blind]
-        if max(blind) < min(rest):
-            sizes = f"{max(blind):g} ml and smaller"
-        best = max(per_volume[volume]["recall_at_strongest"] for volume in blind)
-        said.append(
-            f"Does not see lesions of {sizes} at any contrast up to {top}: it finds at most {_percent(best)} of them "
-            f"({point} point)."
-        )
-    seen = [f"{volume:g} ml from {_contrast(entry)}" for volume, entry in per_volume.items() if volume not in blind]
-    if seen:
-        said.append(f"Finds at least half of the lesions, darker and brighter together: {_listed(seen)} contrast.")
+    said = _about_sizes(figures, point, top)
+    said += [_about_contrast(figures, sign, top) for sign in ("darker", "brighter")]
     said += _about_signs(figures)
     said += _about_kinds(figures)
     said += _about_groups(figures["by_texture"], "texture", "{} lesions")
-    said += _about_groups(figures["by_region"], "region", "lesions in {}")
+    named = [{**entry, "region": _REGION_WORDS.get(entry["region"], entry["region"])} for entry in figures["by_region"]]
+    said += _about_groups(named, "region", "lesions in {}")
     chance = figures["chance"]
     if chance["n"]:
         said.append(
             f"By chance, places where nothing was put count as found in {chance['found']} of {chance['n']} cases; "
             f"{_percent(chance['marked_before'], 1)} of the places were marked in the unaltered scans already."
         )
-    return said
+    return [sentence for sentence in said if sentence]
+
+
+def _about_sizes(figures: Mapping[str, Any], point: str, top: str) -> list[str]:
+    """The sizes of which, darker and brighter together, less than half are found whatever the contrast."""
+    sizes = {entry["volume_ml"]: entry for entry in figures["smallest_contrast"] if entry["sign"] == "either"}
+    blind = [volume for volume, entry in sizes.items() if entry["contrast"] is None]
+    if not blind:
+        return []
+    best = max(sizes[volume]["recall_at_strongest"] or 0.0 for volume in blind)
+    verb = "Does not see" if best <= _UNSEEN else "Misses most"
+    of = "lesions of every size tried" if len(blind) == len(sizes) else f"lesions of {_up_to(blind, sizes)}"
+    return [f"{verb} {of} at any contrast up to {top}: finds {_percent(best)} of them at most ({point} point)."]
+
+
+def _about_contrast(figures: Mapping[str, Any], sign: str, top: str) -> str:
+    """From which contrast half of the lesions of a sign are found, by size."""
+    sizes = {entry["volume_ml"]: entry for entry in figures["smallest_contrast"] if entry["sign"] == sign}
+    blind = [volume for volume, entry in sizes.items() if entry["contrast"] is None]
+    seen = [f"{volume:g} ml from {_contrast(entry)}" for volume, entry in sizes.items() if volume not in blind]
+    if not seen:
+        return ""
+    rest = f"; of those of {_up_to(blind, sizes)} at no contrast up to {top}" if blind else ""
+    return f"Finds at least half of the {sign} lesions of {_listed(seen)} contrast{rest}."
+
+
+def _up_to(blind: Sequence[float], sizes: Mapping[float, Any]) -> str:
+    """``0.3 ml and smaller`` where these are the smallest ones."""
+    rest = [volume for volume in sizes if volume not in blind]
+    if len(blind) > 1 and (not rest or max(blind) < min(rest)):
+        return f"{max(blind):g} ml and smaller"
+    return _listed([f"{volume:g} ml" for volume in blind])
 
 
 def _about_signs(figures: Mapping[str, Any]) -> list[str]:
@@ -163,7 +180,7 @@ def _about_kinds(figures: Mapping[str, Any]) -> list[str]:
     chance = figures["chance"]["recall"] or 0.0
     for entry in figures["by_kind"]:
         counted = f"{entry['found']} of {entry['n']} found"
-        if entry["recall"] <= max(2 * chance, 0.1):
+        if entry["recall"] <= max(2 * chance, _UNSEEN):
             said.append(f"Misses {_KIND_WORDS.get(entry['kind'], entry['kind'])}: {counted}.")
         elif entry["recall"] < HALF:
             said.append(f"Misses most {_KIND_WORDS.get(entry['kind'], entry['kind'])}: {counted}.")
@@ -172,6 +189,11 @@ def _about_kinds(figures: Mapping[str, Any]) -> list[str]:
     return said
 
 
+_REGION_WORDS = {
+    "cortex": "the cortex",
+    "deep": "deep structures",
+    "posterior fossa": "the posterior fossa",
+}
 _KIND_WORDS = {
     "swelling": "swelling without a change of grey values",
     "shrinkage": "shrinkage without a change of grey values",

@@ -154,10 +154,10 @@ def judge(
     for name, threshold in thresholds.items():
         before = marked(clean, threshold, voxel_ml)
         new = marked(altered, threshold, voxel_ml) & ~before
-        labels, count = ndimage.label(new, structure=_CONNECTIVITY_26)
-        peaks = ndimage.maximum_position(rise, labels, np.arange(1, count + 1)) if count else []
+        labels, _ = ndimage.label(new, structure=_CONNECTIVITY_26)
+        numbers, peaks = _peaks(rise, labels)
         for row, place, around in zip(rows, places, near, strict=True):
-            own = [number for number, peak in enumerate(peaks, start=1) if around[tuple(int(p) for p in peak)]]
+            own = numbers[around.ravel()[peaks]]
             free = place & ~before
             judged = free.sum() >= _JUDGED_SHARE * place.sum()
             share = float(np.isin(labels[free], own).mean()) if judged and free.any() else None
@@ -167,6 +167,15 @@ def judge(
                 "before": float(before[place].mean()),
             }
     return rows
+
+
+def _peaks(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The labels from 1, and the flat index of the highest value of each."""
+    at = np.flatnonzero(labels)
+    number, height = labels.ravel()[at], values.ravel()[at]
+    order = np.lexsort((-height, number))
+    numbers, first = np.unique(number[order], return_index=True)
+    return numbers, at[order][first]
 
 
 def _grown(place: np.ndarray) -> np.ndarray:

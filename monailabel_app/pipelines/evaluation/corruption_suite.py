@@ -114,7 +114,7 @@ def corruption_suite(
     measured = []
     kept = _Kept(job.work / "corrupted.json")
     for index, item in enumerate(items):
-        key = item.file.name
+        key = _digest(item.file)
         if key not in kept.values:
             kept.add(key, _measure(model, reader, job, item))
         measured.append({"name": item.name, "scan": item.scan, **kept.values[key]})

@@ -209,7 +209,7 @@ def test_a_detector_that_sees_everything_or_nothing_has_recall_1_or_0(everything
     assert figures["chance"]["recall"] == float(everything)
     assert figures["chance"]["marked_before"] == 0.25
     said = " ".join(sentences(figures, point="balanced", strongest=0.5))
-    assert ("every size" in said) != everything
+    assert ("lesions of every size tried" in said) != everything
 
 
 def test_the_map_finds_the_threshold_the_sign_and_the_kinds_that_were_put_in():
