@@ -20,12 +20,13 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import strtobool
 
 from lib import endpoints, settings
+from lib.archive_client import connect
 from lib.batch import AnomalyBatchInfer
 from lib.catalogue import ModelEntry
 from lib.configs import METHODS
 from lib.contamination import Contamination
 from lib.datastore import ANOMALY_MAP_TAG, AnomalyLocalDatastore
-from lib.dicomweb import AnomalyDICOMWebDatastore, connect
+from lib.dicomweb import AnomalyDICOMWebDatastore
 from lib.errors import InvalidRequest, UnknownImage
 from lib.healthy import HealthySelection, abnormal_scans, check_conf, contradiction, healthy_scans, info_counts
 from lib.infers import AnomalyInferTask

@@ -21,11 +21,9 @@ from typing import Any
 import pydicom
 import requests
 from dicomweb_client import DICOMwebClient
-from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
 from filelock import FileLock
 from monailabel.config import Settings
-from monailabel.config import settings as platform
-from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
+from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import ImageLabelModel
 from monailabel.datastore.utils.convert import binary_to_image
 from monailabel.datastore.utils.dicom import dicom_web_download_series
@@ -43,33 +41,8 @@ from monailabel_app.io.dicom_seg import Algorithm, read_labelmap, write_dicom_se
 logger = logging.getLogger(__name__)
 
 LISTING_SECONDS = 30.0
-TIMEOUT_SECONDS = (10.0, 300.0)
 _ALGORITHM = "monailabel-anomaly"
 _PATIENT_TAGS = ("00100020", "00100021")  # PatientID, IssuerOfPatientID
-
-
-class _ImpatientSession(requests.Session):
-    """Gives up when the archive does not answer; by itself ``requests`` waits for ever."""
-
-    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
-        kwargs.setdefault("timeout", TIMEOUT_SECONDS)
-        return super().request(*args, **kwargs)
-
-
-def connect(url: str) -> DICOMwebClient:
-    """A client for the archive at ``url``, with MONAI Label's settings for credentials and prefixes."""
-    if "googleapis.com" in url:
-        return DICOMwebClient(url=url, session=create_session_from_gcp_credentials())
-    session = _ImpatientSession()
-    if platform.MONAI_LABEL_DICOMWEB_USERNAME and platform.MONAI_LABEL_DICOMWEB_PASSWORD:
-        session.auth = (platform.MONAI_LABEL_DICOMWEB_USERNAME, platform.MONAI_LABEL_DICOMWEB_PASSWORD)
-    return DICOMwebClientX(
-        url=url,
-        session=session,
-        qido_url_prefix=platform.MONAI_LABEL_QIDO_PREFIX,
-        wado_url_prefix=platform.MONAI_LABEL_WADO_PREFIX,
-        stow_url_prefix=platform.MONAI_LABEL_STOW_PREFIX,
-    )
 
 
 @dataclass
@@ -138,21 +111,29 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
             return self._ask(lambda: self._fetched(image_id), image_id)
 
     def _fetched(self, image_id: str) -> str:
-        """MONAI Label takes any file in the series' folder for the whole series, and writes there one by one.
+        """A series' file in the cache; one process fetches and converts it.
 
-        So a download of another process, or one that was killed, would be taken for a scan of fewer slices. Here the
-        folder appears when it is complete, and one process fetches a series.
+        MONAI Label takes any file in the series' folder for the whole series, and writes there one by one: a download
+        of another process, or one that was killed, would be taken for a scan of fewer slices. Here the folder appears
+        when it is complete. MONAI Label also leaves its converted file behind, outside of the cache.
         """
+        kept = SharedTable.get_image_uri(self, image_id)
+        if kept and Path(kept).is_file():
+            return kept
         series = Path(self._datastore.image_path()).resolve() / image_id
-        if not _has_files(series):
-            # No limit: the one who holds it gives up after the archive's own.
-            with FileLock(f"{series}.lock"):
-                if not _has_files(series):
-                    partial = series.with_name(f"{image_id}.partial")
-                    shutil.rmtree(partial, ignore_errors=True)
-                    dicom_web_download_series(None, image_id, str(partial), self._client, self._fetch_by_frame)
-                    partial.replace(series)
-        return super().get_image_uri(image_id)
+        # No limit: the one who holds it gives up after the archive's own.
+        with FileLock(f"{series}.lock"):
+            if not _has_files(series):
+                partial = series.with_name(f"{image_id}.partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                dicom_web_download_series(None, image_id, str(partial), self._client, self._fetch_by_frame)
+                partial.replace(series)
+            path = super().get_image_uri(image_id)
+        kept = SharedTable.get_image_uri(self, image_id)
+        if kept and kept != path and Path(kept).is_file():
+            Path(path).unlink(missing_ok=True)
+            return kept
+        return path
 
     def list_images(self) -> list[str]:
         """SeriesInstanceUIDs of the series the search filter finds. Raises ArchiveUnreachable."""

@@ -1,5 +1,9 @@
 """The archive datastore against a client that answers from memory; the real Orthanc is in tests/real."""
 
+import threading
+import time
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pydicom
@@ -10,6 +14,7 @@ from lib import dicomweb
 from lib.dicomweb import AnomalyDICOMWebDatastore
 from lib.errors import ArchiveUnreachable, InvalidRequest, UnknownImage
 from lib.healthy import abnormal_scans, healthy_scans, info_counts
+from lib.scoring.labelled_set import labelled_sets
 from monailabel_app.io import images
 from tests.monailabel_app.io.test_dicom_seg import ORIENTATIONS, write_series
 
@@ -219,3 +224,47 @@ def test_an_archive_that_is_down_leaves_info_an_answer_about_healthy_scans(store
     archive.down = True
     status = info_counts(store, {"healthy": "all"}, store.status(), trains=True)
     assert "did not answer" in status["healthy"]["error"]
+
+
+def test_processes_share_the_cache_and_fetch_a_series_once_and_whole(archive, tmp_path):
+    """Two datastores as of two processes; what a killed download left is not taken for the series."""
+    cache = str(tmp_path / "cache")
+    first, second = (AnomalyDICOMWebDatastore(archive, {"Modality": "MR"}, cache_path=cache) for _ in range(2))
+    left = Path(first._datastore.image_path()) / f"{archive.image_id}.partial"
+    left.mkdir()
+    archive.instances[0].save_as(left / "one.dcm")
+    fetched, retrieve = [], archive.retrieve_series
+
+    def slowly(study, series):
+        fetched.append(series)
+        time.sleep(0.2)
+        return retrieve(study, series)
+
+    archive.retrieve_series = slowly
+    paths = []
+    threads = [
+        threading.Thread(target=lambda store=store: paths.append(store.get_image_uri(archive.image_id)))
+        for store in (first, second)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert fetched == [archive.image_id]
+    assert len(set(paths)) == 1
+    assert nib.load(paths[0]).shape == (20, 18, 7)
+    assert not left.exists()
+
+    second.add_to_image_info(archive.image_id, "anomaly", {"one": {"score": 1.0}})
+    first.update_image_info(archive.image_id, {"healthy": True})
+    info = second.get_image_info(archive.image_id)
+    assert (info["anomaly"], info["healthy"]) == ({"one": {"score": 1.0}}, True)
+
+
+def test_the_archives_scans_are_a_data_set_like_a_folders(store, archive, tmp_path):
+    write_label(tmp_path / "label.nii.gz", store.get_image_uri(archive.image_id), (3, 2, 1))
+    store.save_label(archive.image_id, str(tmp_path / "label.nii.gz"), "final", {})
+    (dataset,) = labelled_sets(store, healthy_scans(store, {}), sequence="t1")
+    (scan,) = dataset.cases
+    assert scan.id == archive.image_id
+    assert nib.load(scan.image).shape == nib.load(scan.labels[0]).shape == (20, 18, 7)
