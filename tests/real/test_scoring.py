@@ -50,7 +50,7 @@ def score(server, method, **request):
     while time.monotonic() < deadline:
         task = server.get("/scoring/").json()
         if task["status"] not in {"SUBMITTED", "RUNNING"}:
-            assert task["status"] == "DONE", (task, server.log_tail())
+            assert task["status"] == "DONE", "\n".join(task["details"])
             return task["progress"]
         time.sleep(1)
     raise AssertionError(f"the scoring did not end: {task}")
