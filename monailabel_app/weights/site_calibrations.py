@@ -88,6 +88,15 @@ def listed(model: Path) -> list[SiteCalibration]:
     return sorted(found, key=lambda entry: str(entry.record.get("made", "")))
 
 
+def of_app(root: Path) -> dict[str, list[str]]:
+    """The ids of all site calibrations of an app, used or not, by the name of their model."""
+    found = {}
+    for base in sorted((Path(root) / TRAINED).glob(f"*/{SITE_CALIBRATIONS}")):
+        ids = sorted(path.name for path in base.iterdir() if _ID.fullmatch(path.name))
+        found |= {base.parent.name: ids} if ids else {}
+    return found
+
+
 def active(model: Path) -> SiteCalibration | None:
     """The site calibration that is used with a model folder, verified; None where the model's own is.
 
@@ -124,8 +133,8 @@ def new_staging(model: Path) -> Path:
 def publish(model: Path, staged: Path, record: Mapping[str, Any], *, use_it: bool) -> SiteCalibration:
     """Seal a staged calibration with its record and move it in by one rename; used from then on if ``use_it``.
 
-    record: JSON types, no patient data; gets ``model``, ``version``, ``weights`` and ``made``. Raises PublishFailed
-    when the disk refuses.
+    record: JSON types, no patient data; gets ``model``, ``version`` and ``made``, and ``weights`` where it does not
+    say itself which ones were calibrated. Raises PublishFailed when the disk refuses.
     """
     base, version = place(model)
     made = datetime.now(timezone.utc)
@@ -160,15 +169,16 @@ def use(model: Path, calibration: str) -> None:
     Raises UnknownModel for one that is not there, CorruptModel for one that is damaged or of other weights.
     """
     base, version = place(model)
-    if calibration != SHIPPED_VERSION:
-        checked(model, calibration)
-    elif not base.is_dir():
+    if calibration == SHIPPED_VERSION and not base.is_dir():
         return
+    if calibration != SHIPPED_VERSION:
+        _find(model, calibration)  # without one there need be no folder to hold the lock
     with _named_errors(model), lock(base / _LOCK):
         if calibration == SHIPPED_VERSION:
             use_file(base, version).unlink(missing_ok=True)
             flush(base)
         else:
+            checked(model, calibration)  # another process may have removed it while this one waited
             replace_text(use_file(base, version), f"{calibration}\n")
         _record(base, "use", calibration, version)
 
@@ -178,12 +188,19 @@ def remove(model: Path, calibration: str) -> None:
     base, _ = place(model)
     folder = _find(model, calibration).folder
     with _named_errors(model), lock(base / _LOCK):
-        users = [file.name.partition("-")[2] for file in base.glob("USED-*") if file.read_text().strip() == calibration]
+        files = [file for file in base.glob("USED-*") if file.read_text().strip() == calibration]
+        users = [file.name.partition("-")[2] for file in files]
+        # The file of a version that was removed keeps nothing.
+        users = sorted(v for v in users if not is_version(v) or (base.parent / VERSIONS / v).is_dir())
         if users:
+            name = base.parent.name
+            commands = [_command_for(name if version == FLAT_VERSION else f"{name}@{version}") for version in users]
             raise PublishFailed(
                 f"expected a site calibration that is not used, got {calibration}, used with {', '.join(users)}; first "
-                f"let another be used: {_command(model)} --use shipped"
+                f"let another be used: {'; '.join(f'{command} --use shipped' for command in commands)}"
             )
+        for file in files:
+            file.unlink()
         gone = base / fresh_name(_REMOVED)
         os.rename(folder, gone)
         _record(base, "remove", calibration, "")
@@ -227,7 +244,11 @@ def _clean(base: Path, keep: Path) -> None:
 
 
 def _command(model: Path) -> str:
-    return f"python main.py calibrate --model {model_id(Path(model))}"
+    return _command_for(model_id(Path(model)))
+
+
+def _command_for(model: str) -> str:
+    return f"python main.py calibrate --model {model}"
 
 
 @contextmanager

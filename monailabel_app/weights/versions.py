@@ -172,6 +172,7 @@ def remove(root: Path, name: str, version: str, *, reason: str = "") -> None:
         digest = recorded_hash(folder)
         gone = folder.with_name(fresh_name(f"{_REMOVED}{version}-"))
         os.rename(folder, gone)
+        use_file(base / SITE_CALIBRATIONS, version).unlink(missing_ok=True)
         _record(base, "remove", version, digest, reason, serving=None, before=pointer(root, name))
         shutil.rmtree(gone, ignore_errors=True)
 

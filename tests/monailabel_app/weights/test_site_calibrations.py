@@ -135,8 +135,36 @@ def test_each_version_has_its_own_and_a_new_version_none(root, model):
     assert (site.used_id(model), site.used_id(first), site.used_id(second)) == (shipped.id, own.id, None)
     assert own.record["model"] == "m@0001"
     assert {e.id: e.fits for e in site.listed(first)} == {shipped.id: False, own.id: True}
-    with pytest.raises(PublishFailed, match="0001"):
+    with pytest.raises(PublishFailed, match=r"used with 0001; .*--model m@0001 --use shipped"):
         site.remove(second, own.id)
+
+
+def test_a_removed_version_holds_no_site_calibration_back(root, model):
+    first = versions.publish(root, "m", make(root / "new1", 3.0), promote=True).folder
+    entry = calibrate(first)
+    second = versions.publish(root, "m", make(root / "new2", 4.0), promote=True).folder
+    marker = entry.folder.parent / "USED-0001"
+    assert marker.is_file()
+    versions.remove(root, "m", "1")
+    assert not marker.exists()
+    marker.write_text(f"{entry.id}\n")  # as earlier releases left it
+    site.remove(second, entry.id)
+    assert site.listed(second) == []
+    assert not marker.exists()
+
+
+def test_one_that_another_process_removes_meanwhile_is_not_used(model, monkeypatch):
+    entry = calibrate(model, use_it=False)
+    locking = site.lock
+
+    def late(file):
+        shutil.rmtree(entry.folder)
+        return locking(file)
+
+    monkeypatch.setattr(site, "lock", late)
+    with pytest.raises(UnknownModel):
+        site.use(model, entry.id)
+    assert site.used_id(model) is None
 
 
 def test_a_flat_folder_keeps_its_site_calibration_when_it_becomes_a_version(root):
