@@ -65,6 +65,8 @@ def forget(
             tell=typer.echo,
         )
     typer.echo("the patient is forgotten, and excluded from all later training; recorded in model/forgotten.json")
+    for line in plan.beside:
+        typer.secho(f"left to you: {line}", fg="yellow")
 
 
 def _given(patient: str) -> str:

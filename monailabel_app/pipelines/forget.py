@@ -22,7 +22,14 @@ from monailabel_app.training.site_key import keyed_hash, site_key
 from monailabel_app.weights import versions
 from monailabel_app.weights.listing import made_of
 from monailabel_app.weights.model_folder import SUMS, VERSIONS
-from monailabel_app.weights.version_layout import CURRENT, HISTORY, serving_version
+from monailabel_app.weights.version_layout import (
+    CURRENT,
+    FLAT_VERSION,
+    HISTORY,
+    SITE_CALIBRATIONS,
+    serving_version,
+    use_file,
+)
 
 from .forget_plan import (
     PreparedScan,
@@ -248,10 +255,11 @@ def _done(listed: ForgottenList, removal: Removal, name: str, tell: Tell) -> Non
 
 def _remove_flat(folder: Path) -> None:
     """The files of a flat model folder that has versions beside it; the checksum list goes last."""
-    own = {VERSIONS, CURRENT, HISTORY}
+    own = {VERSIONS, CURRENT, HISTORY, SITE_CALIBRATIONS}
     files = [path for path in folder.iterdir() if path.name not in own and not path.name.startswith(".")]
     for path in sorted(files, key=lambda path: path.name == SUMS):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    use_file(folder / SITE_CALIBRATIONS, FLAT_VERSION).unlink(missing_ok=True)
 
 
 def _refuse_running(runs: tuple[Path, ...]) -> None:

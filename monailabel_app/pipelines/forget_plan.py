@@ -10,6 +10,7 @@ from monailabel_app.training.forgotten import ForgottenList, Removal, forgotten_
 from monailabel_app.training.manifest import MANIFEST, Ancestor, Manifest, ScanRecord
 from monailabel_app.training.site_key import keyed_hash, site_key
 from monailabel_app.training.split import MIN_HELD_OUT_PATIENTS, MIN_TRAINING_PATIENTS
+from monailabel_app.weights.site_calibrations import of_app
 from monailabel_app.weights.version_layout import SHIPPED_VERSION, recorded_hash, shipped_folder
 
 from .patient_search import PatientSearch, SeenIn, SiteVersion, is_same, search
@@ -50,11 +51,15 @@ class Replacement:
 
 @dataclass(frozen=True)
 class RemovalPlan:
-    """What a removal would do: what depends on the patient, and how the versions that serve would be replaced."""
+    """What a removal would do: what depends on the patient, and how the versions that serve would be replaced.
+
+    beside: sentences about what keeps no ids and is neither searched nor removed.
+    """
 
     search: PatientSearch
     replacements: tuple[Replacement, ...]
     fallbacks: dict[str, str | None]
+    beside: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The plan as text, without the patient's id."""
@@ -74,6 +79,7 @@ class RemovalPlan:
             text.append(f"{item.name}: with --withdraw {back} serves meanwhile" if back else
                         f"{item.name}: nothing unaffected to serve meanwhile")  # fmt: skip
         text += [f"not searchable: {entry}" for entry in self.search.unknown]
+        text += self.beside
         text += [f"{name}: shipped weights: trained on public data, see card" for name in self.search.shipped]
         return text
 
@@ -105,7 +111,25 @@ def plan_for(root: Path, found: PatientSearch, removal: Removal | None = None) -
         for seen in found.affected
         if pending.get(seen.version.name) == seen.version.hash
     )
-    return RemovalPlan(found, planned, {item.name: fallback(root, found, item.old) for item in planned})
+    fallbacks = {item.name: fallback(root, found, item.old) for item in planned}
+    return RemovalPlan(found, planned, fallbacks, tuple(_beside(root)))
+
+
+def _beside(root: Path) -> Iterator[str]:
+    """What nobody can tell a patient's share in, and how to do without it."""
+    for name, ids in of_app(root).items():
+        removals = "; ".join(f"--remove {calibration}" for calibration in ids)
+        yield (
+            f"{name}: its site calibrations ({', '.join(ids)}) keep no ids and are not searched: if one may rest on a "
+            f"scan of this patient, make it again without: python main.py calibrate --model {name} --healthy FOLDER, "
+            f"then the same command with {removals}"
+        )
+    places = [place for place in ("cache/evaluation", "runs/evaluation", "runs/scoring") if (root / place).is_dir()]
+    if places:
+        yield (
+            f"evaluations ({', '.join(places)}) are not searched: python main.py evaluate --purge deletes the prepared "
+            "scans, reports with pictures of the patient are deleted by hand"
+        )
 
 
 def replaces(item: Replacement, manifest: Manifest) -> bool:

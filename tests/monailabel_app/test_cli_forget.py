@@ -9,6 +9,7 @@ from monailabel_app import cli, cli_forget
 from monailabel_app.errors import TrainingFailed
 from monailabel_app.pipelines import retrain as training
 from monailabel_app.training.forgotten import is_forgotten
+from monailabel_app.weights import site_calibrations, versions
 from tests.monailabel_app.pipelines.site_factory import Site, patient
 
 TRAIN, HELD_OUT = tuple(range(1, 8)), tuple(range(8, 14))
@@ -64,6 +65,27 @@ def test_the_patient_is_forgotten_and_named_nowhere(site, caplog, words, answer)
     assert is_forgotten(site.root, patient(3))
     for text in (done.output, caplog.text, site.text_of_all_files()):
         assert patient(3) not in text
+
+
+def test_site_calibrations_and_evaluations_are_named_as_not_searched(site):
+    assert "site calibrations" not in forget("--patient", patient(3), "--dry-run").output
+    serving = versions.locate(site.root, "m")
+    ids = []
+    for text in ("1", "2"):
+        staged = site_calibrations.new_staging(serving)
+        for name in ("calibration.json", "calibration.safetensors"):
+            (staged / name).write_text(text)
+        ids.append(site_calibrations.publish(serving, staged, {}, use_it=True).id)
+    (site.root / "runs" / "scoring").mkdir(parents=True)
+    plan = " ".join(forget("--patient", patient(3), "--dry-run").output.split())
+    assert "keep no ids and are not searched" in plan
+    assert "calibrate --model m --healthy FOLDER" in plan
+    assert all(f"--remove {name}" in plan for name in ids)
+    assert "evaluations (runs/scoring) are not searched" in plan
+    done = forget("--patient", patient(3), "--yes")
+    assert done.exit_code == 0, done.output
+    assert " ".join(done.output.split()).count("left to you: ") == 2
+    assert sorted(site_calibrations.of_app(site.root)["m"]) == sorted(ids)
 
 
 def test_what_could_not_be_replaced_is_one_line_and_an_exit_code(site, monkeypatch):

@@ -7,7 +7,7 @@ from monailabel_app.errors import TrainingFailed
 from monailabel_app.pipelines.forget import forget
 from monailabel_app.training import forgotten
 from monailabel_app.training.forgotten import ForgottenList, is_forgotten, only_one
-from monailabel_app.training.manifest import Ancestor, Manifest
+from monailabel_app.training.manifest import Ancestor, Manifest, fingerprint
 from monailabel_app.training.monitor import Monitor
 from monailabel_app.weights import versions
 from monailabel_app.weights.model_folder import result_hash, seal, write_config
@@ -312,6 +312,20 @@ def test_flat_folders_are_replaced(site):
     assert site.serving("flat") == "0002"
     assert site.numbers("flat") == ["0002"]
     assert not (flat / "training.json").exists()
+
+
+def test_site_calibrations_outlive_a_flat_folder_beside_versions(site):
+    version = site.publish("m", TRAIN[1:], HELD_OUT)
+    home = version.folder.parent.parent
+    records = site.records(TRAIN), site.records(HELD_OUT)
+    site.fill(home, Manifest("ddpm", "t1", fingerprint(site.key), *records))
+    kept = home / "site_calibrations"
+    (kept / "2026-01-01-abcdef").mkdir(parents=True)
+    for marker in ("USED-0001", "USED-flat"):
+        (kept / marker).write_text("2026-01-01-abcdef")
+    forget(site.root, patient(1), retrain=site.retrain)
+    assert not (home / "config.yaml").exists()
+    assert sorted(path.name for path in kept.iterdir()) == ["2026-01-01-abcdef", "USED-0001"]
 
 
 def test_a_training_with_the_patient_must_be_stopped_first(site):
