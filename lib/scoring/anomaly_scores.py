@@ -23,6 +23,7 @@ from lib.scoring.base import AppScoring, keep, whole_number
 from lib.scoring.progress import DONE, FAILED
 from lib.scoring.sequences import default_model, sequence_of
 from monailabel_app.errors import AnomalyAppError, CorruptModel, UnknownModel
+from monailabel_app.pipelines.calibration_choice import OWN
 from monailabel_app.types import to_json
 from monailabel_app.weights.model_folder import result_hash
 
@@ -153,6 +154,10 @@ class AnomalyScores(AppScoring):
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         passing = error is not None and (not isinstance(error, AnomalyAppError) or isinstance(error, _PASSING))
+        if error is None:
+            # Another one may be used since the run began: said as it is, and made again by the next run.
+            record["calibration"] = (result.get("calibration") or {}).get("id", basis.calibration)
+            passing = record["calibration"] != basis.calibration
         record["basis"] = None if passing else basis.of(stamp)
         # A scan that is gone needs no record.
         with suppress(AnomalyAppError):
@@ -161,7 +166,7 @@ class AnomalyScores(AppScoring):
 
 
 class _Basis:
-    """What a score of a model rests on, apart from the scan."""
+    """What a score of a model rests on, apart from the scan. calibration: the id of the one that is asked for."""
 
     def __init__(self, task: AnomalyInferTask, given: Mapping[str, Any]):
         entry = task.entry
@@ -169,12 +174,13 @@ class _Basis:
             digest = result_hash(entry.folder)
         except CorruptModel:
             digest = ""  # It will not load either; that error is the one to record.
-        self._about = {"model": entry.id, "hash": entry.hash, "calibration": task.calibration()}
-        self._decides = [entry.id, digest, self._about["calibration"]]
         try:
             values = task.read(given)
         except AnomalyAppError:
             values = {}  # A score that this model does not have: said when the scan is analysed.
+        self.calibration = OWN if values.get("calibration") == OWN else task.calibration()
+        self._about = {"model": entry.id, "hash": entry.hash, "calibration": self.calibration}
+        self._decides = [entry.id, digest, self.calibration]
         self._settings = {key: value for key, value in values.items() if key not in _NOT_SETTINGS}
 
     def of(self, stamp: str) -> str:

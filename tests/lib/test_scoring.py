@@ -133,6 +133,31 @@ def test_a_score_is_out_of_date_when_anything_it_rests_on_changes(change, store,
     assert task.asked == []
 
 
+def test_a_calibration_that_is_used_since_the_run_began_is_named_and_the_next_run_scores_again(
+    store, scoring, task, monkeypatch
+):
+    analyse = Task.__call__
+
+    def with_another(self, request):
+        label, result = analyse(self, request)
+        return label, {**result, "calibration": {"id": "site-0002"}}
+
+    monkeypatch.setattr(Task, "__call__", with_another)
+    scoring({}, store)
+    assert {kept["calibration"] for kept in scores(store).values()} == {"site-0002"}
+    task.site = "site-0002"
+    assert scoring({}, store)["analysed"] == 3
+    assert scoring({}, store)["current"] == 3
+
+
+def test_scores_by_the_models_own_calibration_say_so_whatever_the_site_uses(store, scoring, task):
+    task.site = "site-0001"
+    scoring({"calibration": "shipped"}, store)
+    assert {kept["calibration"] for kept in scores(store).values()} == {"shipped"}
+    task.site = "site-0002"
+    assert scoring({"calibration": "shipped"}, store)["current"] == 3
+
+
 def test_a_new_card_is_no_reason_to_analyse_again(store, scoring, task):
     scoring({}, store)
     (task.entry.folder / "card.md").write_text("measured anew")
