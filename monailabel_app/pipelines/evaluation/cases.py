@@ -160,9 +160,14 @@ def on_model_grid(mask: np.ndarray, prepared: PreparedVolume) -> np.ndarray:
     return share >= 0.5
 
 
+def is_cut(case: PreparedCase, prepared: PreparedVolume) -> bool:
+    """Whether what was analysed are single levels of the case, on a grid of their own."""
+    return case.cut is not None and prepared.brain_mask.shape != case.gt_mask.shape
+
+
 def on_grid_of(case: PreparedCase, values: np.ndarray, prepared: PreparedVolume) -> np.ndarray:
     """A map of what was analysed, (X, Y, levels), on the grid of its case: 0 where nothing was analysed."""
-    if prepared is not case.cut:
+    if not is_cut(case, prepared):
         return values
     return resample(
         values.astype(np.float32),

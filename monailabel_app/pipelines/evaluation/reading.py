@@ -26,7 +26,7 @@ from ..healthy_reference import HealthyReference, LazySequence, level_statistics
 from ..healthy_thresholds import HealthySummary, HealthyThresholds
 from ..predict import AnomalyModel
 from .analyses import costs_of, loaded_model, read_analysis
-from .cases import CaseReference, PreparedCase, on_grid_of
+from .cases import CaseReference, PreparedCase, is_cut, on_grid_of
 from .store import Costs, keep_in
 
 MIN_VOLUME_ML = 0.1
@@ -235,7 +235,7 @@ class Reader:
         lesions, _ = ndimage.label(case.gt_mask, structure=_CONNECTIVITY_26)
         kept = np.ones_like(case.gt_mask) if healthy else case.counted
         for threshold in tails:
-            if scan.prepared is case.cut:
+            if is_cut(case, scan.prepared):
                 counts = count_lesions(marked(case, scan, outlined, threshold) & kept, case.gt_mask)
                 detected.append(counts.detected)
                 false_positives.append(counts.false_positives)

@@ -102,6 +102,8 @@ def test_levels_are_read_back_where_they_lie_in_the_volume(mslub, mslub_builder)
     case = mslub_builder.build(mslub, MEDIAN, (44, 50)).cases[0]
     assert case.cut.brain_mask.shape == (*case.gt_mask.shape[:2], 7)
     back = on_grid_of(case, case.cut.image[0], case.cut)
+    again = mslub_builder.build(mslub, MEDIAN, (44, 50)).cases[0]  # an analysis comes with its own copy of the grid
+    np.testing.assert_array_equal(on_grid_of(case, again.cut.image[0], again.cut), back)
     inside = back.any(axis=(0, 1))
     assert set(np.flatnonzero(inside)) <= set(range(43, 52))
     assert inside[45:50].all()
