@@ -15,8 +15,8 @@ from typing import Any
 from monailabel_app.calibration.calibrated_map import SMOOTHING_MM
 from monailabel_app.calibration.operating_points import POINTS
 from monailabel_app.errors import InvalidSettings
-from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML
 from monailabel_app.pipelines.calibration_choice import CALIBRATIONS
+from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML
 from monailabel_app.types import GATE_SETTINGS
 
 # The default is offered first.
