@@ -18,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from monailabel_app.errors import InvalidSettings
+from monailabel_app.postprocessing.boxes import bounding_box
 
 PEAK_SHARE = 0.4
 REACH_MM = 12.0
@@ -44,6 +45,25 @@ def delineated(
         )
     if peak_share == 0:
         return anomaly_map
+    made = np.zeros_like(anomaly_map)
+    box = bounding_box(anomaly_map > 0)  # outside it there is nothing to keep, and nothing that is higher
+    if box is not None:
+        values = anomaly_map[box]
+        np.copyto(made[box], values, where=values >= _least(values, spacing, peak_share, reach_mm))
+    return made
+
+
+def least_kept(anomaly_map: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """The value (x, y, z) that a voxel must reach for ``delineated`` to keep it.
+
+    For another grid the two maps are interpolated and compared there: a map of ``delineated`` has steps down to 0,
+    which interpolation turns into flanks that reach a voxel further out.
+    """
+    return _least(anomaly_map, np.asarray(spacing_mm, dtype=np.float64), PEAK_SHARE, REACH_MM)
+
+
+def _least(values: np.ndarray, spacing: np.ndarray, peak_share: float, reach_mm: float) -> np.ndarray:
     size = [2 * int(min(reach_mm / edge, 10_000)) + 1 for edge in spacing]
-    highest = ndimage.maximum_filter(anomaly_map, size=size, mode="nearest")
-    return np.where(anomaly_map >= peak_share * highest, anomaly_map, 0).astype(anomaly_map.dtype)
+    least = ndimage.maximum_filter(values, size=size, mode="nearest")
+    least *= peak_share
+    return least

@@ -46,6 +46,22 @@ def test_the_reach_is_in_millimetres():
     assert delineated(values, (2, 2, 2), peak_share=0.3)[26] == 3
 
 
+@pytest.mark.parametrize("spacing", [(2, 2, 2), (0.45, 0.45, 5.0), (1.0, 3.0, 0.8)])
+def test_what_lies_around_the_brain_changes_nothing_whatever_the_spacing(spacing):
+    """Against the definition, voxel by voxel of the whole grid."""
+    values = np.zeros((30, 26, 22), np.float32)
+    values[4:21, 5:24, 9:20] = np.random.default_rng(2).random((17, 19, 11)).astype(np.float32) ** 3
+    reach = [int(12 / edge) for edge in spacing]
+    expected = np.zeros_like(values)
+    for at in np.argwhere(values > 0):
+        around = tuple(slice(max(0, i - r), i + r + 1) for i, r in zip(at, reach, strict=True))
+        at = tuple(at)
+        expected[at] = values[at] if values[at] >= np.float32(0.4) * values[around].max() else 0
+    np.testing.assert_array_equal(delineated(values, spacing), expected)
+    assert 0 < (expected > 0).sum() < (values > 0).sum()
+    assert not delineated(np.zeros((4, 4, 4), np.float32), spacing).any()
+
+
 def test_a_single_slice_and_no_delineation():
     values = np.random.default_rng(1).random((20, 20, 1)).astype(np.float32)
     assert delineated(values, (2, 2, np.inf)).shape == values.shape
