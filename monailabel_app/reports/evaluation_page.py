@@ -29,8 +29,8 @@ _READING = (
      "share of lesion voxels, so numbers of different sets do not compare."),
     ("Operating points", "sensitive, balanced and specific: thresholds that 5 %, 1 % and 0.1 % of voxels of held-out "
      "healthy scans exceed. bounded: made to mark at most 2 ml in 95 % of healthy scans. No label is used."),
-    ("Best Dice (oracle)", "The Dice at the threshold that is best on these very cases. It knows the answer; it is an "
-     "upper bound and never a result."),
+    ("Best Dice (oracle)", "The Dice at the one threshold that is best on these very cases. It knows the answer and is "
+     "never a result. Masks in use are outlined besides, so that theirs can be higher."),
     ("Label-tuned (papers only)", "The threshold was tuned on labelled cases, as many papers do. A site without labels "
      "cannot have it."),
     ("Lesion recall, false positives", "A lesion is found when the mask touches it. Marked regions without any lesion "

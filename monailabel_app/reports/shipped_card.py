@@ -68,8 +68,8 @@ which trained nothing. {_training(training)}
 ## Measured
 
 Average precision (AP) over brain voxels of all cases together on the 2 mm model grid; 95 % bootstrap intervals over patients.
-"Best Dice" knows the labels and is an upper bound; "balanced" is the operating point of 1 % healthy voxels. The whole
-table, every method beside both baselines: `tests/benchmarks/results/evaluation.md`.
+"Best Dice" knows the labels: the best of one threshold for the whole map; "balanced" is the operating point of 1 %
+healthy voxels. The whole table, every method beside both baselines: `tests/benchmarks/results/evaluation.md`.
 
 {chr(10).join(shown) or "Not measured yet."}
 {_blind_spots(measured["blind_spots"])}{_fairness(fairness, model_id)}
