@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from monailabel.interfaces.datastore import Datastore
 
 from lib import catalogue
 from lib.catalogue import ModelEntry
+from lib.configs.base import site_calibration
 from lib.contamination import Contamination
 from lib.healthy import HealthySelection
 from lib.runner import choose_device
@@ -24,6 +26,7 @@ from lib.scoring.labelled_set import HOW_TO_LABEL, labelled_scans, labelled_sets
 from lib.scoring.progress import DONE, FAILED
 from lib.scoring.sequences import ANY, default_model, sequence_of
 from monailabel_app.errors import AnomalyAppError, EvaluationFailed, UnknownModel
+from monailabel_app.pipelines.evaluation.dataset_types import Dataset
 from monailabel_app.types import to_json
 
 logger = logging.getLogger(__name__)
@@ -82,6 +85,7 @@ class EvaluateLabels(AppScoring):
             sets = labelled_sets(
                 datastore, selection, sequence=sequence, learnt_from=self._learnt_from(entries.values(), selection)
             )
+            sets = [_with_note(dataset, entries.values()) for dataset in sets]
             scans = sum(len(dataset.scans) for dataset in sets)
             logger.info("evaluation: %d models, %d scans", len(entries), scans)
             known = catalogue.list_models(self._root)
@@ -194,6 +198,18 @@ class EvaluateLabels(AppScoring):
                 keep(datastore, image, KEY, to_json(entries))
         logger.info("evaluation: the report %s is ready, with results of %d scans", report, len(found))
         return {"report": report, "page": f"/anomaly/evaluation/{report}/", "scans": len(found), **to_json(summary)}
+
+
+def _with_note(dataset: Dataset, entries: Iterable[ModelEntry]) -> Dataset:
+    """A site calibration keeps no ids, so nobody can leave out the scans that it was made on."""
+    names = [entry.name for entry in entries if site_calibration(entry)]
+    if not names or not dataset.healthy:
+        return dataset
+    note = (
+        f"the site calibration of {', '.join(names)} keeps no ids: where it was made on healthy scans of this set, "
+        "their falsely marked volume and the scan scores against them look better than they are"
+    )
+    return replace(dataset, notes=(*dataset.notes, note))
 
 
 def _scan_results(table: Path, names: Mapping[str, str]) -> dict[str, dict[str, Any]]:

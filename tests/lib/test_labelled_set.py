@@ -10,7 +10,7 @@ from lib.contamination import Contamination
 from lib.datastore import AnomalyLocalDatastore
 from lib.healthy import healthy_scans
 from lib.scoring import EvaluateLabels
-from lib.scoring.evaluate import _scan_results
+from lib.scoring.evaluate import _scan_results, _with_note
 from lib.scoring.labelled_set import labelled_scans, labelled_sets
 from monailabel_app.errors import EvaluationFailed, InvalidSettings, UnknownModel
 from monailabel_app.weights.listing import ModelEntry
@@ -119,6 +119,19 @@ def test_a_request_is_checked_before_anything_is_started(method, store, tmp_path
         store.remove_label(image, tag)
     with pytest.raises(EvaluationFailed, match="submit final labels"):
         method.check({}, store)
+
+
+def test_a_site_calibration_that_may_rest_on_the_healthy_scans_is_said(store, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / "model_weights" / name).mkdir(parents=True)
+    entries = [ModelEntry(name, tmp_path / "model_weights" / name, "ddpm", {}) for name in ("one", "two")]
+    (dataset,) = sets_of(store)
+    assert _with_note(dataset, entries) == dataset
+    marker = tmp_path / "model" / "two" / "site_calibrations" / "USED-shipped"
+    marker.parent.mkdir(parents=True)
+    marker.write_text("2026-11-21-abcdef\n")
+    (note,) = set(_with_note(dataset, entries).notes) - set(dataset.notes)
+    assert "site calibration of two keeps no ids" in note
 
 
 def test_results_of_a_scan_are_read_by_point(tmp_path):
