@@ -25,9 +25,11 @@ def side_by_side(
     name: of the protocol. tuning: measurements on the tuning splits of sets. Dice: the mean over cases.
     """
     protocol, counts = measurement.record["protocols"][name], measurement.counts[name]
+    lesioned = counts[:, 0].any(axis=1)  # the model grid may lose the lesions of a case; then it has no Dice anywhere
 
     def mean(dices: np.ndarray) -> dict[str, Any]:
-        return figure(weighted_means(patients.weights, dices), patients.behind("dice"))
+        known = np.where(lesioned, dices, np.nan)
+        return figure(weighted_means(patients.weights, known), patients.behind("dice"))
 
     found: dict[str, Any] = {"healthy_point": None, "healthy_quantile": None, "label_tuned": None}
     own = _case_thresholds(protocol, POINT)
@@ -37,8 +39,9 @@ def side_by_side(
         found["healthy_point"] = {"threshold": float(own.mean()), "dice": mean(dices)}
     quantile = _healthy_quantile(measurement, name)
     if quantile is not None:
-        threshold, source = quantile
-        dice = mean(dices_at(counts, threshold))
+        at, source = quantile
+        dice = mean(np.array([dices_at(one[None], value)[0] for one, value in zip(counts, at, strict=True)]))
+        threshold = float(at.mean())
         found["healthy_quantile"] = {"quantile": QUANTILE, "threshold": threshold, "source": source, "dice": dice}
     tuned, tuned_on = _tuned(measurement, name, patients, tuning)
     if tuned is not None:
@@ -65,14 +68,24 @@ def _case_thresholds(protocol: Mapping[str, Any], point: str) -> np.ndarray:
     return values if told is None else np.where(np.isnan(values), told, values)
 
 
-def _healthy_quantile(measurement: Measurement, name: str) -> tuple[float, str] | None:
-    """The threshold that 0.5 % of healthy voxels exceed, and whose they are."""
-    counts = measurement.healthy_counts.get(name)
-    if counts is not None and np.sum(counts):
-        return threshold_of(quantile_bin(counts, 1 - QUANTILE)), "set"
-    tails = measurement.record["protocols"][name].get("froc_thresholds") or ()
+def _healthy_quantile(measurement: Measurement, name: str) -> tuple[np.ndarray, str] | None:
+    """Per case the threshold that 0.5 % of the healthy voxels of other people exceed, and whose they are."""
+    protocol, counts = measurement.record["protocols"][name], measurement.healthy_counts.get(name)
+    cases = [case["patient"] for case in protocol["cases"]]
+    if counts is not None:
+        healthy = np.array([scan["patient"] for scan in protocol["healthy"]])
+        others = {patient: counts[healthy != patient] for patient in set(cases)}
+        if all(np.sum(values) for values in others.values()):
+            # All but those with healthy scans of their own share one set of others.
+            whole = threshold_of(quantile_bin(counts, 1 - QUANTILE))
+            at = {
+                patient: whole if len(values) == len(counts) else threshold_of(quantile_bin(values, 1 - QUANTILE))
+                for patient, values in others.items()
+            }
+            return np.array([at[patient] for patient in cases]), "set"
+    tails = protocol.get("froc_thresholds") or ()
     if len(tails) == len(TAIL_SHARES):
-        return float(tails[TAIL_SHARES.index(0.005)]), "calibration"
+        return np.full(len(cases), float(tails[TAIL_SHARES.index(0.005)])), "calibration"
     return None
 
 
@@ -82,6 +95,9 @@ def _tuned(
     counts, record = measurement.counts[name], measurement.record
     for other in tuning:
         same_set = other.record["set"]["name"] == record["set"]["name"]
+        tuners = {case["patient"] for case in other.record["protocols"].get(name, {}).get("cases", ())}
+        if tuners & set(patients.cases):  # a threshold must not have seen the patients that it is judged on
+            continue
         if same_set and other.record["model"]["id"] == record["model"]["id"] and name in other.counts:
             try:
                 return tuned_elsewhere(counts, other.counts[name]), "tuning split"

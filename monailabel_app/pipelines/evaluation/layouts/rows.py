@@ -84,7 +84,9 @@ def select(keys: Keys, root: Path, rows: list[Row], split: str | None, defaults:
     if isinstance(tune, str) and tune != wanted:
         both = {scan.patient for scan in scans} & {reader.patient(row) for row in splits.get(tune, ())}
         if both:
-            notes.append(f"{len(both)} patients are also in the split {tune}: the label-tuned threshold has seen them")
+            notes.append(
+                f"{len(both)} patients are also in the split {tune}: halves of the patients tune each other instead"
+            )
     return Selection(scans, wanted, {name: len(found) for name, found in splits.items()}, (*defaults.notes, *notes))
 
 

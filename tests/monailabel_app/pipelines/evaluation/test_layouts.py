@@ -137,7 +137,8 @@ def test_a_patient_who_also_tuned_the_threshold_is_noted(study):
     assert load(path).notes == ()
     text = (study / "scans.csv").read_text().replace("patient,n/a", "patient,61")
     (study / "scans.csv").write_text(text)
-    assert load(path).notes == ("1 patients are also in the split tune: the label-tuned threshold has seen them",)
+    told = "1 patients are also in the split tune: halves of the patients tune each other instead"
+    assert load(path).notes == (told,)
 
 
 def test_paths_can_start_from_the_table(study):
