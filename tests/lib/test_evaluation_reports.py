@@ -4,9 +4,15 @@ import base64
 import hashlib
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC
 
+from lib.endpoints import evaluation, install
 from lib.endpoints.evaluation import policy
 from lib.errors import UnknownImage
 from lib.scoring import reports
@@ -101,3 +107,47 @@ def test_a_browser_obeys_the_pages_own_style_and_script_only():
 def test_a_page_without_hashes_of_its_own_runs_no_script(page):
     assert "script-src 'none'" in policy(page)
     assert policy(page).endswith("sandbox")
+
+
+@pytest.fixture
+def client(tmp_path, made, monkeypatch):
+    """The server's addresses as they are installed, over an app folder with one report."""
+    app = SimpleNamespace(app_dir=str(tmp_path))
+    monkeypatch.setattr(evaluation, "app_instance", lambda: app)
+    reports.publish(tmp_path / "runs" / "scoring", made, {"models": ["one"]})
+    server = FastAPI()
+    install(server)
+    return TestClient(server)
+
+
+def test_reports_are_served_with_headers_that_keep_them_apart(client):
+    (listed,) = client.get("/anomaly/evaluation/").json()
+    page = client.get(listed["url"])
+    assert page.status_code == 200
+    assert page.text == evaluation_html(RECORD)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.headers["content-security-policy"] == policy(page.text)
+    for name in ("", *listed["files"]):
+        answer = client.get(f"{listed['url']}{name}")
+        assert answer.status_code == 200
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "attachment" in answer.headers.get("content-disposition", "attachment")
+
+
+@pytest.mark.parametrize(
+    "path", ["20260101-000000/", "..%2f..%2fmain.py", "work/", "x/evaluation.json", "{id}/summary.json"]
+)
+def test_what_is_not_there_is_404(client, path):
+    report = client.get("/anomaly/evaluation/").json()[0]["id"]
+    answer = client.get("/anomaly/evaluation/" + path.format(id=report))
+    assert answer.status_code == 404
+
+
+def test_reports_need_the_role_that_reads_scans():
+    """Every address asks MONAI Label's own access control, and for the same role as a scan's file."""
+    wanted = settings.MONAI_LABEL_AUTH_ROLE_USER
+    for route in evaluation.router.routes:
+        calls = [dependency.call for dependency in route.dependant.dependencies]
+        assert [call.roles for call in calls if isinstance(call, RBAC)] == [wanted]
