@@ -28,6 +28,7 @@ _AT_POINT = (
     "healthy_false_positives_per_scan",
 )  # fmt: skip
 _POINT = "balanced"
+_SITE = "site"  # of a calibration
 _FEWEST = 5
 
 
@@ -41,7 +42,8 @@ def measured_record(
 ) -> dict[str, Any]:
     """measured.json of a model from the records of ``evaluate``, ``selftest`` and ``fairness``.
 
-    Rows and self-tests of another model, or of the model with other weights, are left out.
+    Rows and self-tests of another model, of the model with other weights, or with the calibration of a site, are left
+    out. A fairness record names its models, not their weights.
     """
     sets = [entry for table in evaluation["sets"] if (entry := _set(model_id, result_hash, table))]
     method = next((entry.pop("method") for entry in sets), "")
@@ -64,8 +66,9 @@ def measured_record(
 
 
 def row_of(model_id: str, table: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The row of a model's default score on a set, with its own calibration where there are two."""
+    """The row of a model's default score on a set, with its own calibration where there are two; none of a site's."""
     rows = [row for row in table["rows"] if row["default"] and row["model"] == model_id]
+    rows = [row for row in rows if row["calibration"]["kind"] != _SITE]
     rows.sort(key=lambda row: row["calibration"]["kind"] == "set")
     return rows[0] if rows else None
 
@@ -212,6 +215,8 @@ def _fairness(model_id: str, record: Mapping[str, Any] | None) -> dict[str, Any]
 
 
 def _same(model: Mapping[str, Any], model_id: str, result_hash: str) -> bool:
+    if (model.get("calibration") or {}).get("kind") == _SITE:
+        return False
     return model["id"] == model_id and model.get("result_hash") in (None, result_hash)
 
 

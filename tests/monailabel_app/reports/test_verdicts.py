@@ -90,8 +90,9 @@ def test_what_was_measured_with_other_weights_is_left_out(evaluation):
             row["result_hash"] = "b" * 64
     assert measured_record("good_t1", HASH, changed)["sets"] == []
     assert len(measured_record("good_t1", "b" * 64, changed)["sets"]) == 2
-    other = {**SELFTEST, "model": {"id": "good_t1", "result_hash": "b" * 64}}
-    assert measured_record("good_t1", HASH, evaluation, selftests=[other])["blind_spots"] == []
+    for about in ({"result_hash": "b" * 64}, {"result_hash": HASH, "calibration": {"kind": "site"}}):
+        other = {**SELFTEST, "model": {"id": "good_t1", **about}}
+        assert measured_record("good_t1", HASH, evaluation, selftests=[other])["blind_spots"] == []
 
 
 def test_blind_spots_and_fairness_are_those_of_the_model(evaluation):
@@ -111,4 +112,5 @@ def test_the_row_of_a_model_is_of_its_own_calibration():
     ]
     assert row_of("m", {"rows": rows}) is rows[1]
     assert row_of("m", {"rows": rows[:1]}) is rows[0]
+    assert row_of("m", {"rows": [{**rows[1], "calibration": {"kind": "site"}}]}) is None
     assert row_of("other", {"rows": rows}) is None
