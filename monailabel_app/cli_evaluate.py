@@ -82,7 +82,7 @@ def evaluate(
     known = {_name(folder): folder for folder in list_model_folders(ROOT)}
     sets, tuning, missing = _data_sets(data, data_root, split, modality, _sequence_of(models))
     folders, explicit, strict = _models(models, known, sets)
-    request = Request(tuple(folders), known, tuple(sets), tuning, explicit, strict, _command())
+    request = Request(tuple(folders), known, tuple(sets), tuning, explicit, strict, as_typed())
     used = 0 if device.startswith("cuda") else os.cpu_count() or 1 if workers is None else workers
     options = Options(quick, again, all_scores, all_smoothings, used, device, calibration=calibration)
     with bars() as bar:
@@ -113,12 +113,24 @@ def _data_sets(
                     raise
                 missing.append(f"{spec} is left out: {error}")
                 continue
-            sets.append(dataset)
+            _add(sets, dataset)
             if dataset.tune_split is not None and dataset.tune_split != dataset.split:
                 tuning[dataset.name] = _load(load_dataset, spec, data_root, dataset.tune_split, modality, likely)
     if not sets:
         raise InvalidSettings(f"expected a data set that is there; {'; '.join(missing) or 'name one (see --list)'}")
     return sets, tuning, missing
+
+
+def _add(sets: list[Dataset], dataset: Dataset) -> None:
+    """Raises InvalidSettings for another set of the same name and split: nothing could tell their rows apart."""
+    same = [other for other in sets if (other.name, other.split) == (dataset.name, dataset.split)]
+    if any(other.scans != dataset.scans for other in same):
+        raise InvalidSettings(
+            f"expected sets of different names, got two of the name {dataset.name}; give one another name in its "
+            "description"
+        )
+    if not same:
+        sets.append(dataset)
 
 
 def _load(
@@ -190,7 +202,7 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _command() -> str:
-    """As it was typed, without the paths that tell where somebody's data lie."""
+def as_typed() -> str:
+    """The command without the paths that tell where somebody's data lie."""
     words = [Path(word).name if os.sep in word else word for word in sys.argv[1:]]
     return " ".join(["main.py", *words])

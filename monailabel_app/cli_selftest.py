@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from monailabel_app.cli_evaluate import as_typed
 from monailabel_app.errors import InvalidSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +72,7 @@ def selftest(
             workers=workers,
             device=device,
             calibration=calibration,
-            command=f"main.py {' '.join(sys.argv[1:])}",
+            command=as_typed(),
             stage=bar.stage,
         )
     for sentence in record["sentences"]:

@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from monailabel_app import cli, cli_evaluate
+from monailabel_app.errors import InvalidSettings
 from monailabel_app.pipelines.evaluation import run as pipeline
 from monailabel_app.pipelines.predict import list_model_folders
 
@@ -33,6 +34,21 @@ def test_development_sets_that_are_not_there_are_all_named(tmp_path):
     result = runner.invoke(cli.app, ["evaluate", "--data", "dev", "--data-root", str(tmp_path)])
     assert result.exit_code == 2
     assert "ixi_implanted is left out" in result.output
+
+
+def test_a_set_named_twice_is_measured_once_and_two_of_one_name_are_refused(tmp_path):
+    description = cli_evaluate.ROOT / "tests" / "data" / "mslub_flair.yaml"
+    sets, _, _ = cli_evaluate._data_sets(f"{description},{description}", tmp_path, None, None)
+    assert len(sets) == 1
+    other = tmp_path / description.name
+    other.write_text(description.read_text() + f"root: {description.parent}\nid: other\n")
+    with pytest.raises(InvalidSettings, match="two of the name mslub_flair"):
+        cli_evaluate._data_sets(f"{description},{other}", tmp_path, None, None)
+
+
+def test_the_command_is_recorded_without_folders(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["main.py", "selftest", "--healthy", "/data/mueller/scans", "--quick"])
+    assert cli_evaluate.as_typed() == "main.py selftest --healthy scans --quick"
 
 
 def test_the_cache_is_emptied_of_what_the_command_put_there(tmp_path):
