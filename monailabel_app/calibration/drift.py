@@ -148,6 +148,22 @@ def score_drift(scores: Collection[float], calibrated: Collection[float]) -> dic
     return {**found, "drifted": found["p_value"] < _DRIFTED_P, "sentence": _in_words(found)}
 
 
+def rank_drift(p_values: Collection[float], calibration_scans: int) -> dict[str, Any] | None:
+    """``score_drift`` of healthy scans of which only the rank p-values among the calibration's scores were kept.
+
+    The statistic depends on the order of the scores alone, which these give. None where they are not ranks among so
+    many scans.
+    """
+    ranks = np.asarray(list(p_values), dtype=np.float64) * (calibration_scans + 1)
+    if not len(ranks) or calibration_scans < 1 or not np.allclose(ranks, np.rint(ranks), atol=1e-3):
+        return None
+    # So many of the calibration's scores, here 1 to n, are not below the scan's.
+    not_below = np.rint(ranks) - 1
+    found = score_drift(calibration_scans - not_below + 0.5, range(1, calibration_scans + 1))
+    del found["median_difference"]
+    return found
+
+
 def _in_words(found: Mapping[str, Any]) -> str:
     numbers = (
         f"(Kolmogorov-Smirnov distance {found['distance']:.2f}, p = {found['p_value']:g}; {found['scans']} scans "

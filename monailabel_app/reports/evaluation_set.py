@@ -121,7 +121,7 @@ def drift_sentences(row: Mapping[str, Any]) -> list[str]:
     for part in said:
         for sentence in part if isinstance(part, (list, tuple)) else [part]:
             if isinstance(sentence, Mapping):
-                sentence = sentence.get("sentence")
+                sentence = sentence.get("sentence") if sentence.get("drifted", True) else None
             if sentence:
                 text = str(sentence)
                 found.append(text if str(row["model"]) in text else f"{row['model']}: {text}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from monailabel_app import __version__
+from monailabel_app.calibration.drift import rank_drift
 from monailabel_app.calibration.operating_points import TARGET_FPR
 from monailabel_app.errors import EvaluationFailed
 from monailabel_app.metrics.case_histograms import precision_recall
@@ -26,13 +27,15 @@ VERSION = 1
 RESAMPLES = 2000
 EXPLAINED = {
     "figures": "Voxels of the brain on the model grid (2 mm), of all cases together. AP: average precision, to be read "
-    "beside the prevalence, which is the AP of chance. Best Dice knows the labels (oracle): an upper bound. Scan "
+    "beside the prevalence, which is the AP of chance. Best Dice knows the labels (oracle): the best that one "
+    "threshold on the whole map gives; the masks in use are outlined besides and can be better. Scan "
     "AUROC: chance that a scan with lesions scores above a healthy one. Brackets: 95 % bootstrap over "
     "patients, percentiles expanded for their number; none with fewer than 5 of them.",
     "points": "Operating points are chosen on healthy scans. Dice is the mean over cases; recall and false positives "
     "count 26-connected components, predicted ones below 0.1 ml dropped. Volume error: marked minus true volume, "
     "without its sign; bias: with it. RoDeO: boxes of predicted and true lesions matched one to one.",
-    "healthy_point": "Dice of voxels at the balanced operating point, small components not removed, mean over cases.",
+    "healthy_point": "Dice of voxels at the balanced operating point, neither outlined nor small components removed, "
+    "mean over cases.",
     "healthy_quantile": "The same at the value that 0.5 % of healthy voxels exceed: of the set's healthy scans, or, "
     "where it has none, of those that calibrated the model.",
     "label_tuned": "The same at the threshold that was best on labelled scans of other patients: of the set's tuning "
@@ -184,6 +187,7 @@ def _row(
         "calibration": _calibration(protocol["calibration"]),
         "leave_one_out": protocol["leave_one_out"],
         "warnings": _warnings(protocol["calibration"]),
+        "drift": _drift(protocol),
         "default": name.startswith(record["default"]),
         "cases": len(protocol["cases"]),
         "healthy": len(protocol["healthy"]),
@@ -277,6 +281,16 @@ def _calibration(value: Any) -> dict[str, Any]:
 
 def _warnings(calibration: Any) -> list[str]:
     return [str(said) for said in calibration.get("warnings") or ()] if isinstance(calibration, Mapping) else []
+
+
+def _drift(protocol: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Whether the set's healthy scans score like those of the calibration; None where they are the same or unknown."""
+    calibration = _calibration(protocol["calibration"])
+    ranks = [scan.get("p_value") for scan in protocol["healthy"]]
+    known = calibration["kind"] in ("own", "site") and calibration["scans"] and None not in ranks
+    if not known or protocol["leave_one_out"]:
+        return None
+    return rank_drift(ranks, calibration["scans"])
 
 
 def _target(protocol: Mapping[str, Any], point: str) -> Any:

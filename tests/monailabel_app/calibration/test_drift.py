@@ -8,10 +8,12 @@ from monailabel_app.calibration.drift import (
     DriftReference,
     bulk_distance,
     drift_reference,
+    rank_drift,
     scan_drift,
     score_drift,
 )
 from monailabel_app.errors import InvalidSettings
+from monailabel_app.metrics.imagewise import rank_p_value
 
 VOXELS = 20_000  # of 8 mm3: 160 ml
 
@@ -118,6 +120,17 @@ def test_healthy_sets_of_one_kind_are_called_different_as_rarely_as_the_level_sa
     generator = np.random.default_rng(1)
     called = [score_drift(generator.normal(size=15), generator.normal(size=20))["drifted"] for _ in range(400)]
     assert np.mean(called) <= 0.07
+
+
+def test_ranks_alone_give_the_same_test():
+    generator = np.random.default_rng(5)
+    for shift, count in ((0.0, 7), (1.5, 25), (-1.0, 12)):
+        known, given = generator.normal(size=20), generator.normal(shift, size=count)
+        whole, ranks = score_drift(given, known), rank_drift([rank_p_value(x, known) for x in given], 20)
+        assert {**whole, "median_difference": None} == {**ranks, "median_difference": None}
+    assert rank_drift([0.5, 0.123], 20) is None
+    assert rank_drift([], 20) is None
+    assert rank_drift([float("nan")], 20) is None
 
 
 def test_no_scores_are_refused():

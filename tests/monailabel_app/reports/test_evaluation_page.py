@@ -298,6 +298,15 @@ def test_drift_of_a_calibration_is_told(record):
     assert "drift from the calibration" in section(text, "set-set-0").of("section")[0][1]
 
 
+def test_a_check_that_found_no_drift_is_no_warning(record):
+    changed = copy.deepcopy(record)
+    told = {"drifted": False, "sentence": "no difference of the scores shows", "p_value": 0.4}
+    changed["sets"][0]["rows"][0]["drift"] = told
+    assert "no difference of the scores" not in evaluation_html(changed)
+    told |= {"drifted": True, "sentence": "the scores are distributed otherwise, higher on the whole"}
+    assert "distributed otherwise" in evaluation_html(changed)
+
+
 def test_pictures_are_inside_and_described(page):
     images = page.of("img")
     assert [base64.b64decode(a["src"].partition(",")[2]) for a, _ in images] == [picture(40 + n) for n in range(4)]

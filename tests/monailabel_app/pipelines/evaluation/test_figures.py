@@ -134,6 +134,27 @@ def test_with_few_patients_nothing_is_decided_and_nothing_has_an_interval():
     assert alone[0]["differences"]["intensity"]["mean_case_ap"]["p_value"] is None
 
 
+def test_a_row_says_whether_the_healthy_scans_score_like_those_of_the_calibration():
+    def drift(measurement):
+        return set_rows([measurement], "t1", resamples=20)[0]["drift"]
+
+    known = {"id": None, "kind": "own", "scans": 19, "warnings": []}
+    one = made("m", "ddpm", 2.0, calibration=known, healthy=8)
+    (protocol,) = one.record["protocols"].values()
+    for scan in protocol["healthy"]:
+        scan["p_value"] = 0.05  # above all 19
+    found = drift(one)
+    assert (found["distance"], found["scans"], found["calibration_scans"], found["drifted"]) == (1.0, 8, 19, True)
+    assert "higher on the whole" in found["sentence"]
+    protocol["healthy"][0]["p_value"] = None
+    assert drift(one) is None
+    protocol["healthy"][0]["p_value"] = 0.05
+    protocol["leave_one_out"] = True
+    assert drift(one) is None
+    assert drift(made("m", "ddpm", 2.0, calibration={**known, "kind": "set"})) is None
+    assert drift(made("m", "ddpm", 2.0, calibration=known, healthy=0)) is None
+
+
 def test_of_two_baselines_of_a_kind_the_one_of_the_sequence_is_the_reference():
     measurements = four_models()
     measurements.insert(0, made("intensity_any", "intensity", 3.5, modality="any", seed=9))
