@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ _LOG = logging.getLogger(__name__)
 Stage = Callable[[str, int, int], None]
 BASELINES = ("intensity", "atlas_zscore")
 SMOOTHINGS = ("standard", "none", "strong")
+_NO_NAME = re.compile(r"[^A-Za-z0-9_@-]+")
 _LOST_SHARE = 0.5  # a model that fails on more of a set than this is at fault itself
 
 
@@ -268,8 +270,7 @@ class _Run:
         """Take over what was measured before, unless it is to be measured again."""
         for index, task in enumerate(self._tasks):
             kept = None if self._options.again else Measurement.load(self._path(task))
-            wanted = {f"{score}/{smoothing}/own" for score in task.model.scores for smoothing in task.model.smoothings}
-            if kept is not None and wanted <= set(kept.record["protocols"]):
+            if kept is not None and _is_of(kept, task):
                 kept.record["set"]["skipped"] = [dict(item) for item in task.cases.skipped]
                 self._found[index] = kept
 
@@ -277,7 +278,8 @@ class _Run:
         model, cases = task.model.id, task.cases
         quick = "-quick" if self._options.quick else ""
         split = f"-{cases.split}" if cases.split else ""
-        name = f"{cases.name}{split}-{cases.key[:8]}{quick}"
+        # Names are whatever a description says, and what follows a dot would be taken for the ending.
+        name = _NO_NAME.sub("_", f"{cases.name}{split}-{cases.key[:8]}{quick}")
         return self._output / "measured" / f"{model}-{task.model.model_hash[:12]}" / name
 
     def _without(self, task: Task, reasons: Mapping[str, str]) -> Task:
@@ -294,6 +296,12 @@ class _Run:
     def _fail(self, model: str, dataset: str, error: str) -> None:
         _LOG.warning("%s on %s is left out: %s", model, dataset, error)
         self._failed.append({"model": model, "set": dataset, "error": error})
+
+
+def _is_of(kept: Measurement, task: Task) -> bool:
+    """Whether a measurement is of these scans and holds every reading that is wanted."""
+    wanted = {f"{score}/{smoothing}/own" for score in task.model.scores for smoothing in task.model.smoothings}
+    return kept.record["set"]["key"] == task.cases.key and wanted <= set(kept.record["protocols"])
 
 
 def _view(model: MeasuredModel) -> tuple[Any, ...]:

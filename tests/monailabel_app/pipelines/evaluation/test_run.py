@@ -4,15 +4,19 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from monailabel_app.errors import EvaluationFailed
 from monailabel_app.pipelines.evaluation import analyses
 from monailabel_app.pipelines.evaluation import run as evaluation
 from monailabel_app.pipelines.evaluation.dataset_types import Dataset
+from monailabel_app.pipelines.evaluation.measure import VERSION, Measurement
 from monailabel_app.pipelines.evaluation.run import Options, Request, evaluate
 from monailabel_app.pipelines.evaluation.sets import SetBuilder
+from monailabel_app.pipelines.evaluation.tasks import Task
 from tests.monailabel_app.pipelines.evaluation.case_factory import own_set, prepared_case
 
 QUICKLY = Options(resamples=20)
@@ -98,6 +102,22 @@ def test_what_was_measured_is_read_again_unless_it_is_asked_for_anew(weights, da
     count = len(measured)
     evaluate(request, tmp_path / "out", tmp_path / "cache", replace(QUICKLY, again=True))
     assert len(measured) == count + 3
+
+
+@pytest.mark.parametrize("name", ["files", "lesions.v1", "../../outside", "a/b", "/etc"])
+def test_a_measurement_is_taken_over_for_the_same_scans_only_whatever_their_set_is_called(case_set, tmp_path, name):
+    run = evaluation._Run(Request((), {}, (), {}), tmp_path, tmp_path, QUICKLY, None)
+    model = SimpleNamespace(id="ddpm_t1", model_hash="a" * 64, scores=("signed",), smoothings=("standard",))
+    keys = ("1" * 64, "2" * 64, "2" * 63 + "3")
+    tasks = [Task(model, replace(case_set, name=name, key=key)) for key in keys]
+    for task in tasks[:2]:
+        record = {"version": VERSION, "set": {"key": task.cases.key}, "protocols": {"signed/standard/own": {}}}
+        Measurement(record, {"signed/standard/own": np.zeros((1, 2, 3), np.int32)}).save(run._path(task))
+    found = list((tmp_path / "measured").rglob("*.json"))
+    assert len(found) == len(list(tmp_path.rglob("*.json"))) == 2
+    run._tasks = tasks
+    run._keep_measured()
+    assert {index: kept.record["set"]["key"] for index, kept in run._found.items()} == {0: keys[0], 1: keys[1]}
 
 
 def test_a_model_that_cannot_be_loaded_is_reported_and_the_others_go_on(weights, dataset, measured, tmp_path):
