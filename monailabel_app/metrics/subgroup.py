@@ -19,7 +19,7 @@ from scipy import stats
 from monailabel_app.errors import InvalidSettings
 
 from .imagewise import scan_auroc
-from .patient_bootstrap import limits, patient_weights, weighted_aurocs, weighted_means
+from .patient_bootstrap import expanded_level, limits, patient_weights, weighted_aurocs, weighted_means
 
 UNKNOWN = "unknown"
 SCORE = "scan_score"
@@ -283,12 +283,8 @@ def _assignments(members: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple
 
 
 def _estimate(resampled: np.ndarray, people: int) -> Estimate:
-    """Percentiles taken further out than 95 %, as Student's t has them for so few people.
-
-    A plain percentile interval of 10 of them is a sixth too narrow (Hesterberg, The American Statistician 69, 2015).
-    """
+    """Percentiles taken further out than 95 %, as ``expanded_level`` has them for so few people."""
     if people < 2:
         return Estimate(float(resampled[0]), float("nan"), float("nan"))
-    tail = stats.norm.cdf(np.sqrt(people / (people - 1)) * stats.t.ppf(0.025, people - 1))
-    low, high = limits(resampled, 1 - 2 * float(tail))
+    low, high = limits(resampled, expanded_level(people))
     return Estimate(float(resampled[0]), low, high)
