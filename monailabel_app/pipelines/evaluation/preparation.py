@@ -24,7 +24,7 @@ from monailabel_app.types import BrainMask, PreparedVolume, Volume
 from ..implants import ImplantPlan, implant_first_fitting, standard_to_template
 from ..levels import Levels, at_levels
 from .cases import PreparedCase, alignment_of, load_case, on_model_grid, save_case
-from .dataset_types import NONZERO, DatasetScan, Picture
+from .dataset_types import EXTRACT, NONZERO, DatasetScan, Picture
 
 _CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
 
@@ -168,8 +168,12 @@ def _with_implant(job: PrepareJob, volume: Volume, brain: np.ndarray | None) -> 
 def _prepared(job: PrepareJob, native: _Native) -> PreparedCase:
     started = time.perf_counter()
     prepared, seconds = _bring(job, native, started)
+    truth = on_model_grid(native.gt_mask, prepared)
     counted = prepared.brain_mask if native.brain is None else on_model_grid(native.brain, prepared)
-    truth = on_model_grid(native.gt_mask, prepared) & counted
+    if job.scan.brain == EXTRACT:
+        # What the extraction cuts off of a lesion is not found, and must not be left out of what there was to find.
+        counted = counted | truth
+    truth &= counted
     details = {**native.details, **_losses(native, prepared, truth)}
     return PreparedCase("", "", prepared, truth, counted, details, seconds)
 

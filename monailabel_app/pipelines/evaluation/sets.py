@@ -20,7 +20,7 @@ from ..levels import Levels
 from ..predict import SHIPPED_MODELS
 from ..workers import WorkerDied, map_in_processes
 from .cases import CaseSet, StoredCase, StoredCases, content_key, hash_files, set_key
-from .dataset_types import Dataset, DatasetScan
+from .dataset_types import EXTRACT, Dataset, DatasetScan
 from .preparation import Implant, PrepareJob, Recipe, prepare_case
 
 _LOG = logging.getLogger(__name__)
@@ -31,12 +31,13 @@ FOLDER = "prepared"
 
 @dataclass(frozen=True)
 class _Planned:
-    """A case to be: where it comes from and where it goes."""
+    """A case to be: where it comes from and where it goes. key: of what a model sees; content: of its truth, too."""
 
     job: PrepareJob
     id: str
     patient: str
     key: str
+    content: str
     attributes: Mapping[str, str | float] = field(default_factory=dict)
     source: str = ""
 
@@ -45,7 +46,7 @@ class _Planned:
         view = [self.key, self.job.path.stem, str(self.job.levels) if self.job.cut else ""]
         digest = hashlib.sha256("/".join(view).encode()).hexdigest()
         return StoredCase(
-            self.id, self.patient, digest, self.job.path, self.job.cut, self.attributes, self.source, self.key
+            self.id, self.patient, digest, self.job.path, self.job.cut, self.attributes, self.source, self.content
         )
 
 
@@ -102,7 +103,7 @@ class SetBuilder:
         cases = self._plan(dataset.cases, recipe, levels, skipped)[:: _QUICK_STEP if self._quick else 1]
         made = self._fill(dataset, [*healthy, *cases], skipped)
         if dataset.implants is not None:
-            cases = self._implants(dataset, healthy, recipe, levels, made)[:: _QUICK_STEP if self._quick else 1]
+            cases = self._implants(dataset, healthy, recipe, levels, made)
             made |= self._fill(dataset, cases, skipped)
         usable = [[item.stored() for item in group if item.job.path in made] for group in (healthy, cases)]
         if not usable[0] and not usable[1]:
@@ -134,7 +135,9 @@ class SetBuilder:
                 reason = f"expected a readable scan, got {type(error).__name__}; restore its files"
                 self._skip(skipped, scan.id, reason)
                 continue
-            planned.append(_Planned(self._job(scan, recipe, key, levels), scan.id, scan.patient, key, scan.attributes))
+            content = _content(scan, key, lesioned=bool(scan.labels))
+            job = self._job(scan, recipe, content, levels)
+            planned.append(_Planned(job, scan.id, scan.patient, key, content, scan.attributes))
         return planned
 
     def _implants(
@@ -148,14 +151,17 @@ class SetBuilder:
         )
         by_id = {item.id: item for item in healthy if item.job.path in made}
         planned = []
-        for number, plan in enumerate(plans):
+        # Counted over all plans, so that a scan that one kind of model cannot use does not change the others' cases.
+        for number, plan in list(enumerate(plans))[:: _QUICK_STEP if self._quick else 1]:
             source = by_id.get(dataset.healthy[plan.scan].id)
             if source is None:
                 continue
             key = content_key([("scan", source.key)], {"shapes": digest, "plan": vars(plan)})
-            job = self._job(source.job.scan, recipe, key, levels)
+            content = _content(source.job.scan, key, lesioned=True)
+            job = self._job(source.job.scan, recipe, content, levels)
             job = replace(job, implant=Implant(plan, shapes, source.job.path))
-            planned.append(_Planned(job, f"{source.id}-{number}", source.patient, key, source.attributes, source.id))
+            name = f"{source.id}-{number}"
+            planned.append(_Planned(job, name, source.patient, key, content, source.attributes, source.id))
         return planned
 
     def _job(self, scan: DatasetScan, recipe: Recipe, key: str, levels: Levels | None) -> PrepareJob:
@@ -206,6 +212,12 @@ class SetBuilder:
             "picture": vars(recipe.picture) if recipe.picture is not None else None,
             **more,
         }
+
+
+def _content(scan: DatasetScan, key: str, *, lesioned: bool) -> str:
+    """The key of a case with its truth: of scans whose brain is extracted, lesions are kept whole since this rule."""
+    whole = lesioned and scan.brain == EXTRACT
+    return content_key([("case", key)], {"lesions": "whole"}) if whole else key
 
 
 def _is_there(job: PrepareJob) -> bool:

@@ -133,6 +133,27 @@ def test_attributes_and_brain_masks_of_the_data_set_are_kept(builder, tmp_path):
     np.testing.assert_array_equal(case.counted, case.prepared.brain_mask)  # a given mask is what is analysed
 
 
+def test_what_the_brain_extraction_cuts_off_of_a_lesion_stays_in_the_truth(builder, tmp_path, monkeypatch):
+    given = write_dataset(tmp_path / "data", lesioned=1)
+    whole = builder.build(given)
+    lesion = read_volume(given.scans[0].labels[0]).data[0] > 0.5
+    brain = read_volume(given.scans[0].brain).data[0] > 0.5
+    middle = int(np.median(np.argwhere(lesion)[:, 0]))
+    lesion[middle:] = False
+
+    class Cutting:
+        def extract(self, volume):
+            return BrainMask(brain & ~lesion, "model")
+
+    monkeypatch.setattr(preparation, "_extractor", lambda folder, device: Cutting())
+    extracted = builder.build(replace(given, scans=(replace(given.scans[0], brain="extract"),)))
+    case = extracted.cases[0]
+    missed = case.gt_mask & ~case.prepared.brain_mask
+    assert missed.sum() > 0.2 * case.gt_mask.sum()
+    assert not (case.gt_mask & ~case.counted).any()
+    assert case.gt_mask.sum() == pytest.approx(whole.cases[0].gt_mask.sum(), rel=0.1)
+
+
 def test_an_empty_label_is_a_case_with_nothing_to_find(builder, tmp_path):
     made = builder.build(write_dataset(tmp_path / "data", lesioned=1, empty=1))
     assert [case.details["native_lesions"] for case in made.cases] == [1, 0]
