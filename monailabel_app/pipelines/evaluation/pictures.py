@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,17 @@ def make_pictures(record: dict[str, Any], shown: Sequence[tuple[Task, Measuremen
         examples = [e for e in entry["examples"] if e["model"] == task.model.id] if entry else []
         if not examples:
             continue
+        plan = plan_of(task, cache)
         try:
-            reader = Reader(plan_of(task, cache))
+            reader = Reader(plan)
             for number, example in enumerate(examples):
                 name = f"{FOLDER}/{_plain(task.model.id)}-{_plain(about['name'])}-{example['kind']}-{number}.png"
                 pictures[name] = _picture(reader, task, measurement, example["id"])
                 example["picture"] = name
         except AnomalyAppError as error:
             _LOG.warning("no pictures of %s: %s", task.title, error)
+        finally:  # the raw maps of an ensemble's healthy scans
+            shutil.rmtree(plan.keep, ignore_errors=True)
     return pictures
 
 
