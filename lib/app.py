@@ -279,7 +279,7 @@ class AnomalyApp(MONAILabelApp):
 
 def _save_map(datastore: Datastore, image_id: str, file: str, model: str, result: dict[str, Any]) -> None:
     """Keep the anomaly map beside the labels; a folder that cannot be written does not spoil the result."""
-    keys = ("anomaly_score", "p_value", "threshold", "model", "settings")
+    keys = ("anomaly_score", "p_value", "threshold", "model", "settings", "calibration")
     info = {"model": model, "params": {key: result.get(key) for key in keys}}
     try:
         datastore.save_label(image_id, file, ANOMALY_MAP_TAG, info)

@@ -8,6 +8,7 @@ done. Here the function is a plain ``def``, which the framework runs in a thread
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -61,14 +62,24 @@ def run_inference(
 
 
 def read_params(text: str | None) -> dict[str, Any]:
-    """The form field ``params``. Raises InvalidRequest when it is not a JSON object."""
+    """The form field ``params``. Raises InvalidRequest when it is not a JSON object of finite numbers.
+
+    Python reads NaN, which is no JSON; kept in the datastore, it would be an error in every answer that lists it.
+    """
     try:
-        params = json.loads(text) if text else {}
+        params = json.loads(text, parse_constant=_finite, parse_float=_finite) if text else {}
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"expected params as a JSON object, got text that is not JSON ({error.msg})") from error
     if not isinstance(params, dict):
         raise InvalidRequest(f"expected params as a JSON object, got {type(params).__name__}")
     return params
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise InvalidRequest(f"expected finite numbers in params, got {text[:24]}")
+    return value
 
 
 def session_image(app, session_id: str) -> str:

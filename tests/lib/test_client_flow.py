@@ -113,6 +113,7 @@ def test_the_anomaly_map_is_kept_and_no_label(client, lesion_scan):
     np.testing.assert_allclose(values.get_fdata(), data / data.max(), atol=1e-5)
     kept = client.datastore()["objects"]["ixi_lesion"]["labels"]["anomaly_map"]["info"]["params"]
     assert kept["settings"]["operating_point"] == "sensitive"
+    assert kept["calibration"]["id"] == "shipped"
     assert client.info()["datastore"]["completed"] == before
 
 
