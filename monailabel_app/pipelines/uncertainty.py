@@ -17,7 +17,7 @@ from monailabel_app.calibration.calibrated_map import calibrated_map, scan_score
 from monailabel_app.calibration.tails import rarity
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.io.geometry import resample
-from monailabel_app.postprocessing.delineate import delineated
+from monailabel_app.postprocessing.delineate import least_kept
 from monailabel_app.preprocessing.normalize import NORMALIZATIONS, normalize_slice
 from monailabel_app.types import Lesion, PreparedVolume, Volume
 from monailabel_app.uncertainty.jitter import Jitter, random_alignment, random_field, random_outline
@@ -67,11 +67,11 @@ def repeated(
         for m, (values, scale, threshold) in enumerate(_maps(model, scan, settings)):
             on_scale = scale(values)
             scan_scores[p, m, s] = scan_score(on_scale) if model.levels is None else slice_score(on_scale)
-            outlined = delineated(values, (_GRID_MM,) * 3)
-            marked_ml[p, m, s] = float((outlined > threshold).sum()) * _GRID_MM**3 / 1000
+            least = least_kept(values, (_GRID_MM,) * 3)
+            marked_ml[p, m, s] = float(((values > threshold) & (values >= least)).sum()) * _GRID_MM**3 / 1000
             for i, zone in enumerate(zones):
-                near = zone.native(outlined, scan.prepared)
-                marked = (near > threshold) & zone.near
+                near = zone.native(values, scan.prepared)
+                marked = (near > threshold) & (near >= zone.native(least, scan.prepared)) & zone.near
                 volumes[i, p, m, s] = marked.sum() * volume.voxel_volume_mm3 / 1000
                 found[i, p, m, s] = (marked & zone.lesion).any()
                 scores[i, p, m, s] = zone.native(on_scale, scan.prepared)[zone.lesion].mean()

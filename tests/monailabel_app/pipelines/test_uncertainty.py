@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.pipelines import predict as pipeline
+from monailabel_app.pipelines import uncertainty
 from monailabel_app.pipelines.cache import MapCache
 from monailabel_app.pipelines.calibrate import calibrate_model
 from monailabel_app.pipelines.ensemble import make_ensemble
@@ -15,7 +17,7 @@ from monailabel_app.pipelines.predict import PredictSettings, load_model, predic
 from monailabel_app.pipelines.uncertainty import PREPARATIONS, SEEDS, jittered
 from monailabel_app.preprocessing.pipeline import PrepareSettings
 from monailabel_app.uncertainty.jitter import Jitter
-from monailabel_app.uncertainty.total_variance import SOURCES
+from monailabel_app.uncertainty.total_variance import SOURCES, decompose
 from tests.monailabel_app.synthetic import person, save_template, scan
 
 from .conftest import healthy_loaders
@@ -63,6 +65,28 @@ def test_the_finding_itself_is_the_same_with_and_without(make_model):
     assert [lesion.volume_ml for lesion in with_it.lesions] == [lesion.volume_ml for lesion in without.lesions]
     assert without.uncertainty is None
     assert all(lesion.uncertainty is None for lesion in without.lesions)
+
+
+def _with_threshold(model, threshold):
+    """The model with another balanced threshold."""
+    calibration, score = model.calibration, model.scores[0]
+    mine = calibration.score(score)
+    balanced = replace(mine.points["standard"]["balanced"], threshold=threshold)
+    points = {**mine.points, "standard": {**mine.points["standard"], "balanced": balanced}}
+    model.calibration = replace(calibration, scores={**calibration.scores, score: replace(mine, points=points)})
+    return model
+
+
+def test_the_volumes_are_those_of_the_findings_own_outline(monkeypatch, make_model):
+    """The first of the repeats is the finding: a lesion has the volume in it that it has in the result."""
+    volume, brain = _patient()
+    model = load_model(make_model("atlas_zscore").folder)
+    peak = predict(volume, model, brain=brain).lesions[0].peak_score
+    samples = []
+    monkeypatch.setattr(uncertainty, "decompose", lambda values: samples.append(values) or decompose(values))
+    # So low that the mask ends at a share of each region's own peak.
+    finding = predict(volume, _with_threshold(model, peak / 5), ON, brain=brain)
+    assert samples[0][0, 0, 0] == pytest.approx(finding.lesions[0].volume_ml, rel=0.05)
 
 
 def test_a_method_without_chance_has_no_share_of_noise(make_model):
