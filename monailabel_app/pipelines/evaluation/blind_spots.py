@@ -1,13 +1,14 @@
 """What a model cannot see, measured with synthetic anomalies in healthy scans: the record and how it is made.
 
 blind_spots.json
-    version, made {time, app_version, seconds, processor_seconds, command}, model {id, hash, method, modality,
-    score, smoothing, calibration {data, scans, kind, id, hash}}, data {name, scans (altered), calibrating_scans, key,
-    leave_one_out, refused}, manifest {seed, replicates, volumes_ml, contrasts, textures, regions, kinds, gap_mm, rule,
-    scans, analyses, anomalies, not_placed, key}, default_point, thresholds {point: value},
-    points {point: figures}, cells [{kind, volume_ml, contrast, texture, region, points {point: {n, found}}}],
-    sentences [text] (of the default point), whole_pipeline {...} or null, corruptions [...] or null,
-    placed [{number, kind, volume_ml, contrast, texture, region, scan, run, centre [voxel], structure}]
+    version, made {time, app_version, seconds, processor_seconds, command}, model {id, hash, result_hash, method,
+    modality, score, smoothing, calibration {data, scans, kind, id, hash}}, data {name, scans (altered),
+    calibrating_scans, key, leave_one_out, refused}, manifest {seed, replicates, volumes_ml, contrasts, textures,
+    regions, kinds, gap_mm, rule, scans, analyses, anomalies, not_placed, key}, default_point,
+    thresholds {point: value}, points {point: figures}, cells [{kind, volume_ml, contrast, texture, region,
+    points {point: {n, found}}}], sentences [text] (of the default point), whole_pipeline {...} or null,
+    corruptions [...] or null, placed [{number, kind, volume_ml, contrast, texture, region, scan, run, centre [voxel],
+    structure}]
 figures (per operating point)
     matrix {volumes_ml [v], contrasts [c], n, found, recall, interval: lists [v][c]} (recall null where n is 0)
     smallest_contrast [{volume_ml, sign either|darker|brighter, contrast or null (not reached), interval [low, high],
@@ -44,6 +45,7 @@ from monailabel_app.errors import EvaluationFailed
 from monailabel_app.preprocessing.slice_alignment import level_affine
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.types import PreparedVolume, to_json
+from monailabel_app.weights.model_folder import result_hash
 
 from ..analysis import Analysis, Evidence
 from ..calibration_choice import SITE
@@ -185,6 +187,7 @@ def blind_spots(
         "model": {
             "id": model.id,
             "hash": model.hash,
+            "result_hash": result_hash(model.folder),
             "method": str(model.meta["method"]),
             "modality": model.modality,
             "score": score,
@@ -281,21 +284,25 @@ def altered_scan(item: tuple[Job, int]) -> float:
 
 
 class Reader:
-    """Calibrated maps of scans; those of a scan the calibration knows are made without it."""
+    """Calibrated maps of scans; those of a scan the calibration knows are made without that person."""
 
     def __init__(self, model: AnomalyModel, job: Job) -> None:
         self._model, self._score = model, job.score
         cache = _brains(job.work)
         affine = model_affine(model, cache)
+        self._patients = cache.patients
         self.scans = [_kept(model, job, cache.prepared(i, affine), i) for i in range(len(cache))]
         enough = len(self.scans) >= _FEWEST_HEALTHY
-        self._reference = HealthyReference(model, self.scans) if enough else None
+        self._reference = HealthyReference(model, self.scans, patients=cache.patients) if enough else None
         self.one_out = self._reference is not None and self._reference.same_scans(job.score)
 
     def calibrated(self, scan: Analysis, without: int | None) -> np.ndarray:
-        """The calibrated map of an analysis of scan ``without``, altered or not; None for a scan of somebody else."""
+        """The calibrated map of an analysis of scan ``without``, altered or not; None for a scan of somebody else.
+
+        Where the calibration knows the scans, all of the same person are left out of it.
+        """
         if self.one_out:
-            return self._reference.map_of(scan, self._score, SMOOTHING, without=without)
+            return self._reference.map_of(scan, self._score, SMOOTHING, without=self._of_the_same_person(without))
         statistics = self._model.calibration.score(self._score).statistics
         mask = scan.prepared.brain_mask
         level = 0 if mask.shape[2] == 1 else None
@@ -307,6 +314,9 @@ class Reader:
             smoothing=SMOOTHING,
             erosion_mm=self._model.calibration.erosion_mm,
         )
+
+    def _of_the_same_person(self, scan: int | None) -> tuple[int, ...]:
+        return () if scan is None else self._reference.of_patient(self._patients[scan])
 
 
 def _manifest(

@@ -34,10 +34,12 @@ from monailabel_app.pipelines.evaluation.blind_spot_plan import (
     region_groups,
 )
 from monailabel_app.pipelines.evaluation.healthy_set import HealthySet
+from monailabel_app.pipelines.healthy_reference import HealthyReference
 from monailabel_app.pipelines.predict import load_model
 from monailabel_app.preprocessing.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 from monailabel_app.training.cache import TrainingCache, to_cache
 from monailabel_app.types import PreparedVolume
+from monailabel_app.weights.model_folder import result_hash
 
 SPACING = (2.0, 2.0, 2.0)
 REGIONS = ["cortex", "white matter", "deep", "posterior fossa"]
@@ -276,6 +278,13 @@ def test_scans_of_the_calibration_are_read_without_their_own_statistics(tested):
     scan = reader.scans[1]
     own, others = (reader.calibrated(scan, without) for without in (None, 1))
     assert not np.allclose(own, others)
+    # The next scan shows the same person: both are left out, and it makes no difference which of them is asked for.
+    reader = engine.Reader(engine._model(job), job)
+    reader._patients = ["s0", "s1", "s1", *cache.patients[3:]]
+    reader._reference = HealthyReference(reader._model, reader.scans, patients=reader._patients)
+    both = reader.calibrated(scan, 1)
+    assert not np.allclose(both, others)
+    np.testing.assert_array_equal(both, reader.calibrated(scan, 2))
 
 
 def test_the_record_has_what_the_page_draws_and_is_plain_json(tested):
@@ -287,7 +296,7 @@ def test_the_record_has_what_the_page_draws_and_is_plain_json(tested):
     assert record["manifest"]["anomalies"] == len(record["placed"]) == len(record["rows"])
     assert {row["scan"] for row in record["rows"]} == {0, 1, 2}
     assert record["sentences"]
-    assert record["model"]["hash"]
+    assert record["model"]["result_hash"] == result_hash(tested[0].folder)
     assert record["data"]["key"]
     judged = sum(cell["points"]["balanced"]["n"] for cell in record["cells"])
     assert judged + figures["not_judged"] == len(record["rows"])
