@@ -24,7 +24,7 @@ from monailabel_app.postprocessing.delineate import delineated
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.types import BrainMask, Volume, to_json
 from monailabel_app.weights import site_calibrations
-from monailabel_app.weights.model_folder import calibration_hash
+from monailabel_app.weights.model_folder import calibration_hash, weights_hash
 from monailabel_app.weights.site_calibrations import SiteCalibration
 
 from .analysis import Analysis
@@ -108,6 +108,7 @@ def calibrate_site(
     use: let it be used from the next request on. The scans must not have trained the model. An ensemble's members keep
     their own calibrations. Raises TrainingFailed for too few scans and PublishFailed when the disk refuses.
     """
+    weights = weights_hash(folder)  # before they are read: what replaces them meanwhile is not what was calibrated
     model = AnomalyModel(folder)
     scans, patients, offered, failed = _analyses(model, healthy, data_root, split, device, progress)
     if len(set(patients)) < MIN_HEALTHY_SCANS:
@@ -130,6 +131,7 @@ def calibrate_site(
     outlined = [delineated(made, scan.prepared.spacing_mm) for made, scan in zip(maps, scans, strict=True)]
     own = model.calibration.score(names[0])
     record = {
+        "weights": weights,
         "modality": model.modality,
         "data": site.healthy["data"],
         "scans": len(scans),

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from monailabel_app import cli, cli_calibrate
 from monailabel_app.calibration.calibrated_map import Calibration
 from monailabel_app.errors import CorruptModel, InvalidSettings, TrainingFailed
+from monailabel_app.pipelines import site_calibration
 from monailabel_app.pipelines.cache import MapCache
 from monailabel_app.pipelines.calibrate import calibrate_prepared
 from monailabel_app.pipelines.predict import PredictSettings, load_model, predict
@@ -139,6 +140,22 @@ def test_changed_weights_are_refused_with_the_way_out(folder, site_cache, volume
     assert predict(volume, model, PredictSettings(calibration="shipped"), brain=brain).calibration["kind"] == "shipped"
     with pytest.raises(InvalidSettings, match="site, shipped"):
         predict(volume, model, PredictSettings(calibration="mine"), brain=brain)
+
+
+def test_weights_replaced_while_it_is_made_do_not_get_it(folder, site_cache, monkeypatch):
+    analyses = site_calibration._analyses
+
+    def replacing(*arguments):
+        made = analyses(*arguments)
+        write_config(folder, {**load_model(folder).meta, "description": "another"})
+        seal(folder)
+        return made
+
+    monkeypatch.setattr(site_calibration, "_analyses", replacing)
+    report = calibrate_site(folder, site_cache)
+    assert not report.made.fits
+    with pytest.raises(CorruptModel, match="the model has changed since"):
+        site_calibrations.active(folder)
 
 
 def test_an_ensemble_is_calibrated_and_its_members_are_not_touched(folder, site_cache, volume_and_brain, tmp_path):
