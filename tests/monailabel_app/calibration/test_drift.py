@@ -6,6 +6,7 @@ from scipy import stats
 
 from monailabel_app.calibration.drift import (
     DriftReference,
+    ScanDrift,
     bulk_distance,
     drift_reference,
     rank_drift,
@@ -71,6 +72,13 @@ def test_a_lesion_of_a_large_share_does_not_move_it_by_more_than_its_share(refer
         after = scan_drift([lesion], reference)
         assert after.distance <= before.distance + 0.051
         assert not after.drifted
+
+
+def test_what_a_network_makes_of_a_lesion_elsewhere_is_no_warning_and_another_scanner_is():
+    """Distances measured with cold_diffusion_t1: its calibration scans up to 0.123, of which one stands at 0.12."""
+    calibration = {"p_value": 1 / 21, "scans": 20, "median": 0.045, "largest": 0.12267}
+    assert not ScanDrift(0.12 + 0.1, **calibration).drifted
+    assert ScanDrift(0.527, **calibration).drifted
 
 
 def test_many_zeros_of_a_one_sided_score_are_no_distance():
