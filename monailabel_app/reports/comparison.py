@@ -113,13 +113,14 @@ def _set_markdown(entry: Mapping[str, Any], rows: Sequence[Row]) -> str:
     healthy = f"{entry['healthy']} healthy scans" if entry["healthy"] else "no healthy scans of the same source"
     split = f", split {entry['split']}" if entry.get("split") else ""
     few = "" if any(figure_of(row, "pooled_ap")["interval"] for row in rows) else " Too few patients for intervals."
+    lost = _lost(entry.get("lost_on_grid") or {})
     skipped = f" Left out: {_many(len(entry['skipped']), 'scan')}." if entry.get("skipped") else ""
     chance = f" AP of chance {entry['prevalence']:.3f}." if entry.get("prevalence") is not None else ""
     star = "\n\n\\* calibrated on the healthy scans of this set instead of its own calibration."
     note = star if any(row["calibration"]["kind"] == "set" for row in rows) else ""
     parts = [
         f"## {entry['title']}\n\n`{entry['name']}`{split}: {_many(entry['cases'], 'case')} of "
-        f"{_many(people, 'patient')}, {healthy}.{chance}{few}{skipped}",
+        f"{_many(people, 'patient')}, {healthy}.{chance}{few}{lost}{skipped}",
         _main_table(rows) + note,
         _worse_sentences(rows),
         f"### Operating points and thresholds\n\n{_point_table(rows)}\n\n{_threshold_table(rows)}",
@@ -127,9 +128,17 @@ def _set_markdown(entry: Mapping[str, Any], rows: Sequence[Row]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def _lost(lost: Mapping[str, Any]) -> str:
+    if not lost.get("lesions"):
+        return ""
+    whole = f", {_many(lost['cases'], 'case')} no lesion left and so no Dice" if lost.get("cases") else ""
+    return f" Of {_many(lost['of'], 'lesion')} {lost['lesions']} have no voxel on the model grid{whole}."
+
+
 def _main_table(rows: Sequence[Row]) -> str:
     columns = [column for column in _COLUMNS if any(figure_of(row, column[0], column[3]) for row in rows)]
-    if any(((figure_of(row, _PART[0]) or {}).get("value") or 1.0) < _WHOLE for row in rows):
+    shares = [(figure_of(row, _PART[0]) or {}).get("value") for row in rows]
+    if any(share is not None and share < _WHOLE for share in shares):
         columns.append(_PART)
     head = ["model", "score", *(title for _, title, _, _ in columns)]
     head += ["AP minus best baseline", "p (case AP)", "beats both", "seconds"]

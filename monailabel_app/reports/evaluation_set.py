@@ -50,12 +50,20 @@ def facts(entry: Mapping[str, Any]) -> Markup:
         ("scans with lesions", entry.get("cases")),
         ("healthy scans", entry.get("healthy")),
         ("lesion voxels", _percent(entry.get("prevalence"))),
+        ("lesions without a voxel on the model grid", _lost(entry.get("lost_on_grid") or {})),
         ("skipped", len(entry["skipped"]) if entry.get("skipped") else None),
         ("licence of the data", entry.get("licence")),
         ("content", short_hash(entry["key"]) if entry.get("key") else None),
     ]
     items = [element("div", element("dt", term), element("dd", what)) for term, what in known if what not in (None, "")]
     return element("dl", *items, class_="facts")
+
+
+def _lost(lost: Mapping[str, Any]) -> str | None:
+    if not lost.get("lesions"):
+        return None
+    whole = f"; scans without any left, and so without a Dice: {lost['cases']}" if lost.get("cases") else ""
+    return f"{lost['lesions']} of {lost.get('of')}{whole}"
 
 
 def _percent(share: Any) -> str | None:

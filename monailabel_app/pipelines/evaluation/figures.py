@@ -108,6 +108,7 @@ def set_entry(
         "patients": len({patient for _, patient in cases}),
         "healthy": len(healthy),
         "prevalence": rows[0]["figures"]["prevalence"]["value"],
+        "lost_on_grid": lost_on_grid(measurements[0]),
         "skipped": _skipped(measurements),
         "rows": rows,
         "default_model": DEFAULTS.get(f"{modality} slices" if about.get("slices") else modality),
@@ -257,6 +258,20 @@ def _examples(measurement: Measurement, each: int = 2) -> list[dict[str, Any]]:
         }
         for i, kind in chosen
     ]
+
+
+def lost_on_grid(measurement: Measurement) -> dict[str, int]:
+    """``lesions`` of ``of`` have no voxel on the model grid, small or outside the brain; ``cases`` have none left.
+
+    Such a case has no Dice, and its lesions are no part of the recall.
+    """
+    cases = next(iter(measurement.record["protocols"].values()))["cases"]
+    lost, native = column(cases, "lost_lesions"), column(cases, "native_lesions")
+    return {
+        "lesions": int(np.nansum(lost)),
+        "of": int(np.nansum(native)),
+        "cases": int((column(cases, "volume_ml") == 0).sum()),
+    }
 
 
 def _scans(measurement: Measurement, kind: str) -> list[tuple[str, str]]:

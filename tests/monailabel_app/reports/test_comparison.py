@@ -62,6 +62,29 @@ def test_the_csv_holds_every_row_with_limits_points_and_p_values(record):
     assert rows["atlas_zscore_t1"]["beats_atlas"] == ""
 
 
+def test_what_the_model_grid_loses_is_told(record):
+    measurements = four_models()
+    for measurement in measurements:
+        (protocol,) = measurement.record["protocols"].values()
+        first, second = protocol["cases"][:2]
+        first |= {"lost_lesions": 2, "volume_ml": 0.0}
+        second |= {"lost_lesions": 1}
+    told = evaluation_record(measurements, resamples=10)
+    assert told["sets"][0]["lost_on_grid"] == {"lesions": 3, "of": 16, "cases": 1}
+    text = comparison_markdown(told)
+    assert "Of 16 lesions 3 have no voxel on the model grid, 1 case no lesion left and so no Dice." in text
+    assert "on the model grid," not in comparison_markdown(record)
+
+
+def test_a_part_that_was_not_looked_at_is_told_even_where_it_is_all(record):
+    assert "share of lesions looked at" not in comparison_markdown(record)
+    measurement = made("blind_t1", "ddpm", 1.0)
+    (protocol,) = measurement.record["protocols"].values()
+    for case in protocol["cases"]:
+        case["analysed_share"] = 0.0
+    assert "share of lesions looked at" in comparison_markdown(evaluation_record([measurement], resamples=10))
+
+
 def test_a_model_calibrated_on_the_set_is_marked():
     other = made("there", "ddpm", 2.0, calibration={"kind": "set", "id": None, "scans": 6})
     text = comparison_markdown(evaluation_record([other], resamples=5))

@@ -290,6 +290,13 @@ def test_few_patients_failures_and_skipped_scans_are_told(record):
     assert "broken_t1" in section(text, "failures").of("section")[0][1]
 
 
+def test_lesions_that_the_model_grid_loses_are_told(record, text):
+    assert "voxel on the model grid" not in text
+    changed = copy.deepcopy(record)
+    changed["sets"][0]["lost_on_grid"] = {"lesions": 3, "of": 16, "cases": 1}
+    assert "3 of 16; scans without any left, and so without a Dice: 1" in evaluation_html(changed)
+
+
 def test_drift_of_a_calibration_is_told(record):
     changed = copy.deepcopy(record)
     changed["sets"][0]["rows"][0]["drift"] = "Scores of 20 healthy scans drift from the calibration (p = 0.001)."
