@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from monailabel_app.errors import EvaluationFailed
@@ -61,7 +62,7 @@ class Measurement:
         try:
             record = json.loads(path.with_suffix(".json").read_text())
             tensors = load_file(str(path.with_suffix(".safetensors")))
-        except (OSError, ValueError):
+        except (OSError, ValueError, SafetensorError):
             return None
         if record.get("version") != VERSION:
             return None

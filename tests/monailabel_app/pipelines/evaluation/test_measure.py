@@ -172,6 +172,10 @@ def test_a_measurement_read_back_is_the_same_and_one_of_another_version_is_not_r
         np.testing.assert_array_equal(again.counts[name], counts)
         np.testing.assert_array_equal(again.healthy_counts[name], measured.healthy_counts[name])
     assert Measurement.load(tmp_path / "other") is None
+    whole = (tmp_path / "m.safetensors").read_bytes()
+    (tmp_path / "m.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert Measurement.load(tmp_path / "m") is None
+    (tmp_path / "m.safetensors").write_bytes(whole)
     (tmp_path / "m.json").write_text(json.dumps({**again.record, "version": -1}))
     assert Measurement.load(tmp_path / "m") is None
     (tmp_path / "m.json").write_text("{")
