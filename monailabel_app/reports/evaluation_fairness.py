@@ -13,6 +13,7 @@ _FIGURE_TITLES = {
     "scan_score": "mean score",
 }
 _KINDS = {"exploratory": "exploratory: scans that trained the networks are among them", "held-out": "held-out scans"}
+_UNTOLD = "no split is named: whether scans that trained the networks are among them is not known"
 
 
 def fairness_section(record: Mapping[str, Any] | None) -> Markup:
@@ -52,6 +53,8 @@ def fairness_section(record: Mapping[str, Any] | None) -> Markup:
 
 def _fair_model(entry: Mapping[str, Any], *, unfolded: bool) -> Markup:
     kind = _KINDS.get(entry.get("kind", ""), entry.get("kind"))
+    if entry.get("kind") == "held-out" and not entry.get("split"):
+        kind = _UNTOLD
     facts = [
         f"{entry.get('scans', '–')} healthy scans of {entry.get('patients', '–')} patients",
         f"{entry['positives']} scans with anomalies" if entry.get("positives") else "no scans with anomalies",

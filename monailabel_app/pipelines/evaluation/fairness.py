@@ -7,7 +7,7 @@ Reads scan-level results (``score_table``), never a scan. ``fairness.json``, by 
     options {by, bands, min_group, point, resamples, permutations, intersections, together, positives}
     explained {figure: sentence}
     models [ one per model, set and split of the table
-      model, set, split; kind: held-out | exploratory (scans that trained the networks are among them)
+      model, set, split; kind: exploratory (a split of training scans is among them) | held-out (none of that name)
       scans, patients (healthy ones); positives, positive_patients
       threshold: score that finds 95 % of the positives, or null
       figures [names, those of the tested point first]; tested: the figure that groups are tested for

@@ -376,6 +376,15 @@ def test_the_fairness_table_shows_groups_and_those_too_small(text):
     assert "Parity is met at a share of 0.4." in [words for _, words in shown.of("li")]
 
 
+def test_scans_without_a_split_are_not_called_held_out(record, text):
+    assert "held-out scans" in text
+    table = fairness()
+    table["models"][0]["split"] = ""
+    page = evaluation_html(record, fairness=table)
+    assert "held-out scans" not in page
+    assert "is not known" in page
+
+
 def test_identities_are_short_to_read_and_whole_to_copy(record, text):
     digest = record["sets"][0]["rows"][0]["hash"]
     shown = section(text, "identities").of("code", title=digest)
