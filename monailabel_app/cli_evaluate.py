@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from monailabel_app.pipelines.evaluation.dataset_types import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
-DEVELOPMENT = ("ixi_implanted", "mslub_t1", "soop_flair", "brats2015_flair", "mslub_flair", "mslub_t2")
+DEVELOPMENT = (
+    "ixi_implanted",
+    "mslub_t1",
+    "soop_flair",
+    "brats2015_flair",
+    "mslub_flair",
+    "mslub_t2",
+    "lgg_t1",
+    "lgg_flair",
+)
 _SHOWN = 3
 
 

@@ -35,6 +35,7 @@ from monailabel_app.pipelines.implants import (  # noqa: E402
 )
 from monailabel_app.pipelines.predict import AnomalyModel, PredictSettings, analyse, find_model  # noqa: E402
 from monailabel_app.postprocessing.components import find_lesions  # noqa: E402
+from monailabel_app.postprocessing.delineate import delineated  # noqa: E402
 from monailabel_app.training.cache import TrainingCache  # noqa: E402
 
 POINTS = ("sensitive", "balanced", "specific")
@@ -55,9 +56,10 @@ def rows_of(model: AnomalyModel, caches: dict[str, TrainingCache], shapes: list[
 
     def row(name, healthy, values, prepared=None, thresholds=None):
         found = {}
+        outlined = delineated(values, (2.0, 2.0, 2.0))
         for point, threshold in (thresholds or {}).items():
             mask, _ = find_lesions(
-                values, prepared.brain_mask, prepared.model_affine, threshold=threshold, min_volume_mm3=MIN_VOLUME_MM3
+                outlined, prepared.brain_mask, prepared.model_affine, threshold=threshold, min_volume_mm3=MIN_VOLUME_MM3
             )
             found[f"false_ml_{point}"] = round(float((mask > 0).sum()) * 0.008, 4)
         about = {"model": model.id, "set": "ixi_t1", "split": "train+val", "id": name, "patient": name.split("#")[0]}
