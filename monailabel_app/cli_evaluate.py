@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monailabel_app.errors import InvalidSettings, UnknownModel
+from monailabel_app.pipelines.command_line import as_typed
 
 if TYPE_CHECKING:
     from monailabel_app.pipelines.evaluation.dataset_types import Dataset
@@ -209,9 +209,3 @@ def _name(folder: Path) -> str:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def as_typed() -> str:
-    """The command without the paths that tell where somebody's data lie."""
-    words = [Path(word).name if os.sep in word else word for word in sys.argv[1:]]
-    return " ".join(["main.py", *words])

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from monailabel_app.cli_evaluate import as_typed
 from monailabel_app.errors import InvalidSettings
+from monailabel_app.pipelines.command_line import as_typed
 
 ROOT = Path(__file__).resolve().parent.parent
 

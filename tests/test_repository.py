@@ -19,6 +19,7 @@ TOP_LEVEL = {
     "tests",
     "requirements.txt",
     "README.md",
+    "docs",
 } | {
     *(
         "requirements-dev.txt",
