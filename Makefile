@@ -1,6 +1,6 @@
 # make setup   the virtual environment with everything the app needs
 # make serve   setup, then MONAI Label with the sample scans (STUDIES=... HOST=... PORT=... MODELS=...)
-# make test    setup, then the quick tests;  make test-real: the slow ones and those with Orthanc and Chromium
+# make test    setup, then the quick tests in two processes (TEST_WORKERS=...);  make test-real: the slow ones and those with Orthanc and Chromium
 # make lint    ruff;  make format: ruff's layout of the source
 # make weights rebuilds model_weights/ from the data folder (DATA=...);  make benchmark: seconds of one scan (SCAN=...)
 # make doctor  examines the installation;  make clean: removes the environment
@@ -17,6 +17,7 @@ MODELS ?= all
 DATA ?= ../shared/data
 SCAN ?= tests/data/studies/ixi_lesion.nii.gz
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 
 REQUIREMENTS := requirements.txt requirements-nodeps.txt .ci/setup monailabel_app/pipelines/launcher.py
 SETUP := $(VENV)/.setup-done
@@ -44,8 +45,9 @@ serve: $(SETUP)
 doctor: $(SETUP)
 	"$(PY)" main.py doctor --host "$(HOST)" --port "$(PORT)"
 
+# One thread each: more would only wait for one another.
 test: $(SETUP_DEV)
-	"$(PY)" -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 "$(PY)" -m pytest -n "$(TEST_WORKERS)" --dist loadfile $(PYTEST_ARGS)
 
 test-real: $(SETUP_DEV)
 	"$(PY)" -m pytest -m "slow or orthanc or browser" $(PYTEST_ARGS)
