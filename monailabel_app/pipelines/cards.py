@@ -16,6 +16,8 @@ from monailabel_app.weights.model_folder import CARD, open_model_folder, result_
 
 from .shipped_models import DEFAULTS, SHIPPED
 
+_FILES = {"evaluate": "evaluation.json", "selftest": "blind_spots.json", "fairness": "fairness.json"}
+
 
 def write_cards(
     root: Path, evaluation: Path, *, selftests: Sequence[Path] = (), fairness: Path | None = None
@@ -23,8 +25,8 @@ def write_cards(
     """card.md and measured.json of every shipped model that is there; weights and calibration stay.
 
     evaluation: evaluation.json of ``evaluate``. selftests: blind_spots.json of ``selftest``, of any models. fairness:
-    fairness.json. Yields a line per model. Raises EvaluationFailed when a file cannot be read, before anything is
-    written.
+    fairness.json. Each may be given by the folder that holds it. Yields a line per model. Raises EvaluationFailed when
+    a file cannot be read, before anything is written.
     """
     record = _read(evaluation, "sets", "evaluate")
     spots = [_read(path, "sentences", "selftest") for path in selftests]
@@ -46,11 +48,13 @@ def write_cards(
 
 
 def _read(path: Path, key: str, command: str) -> Mapping[str, Any]:
+    """What a command has written, from its file or the folder that holds it."""
+    path = Path(path)
     try:
-        record = json.loads(Path(path).read_text())
+        record = json.loads((path / _FILES[command] if path.is_dir() else path).read_text())
         record[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EvaluationFailed(
-            f"expected {Path(path).name} as `main.py {command}` writes it, got {type(error).__name__}; run that first"
+            f"expected {path.name} as `main.py {command}` writes it, got {type(error).__name__}; run that first"
         ) from error
     return record

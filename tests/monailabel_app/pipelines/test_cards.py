@@ -61,3 +61,7 @@ def test_a_file_that_is_no_evaluation_is_named_and_nothing_is_written(root, eval
     with pytest.raises(EvaluationFailed, match=r"spots.json as `main.py selftest`"):
         list(write_cards(root, evaluation, selftests=[tmp_path / "spots.json"]))
     assert card.read_text() == before
+
+
+def test_a_file_may_be_given_by_its_folder(root, evaluation):
+    assert list(write_cards(root, evaluation.parent)) == list(write_cards(root, evaluation))
