@@ -56,7 +56,10 @@ def test_train_publish_list_roll_back_forget(app, data):
     listed = {entry["name"]: entry for entry in json.loads(run(app, "models", "list", "--json"))}
     assert listed["mine"]["version"] == "0002"
     run(app, "models", "verify")
-    assert "published version 0002" in run(app, "calibrate", "--model", "mine", "--healthy", str(data), code=2)
+    published = (app / "model/mine/versions/0002/sha256sums.txt").read_bytes()
+    assert "in use: site calibration" in run(app, "calibrate", "--model", "mine", "--healthy", str(data))
+    assert (app / "model/mine/versions/0002/sha256sums.txt").read_bytes() == published
+    run(app, "models", "verify")  # the version itself is as it was published
     run(app, "models", "rollback", "mine")
     assert (app / "model/mine/CURRENT").read_text().strip() == "0001"
 
