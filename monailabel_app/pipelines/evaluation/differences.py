@@ -28,16 +28,24 @@ Reading = tuple[str, str]  # model id and protocol
 def references(
     records: Sequence[Mapping[str, Any]], modality: str, draws: Mapping[Reading, Draws]
 ) -> dict[str, Mapping[str, Any]]:
-    """The record of the model that each comparison is made with; of several models of a method that of the modality."""
+    """The record of the model that each comparison is made with: of several models of a method the strongest one here.
+
+    A baseline of single levels misses most of a volume; beside it, every other model would seem to beat the baseline.
+    Equally strong ones: that of the modality.
+    """
+
+    def strength(record: Mapping[str, Any]) -> tuple[float, bool]:
+        own = _value(draws[reading_of(record, "own")], "pooled_ap")
+        return own, record["model"]["modality"] == modality
+
     found: dict[str, Mapping[str, Any]] = {}
     for key, method in REFERENCES.items():
         candidates = [record for record in records if record["model"]["method"] == method]
-        candidates.sort(key=lambda record: record["model"]["modality"] != modality)
         if candidates:
-            found[key] = candidates[0]
+            found[key] = max(candidates, key=strength)
     baselines = [record for key, record in found.items() if key in BASELINES]
     if baselines:
-        found[BEST] = max(baselines, key=lambda record: _value(draws[reading_of(record, "own")], "pooled_ap"))
+        found[BEST] = max(baselines, key=strength)
     return found
 
 

@@ -155,11 +155,15 @@ def test_a_row_says_whether_the_healthy_scans_score_like_those_of_the_calibratio
     assert drift(made("m", "ddpm", 2.0, calibration=known, healthy=0)) is None
 
 
-def test_of_two_baselines_of_a_kind_the_one_of_the_sequence_is_the_reference():
+@pytest.mark.parametrize(("strength", "reference"), [(3.5, "intensity_any"), (0.2, "intensity_t1")])
+def test_of_two_baselines_of_a_kind_the_stronger_one_is_the_reference(strength, reference):
     measurements = four_models()
-    measurements.insert(0, made("intensity_any", "intensity", 3.5, modality="any", seed=9))
+    measurements.insert(0, made("intensity_any", "intensity", strength, modality="any", seed=9))
     rows = {row["model"]: row for row in set_rows(measurements, "t1", resamples=20)}
-    assert rows["good_t1"]["differences"]["intensity"]["reference"] == "intensity_t1"
+    found = rows["good_t1"]["differences"]
+    assert found["intensity"]["reference"] == reference
+    values = {name: rows[name]["figures"]["pooled_ap"]["value"] for name in ("intensity_any", "intensity_t1")}
+    assert values[reference] == max(values.values())
     assert rows["intensity_any"]["verdict"]["beats_intensity"] is None
 
 
