@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "monailabel_app"
 
 FLOORS = (
-    {"types", "errors", "registry"},
+    {"types", "errors", "registry", "client"},
     {"io", "preprocessing", "noise", "networks"},
     {"methods", "scoring", "postprocessing", "metrics", "uncertainty"},
     {"training", "calibration", "weights", "reports"},
