@@ -166,7 +166,7 @@ class AnomalyClient:
         seconds: float | None = None,
         every: float = 0.5,
     ) -> dict[str, Any]:
-        """Wait for a job to end; ``progress`` gets it at every look. Raises JobFailed or, after seconds, TimeoutError."""
+        """Wait for a job to end; ``progress`` gets it at every look. Raises JobFailed; after seconds, TimeoutError."""
         began = time.monotonic()
         while True:
             now = self.job(job)
@@ -271,10 +271,10 @@ class AnomalyClient:
         comment: str = "",
         params: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Keep decisions on a scan's lesions, each as ``{"peak_voxel": [i, j, k], "decision": "accept", "comment": ""}``.
+        """Keep decisions on a scan's lesions: of each ``peak_voxel`` (i, j, k), ``decision`` and ``comment``.
 
-        decision: accept or reject. final: the accepted ones become the final label, none an empty one. rest: what becomes of lesions without a
-        decision. params: the settings under which the lesions were seen.
+        decision: accept or reject. final: the accepted ones become the final label, none an empty one. rest: what
+        becomes of lesions without a decision. params: the settings under which the lesions were seen.
         """
         body = {
             "model": model,
