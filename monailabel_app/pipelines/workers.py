@@ -58,7 +58,7 @@ def _until_one_dies(function, items, waiting: list[int], workers: int) -> Iterat
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                with _without_main_module():
+                with without_main_module():
                     try:
                         future = pool.submit(function, items[waiting[-1]])
                     except BrokenProcessPool:
@@ -83,7 +83,7 @@ def _until_one_dies(function, items, waiting: list[int], workers: int) -> Iterat
 
 
 @contextmanager
-def _without_main_module() -> Iterator[None]:
+def without_main_module() -> Iterator[None]:
     """Start a process that does not import the program's main module again.
 
     It would cost each process the whole of MONAI Label, and fail on a machine without it; nothing in it is needed.
@@ -98,11 +98,18 @@ def _without_main_module() -> Iterator[None]:
 
 def _begin() -> None:
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    """A killed parent cannot tell its processes; they would wait for work for ever, with their memory."""
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, from a thread that waits for that.
+
+    A killed parent cannot tell its processes; they would wait for work for ever, with their memory.
+    """
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
