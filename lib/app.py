@@ -20,23 +20,27 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import strtobool
 
 from lib import endpoints, settings
+from lib.analyses import Analysed, model_of
 from lib.archive_client import connect
 from lib.batch import AnomalyBatchInfer
 from lib.catalogue import ModelEntry
 from lib.configs import METHODS
 from lib.contamination import Contamination
-from lib.datastore import ANOMALY_MAP_TAG, AnomalyLocalDatastore
+from lib.datastore import AnomalyLocalDatastore
 from lib.dicomweb import AnomalyDICOMWebDatastore
 from lib.errors import InvalidRequest, UnknownImage
 from lib.healthy import HealthySelection, abnormal_scans, check_conf, contradiction, healthy_scans, info_counts
 from lib.infers import AnomalyInferTask
+from lib.infers.anomaly import IMAGES, Progress
 from lib.model_table import ModelTable
+from lib.plans import end_with_server, jobs_for
 from lib.runner import MAX_LOADED, ModelRunner
 from lib.scoring import ANOMALY_SCORES, EVALUATE, AnomalyScores, EvaluateLabels
 from lib.strategies import First, Prototypical, Random
 from lib.trainers import HealthyTrainTask
-from monailabel_app.errors import UnknownModel
+from monailabel_app.errors import AnomalyAppError, UnknownModel
 from monailabel_app.pipelines.cache import MapCache
+from monailabel_app.pipelines.read_volumes import ReadVolumes
 from monailabel_app.registry import TRAINABLE
 from monailabel_app.training.forgotten import forgotten_test
 
@@ -48,6 +52,7 @@ DESCRIPTION = (
     "Research use only; not a medical device."
 )
 CACHE_BYTES = 512 * 2**20
+SCANS_BYTES = 512 * 2**20
 
 
 class AnomalyApp(MONAILabelApp):
@@ -68,6 +73,7 @@ class AnomalyApp(MONAILabelApp):
         self._contamination = Contamination(app_dir)
         self._runner = ModelRunner(max_loaded=_whole_number(conf, "max_loaded_models", MAX_LOADED))
         self._cache = MapCache(_whole_number(conf, "cache_mb", CACHE_BYTES // 2**20) * 2**20)
+        self._volumes = ReadVolumes(_whole_number(conf, "scans_mb", SCANS_BYTES // 2**20) * 2**20)
         self._keep_map = strtobool(conf.get("keep_map", "true"))
         self._table = ModelTable(app_dir, conf.get("models"), self._task_for)
         super().__init__(
@@ -80,10 +86,13 @@ class AnomalyApp(MONAILabelApp):
         )
         # MONAI Label would start a scoring process at start-up and at every next sample.
         self._auto_update_scoring = strtobool(conf.get("auto_update_scoring", "false"))
-        endpoints.install()
+        # What runs, waits and is over; its threads begin with the first job.
+        self.jobs = jobs_for(self)
+        if endpoints.install():
+            end_with_server(self.jobs)
 
     def _task_for(self, entry: ModelEntry) -> AnomalyInferTask:
-        return AnomalyInferTask(entry, METHODS[entry.method], self._runner, self._cache)
+        return AnomalyInferTask(entry, METHODS[entry.method], self._runner, self._cache, self._volumes)
 
     def init_infers(self) -> dict[str, InferTask]:
         """One task per model that serves."""
@@ -97,6 +106,15 @@ class AnomalyApp(MONAILabelApp):
     @_infers.setter
     def _infers(self, tasks: Mapping[str, InferTask]) -> None:
         """MONAI Label's constructor keeps a copy here, which would never change; the table stays the only one."""
+
+    def tasks(self) -> Mapping[str, AnomalyInferTask]:
+        """The models that serve now, by name."""
+        return self._infers
+
+    @property
+    def runner(self) -> ModelRunner:
+        """Which models are loaded, and who uses a device."""
+        return self._runner
 
     @property
     def _models(self) -> dict[str, ModelEntry]:
@@ -203,11 +221,13 @@ class AnomalyApp(MONAILabelApp):
         image_file: str | None = None,
         as_dicom_seg: bool = False,
         task: AnomalyInferTask | None = None,
+        progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Run a model on an image of the datastore (``request["image"]`` is its id) or on ``image_file``.
 
         Paths in the request are never opened. Returns label, tag, file and params as MONAI Label's own does,
-        and ``dicom_seg`` (a path) when asked for. task: instead of the one that serves now. Raises AnomalyAppError.
+        and ``dicom_seg`` (a path) when asked for. task: instead of the one that serves now. progress: told the stage
+        and its share done; what it raises ends the work and nothing is kept. Raises AnomalyAppError.
         """
         request = dict(request)
         task = task or self._task(request.get("model"))
@@ -223,12 +243,13 @@ class AnomalyApp(MONAILabelApp):
             )
         keep_map = bool(image_id) and self._keep_map and isinstance(datastore, LocalDatastore)
         with tempfile.TemporaryDirectory(prefix="anomaly_map_") as folder:
-            request["map_file"] = str(Path(folder) / "map.nii.gz") if keep_map else None
-            file, result = task(request)
+            files = {name: str(Path(folder) / f"{name}.nii.gz") for name in IMAGES} if keep_map else {}
+            request["files"] = files
+            file, result = task(request, progress)
             answer = {"label": file, "tag": DefaultLabelTag.ORIGINAL.value, "file": file, "params": result}
             try:
                 if keep_map:
-                    _save_map(datastore, image_id, request["map_file"], request["model"], result)
+                    _save_images(datastore, image_id, files, request["model"], result)
                 if image_id and _is_true(request.get("save_label")):
                     tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
                     info = {"model": request["model"], "params": result}
@@ -240,6 +261,31 @@ class AnomalyApp(MONAILabelApp):
                 Path(file).unlink(missing_ok=True)
                 raise
         return answer
+
+    def analysed(
+        self,
+        image: str,
+        model: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        *,
+        run: bool = False,
+        images: bool = False,
+        progress: Progress | None = None,
+    ) -> Analysed:
+        """What a model found in an image of the datastore, with the settings that ``params`` has as a request has them.
+
+        model: None for that of the newest record, else the default of the image's sequence. run: False only looks at
+        an analysis that is at hand, and waits for nobody. images: the finding's reconstruction and uncertainty map,
+        too. Raises AnomalyAppError: NotAnalysed where there is no analysis and none may be made, UnknownImage, ...
+        """
+        datastore = self.datastore()
+        path = self._stored_image(datastore, image)
+        task = self._task(model or model_of(image, datastore, self._infers))
+        params = dict(params or {})
+        device = params.pop("device", None)
+        looked = task.look(path, task.read(params), device=device, images=images, run=run, progress=progress)
+        used = looked.model.with_calibration(looked.settings.calibration)
+        return Analysed(image, Path(path), looked.volume, looked.finding, task, used)
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Every scan with the version that serves when the batch begins, so that its scores can be compared."""
@@ -277,13 +323,20 @@ class AnomalyApp(MONAILabelApp):
         return path
 
 
-def _save_map(datastore: Datastore, image_id: str, file: str, model: str, result: dict[str, Any]) -> None:
-    """Keep the anomaly map beside the labels; a folder that cannot be written does not spoil the result."""
+def _save_images(
+    datastore: Datastore, image_id: str, files: Mapping[str, str], model: str, result: dict[str, Any]
+) -> None:
+    """Keep the images of a result beside the labels; a folder that cannot be written does not spoil the result."""
     keys = ("anomaly_score", "p_value", "threshold", "model", "settings", "calibration")
     info = {"model": model, "params": {key: result.get(key) for key in keys}}
     try:
-        datastore.save_label(image_id, file, ANOMALY_MAP_TAG, info)
-    except OSError as error:
+        for tag, file in files.items():
+            if Path(file).is_file():
+                datastore.save_label(image_id, file, tag, info)
+            elif tag in datastore.get_labels_by_image_id(image_id):
+                # Of an earlier analysis: beside this one's map it would be taken for its own.
+                datastore.remove_label(image_id, tag)
+    except (OSError, AnomalyAppError) as error:
         logger.warning("the anomaly map could not be kept: %s", type(error).__name__)
         result["warnings"].append("the anomaly map could not be kept: the studies folder cannot be written")
 

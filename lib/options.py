@@ -16,6 +16,7 @@ from monailabel_app.calibration.calibrated_map import SMOOTHING_MM
 from monailabel_app.calibration.operating_points import POINTS
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.pipelines.calibration_choice import CALIBRATIONS
+from monailabel_app.pipelines.predict_settings import HIGHEST_THRESHOLD
 from monailabel_app.postprocessing.components import LARGEST_VOLUME_LIMIT_ML
 from monailabel_app.types import GATE_SETTINGS
 
@@ -57,6 +58,22 @@ def pick_volume_ml(name: str, value: Any, allowed: Sequence[str] = MIN_LESION_VO
     return millilitres
 
 
+def pick_threshold(name: str, value: Any) -> float | None:
+    """Healthy standard deviations from a number or text; None when it is absent. Raises InvalidSettings."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        number = math.nan if isinstance(value, (bool, list, tuple, dict)) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= HIGHEST_THRESHOLD:
+        raise InvalidSettings(
+            f"expected {name} as a number of healthy standard deviations from 0 to {HIGHEST_THRESHOLD:g}, got "
+            f"{_short(value)}"
+        )
+    return number
+
+
 def pick_seed(name: str, value: Any, default: int = 0) -> int:
     """A whole number from 0 to 2^31 - 1. Raises InvalidSettings."""
     if value is None or value == "":
@@ -83,7 +100,11 @@ def for_viewers(scores: Sequence[str]) -> dict[str, list[str]]:
 
 
 def read(request: Mapping[str, Any], scores: Sequence[str]) -> dict[str, Any]:
-    """The prediction settings in a request, named as in ``PredictSettings``. Raises InvalidSettings."""
+    """The prediction settings in a request, named as in ``PredictSettings``. Raises InvalidSettings.
+
+    ``threshold`` is among them only where one is given: it replaces the operating point's.
+    """
+    threshold = pick_threshold("threshold", request.get("threshold"))
     return {
         "operating_point": pick("operating_point", request.get("operating_point"), OPERATING_POINTS),
         "score": pick("score", request.get("score"), scores),
@@ -93,6 +114,7 @@ def read(request: Mapping[str, Any], scores: Sequence[str]) -> dict[str, Any]:
         "uncertainty": pick("uncertainty", request.get("uncertainty"), UNCERTAINTY) == "on",
         "gate": pick("input_gate", request.get("input_gate"), GATE_SETTINGS),
         "calibration": pick("calibration", request.get("calibration"), CALIBRATIONS),
+        **({"threshold": threshold} if threshold is not None else {}),
     }
 
 

@@ -1,8 +1,8 @@
 """Loaded models, and who may use a device when.
 
-One lock per device: it is held for a whole analysis, so a device runs one job at a time and the others wait
-in line. One lock for the table of loaded models, held only to look at the table; it is always taken after a
-device lock, never before one, and no device lock is waited for while it is held.
+One line per device (``lib.line``): a device is had for a whole analysis, so it runs one job at a time and the others
+wait in the order in which they came. One lock for the table of loaded models, held only to look at the table; it is
+always taken after a device, never before one, and no device is waited for while it is held.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from pathlib import Path
 
 import torch
 
-from lib.errors import ServerBusy
+from lib.line import MAX_WAITING, Lines
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.pipelines import predict as pipeline
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING = 16
 MAX_LOADED = 2
 _Stamp = tuple[tuple[str, int, int], ...]
 
@@ -38,32 +37,25 @@ class ModelRunner:
     ):
         self._load = load or (lambda folder: pipeline.load_model(folder))
         self._max_loaded = max(1, max_loaded)
-        self._max_waiting = max(0, max_waiting)
+        self.lines = Lines(max_waiting)
         self._models: OrderedDict[tuple[Path, str], tuple[_Stamp, object]] = OrderedDict()
+        self._readers: OrderedDict[tuple[Path, str], tuple[_Stamp, object]] = OrderedDict()
         self._table = threading.Lock()
-        self._devices: dict[str, threading.Lock] = {}
-        self._waiting = 0
+        self._loading_reader = threading.Lock()
 
     @property
     def waiting(self) -> int:
-        """How many jobs stand in line, the running ones not counted."""
-        return self._waiting
+        """How many requests stand in line, the running ones not counted."""
+        return self.lines.waiting
 
     @contextmanager
-    def device(self, name: str) -> Iterator[None]:
-        """Hold ``name`` for one job. Raises ServerBusy when too many wait already."""
-        with self._table:
-            lock = self._devices.setdefault(name, threading.Lock())
-            if lock.locked() and self._waiting >= self._max_waiting:
-                raise ServerBusy(f"{self._waiting} analyses are waiting for {name} already: try again later")
-            self._waiting += 1
-        lock.acquire()
-        with self._table:
-            self._waiting -= 1
-        try:
+    def device(self, name: str, ask: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold ``name`` for one analysis. Raises ServerBusy when too many wait already, Cancelled while waiting.
+
+        ask: called now and then while waiting; what it raises ends the waiting.
+        """
+        with self.lines.device(name, ask):
             yield
-        finally:
-            lock.release()
 
     def model(self, folder: Path, device: str) -> object:
         """The model in ``folder`` for ``device``, loaded anew when a file in it has changed.
@@ -85,10 +77,35 @@ class ModelRunner:
                 self._models.popitem(last=False)
         return model
 
+    def reading(self, folder: Path) -> object:
+        """The model in ``folder`` to look at an analysis that is at hand, while a device may be busy with another.
+
+        Its network is not to be used. One that is loaded for some device serves, else a copy is loaded and kept.
+        """
+        stamp = _stamp(folder)
+        with self._table:
+            for table in (self._models, self._readers):
+                for (path, _), (held, model) in table.items():
+                    if path == folder and held == stamp:
+                        return model
+        with self._loading_reader:
+            with self._table:
+                held = self._readers.get((folder, ""))
+                if held is not None and held[0] == stamp:
+                    return held[1]
+            model = self._load(folder)
+            with self._table:
+                self._readers[(folder, "")] = (stamp, model)
+                self._readers.move_to_end((folder, ""))
+                while len(self._readers) > self._max_loaded:
+                    self._readers.popitem(last=False)
+        return model
+
     def forget(self) -> None:
         """Drop all loaded models, to give their memory back."""
         with self._table:
             self._models.clear()
+            self._readers.clear()
 
 
 def choose_device(wanted: object = None) -> str:

@@ -29,6 +29,18 @@ class ScanRefused(AnomalyAppError):
     status = 422
 
 
+class NotAnalysed(AnomalyAppError):
+    """There is no analysis at hand, and the request asked not to make one."""
+
+    status = 404
+
+
+class Cancelled(AnomalyAppError):
+    """Somebody cancelled the work; raised by a progress callback, it leaves no trace."""
+
+    status = 409
+
+
 class UnknownModel(AnomalyAppError):
     """No model folder, method or score of that name."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,14 @@ class Volume:
     def shape(self) -> tuple[int, int, int]:
         """Spatial size in voxels."""
         return tuple(int(n) for n in self.data.shape[1:])
+
+    @cached_property
+    def digest(self) -> bytes:
+        """sha256 over voxels, shape and affine, found once: a volume's arrays are not changed after it was made."""
+        found = hashlib.sha256(np.ascontiguousarray(self.data).reshape(-1).view(np.uint8))
+        found.update(np.ascontiguousarray(self.affine, dtype=np.float64).tobytes())
+        found.update(repr((self.data.shape, self.data.dtype.str)).encode())
+        return found.digest()
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -90,6 +100,8 @@ class Lesion:
     """One 26-connected component of the mask, measured on the native grid.
 
     uncertainty: how much its figures would change and why (``pipelines.uncertainty``); None where it was not asked.
+    peak_voxel: the voxel of the highest value, the first of several; it stays while a threshold moves, so that a
+    decision about a lesion is found again by it.
     """
 
     index: int
@@ -100,6 +112,7 @@ class Lesion:
     peak_score: float
     region: str = ""
     uncertainty: Mapping[str, Any] | None = None
+    peak_voxel: tuple[int, int, int] | None = None
 
 
 # What may become of a scan that the input gate does not let pass; the default first.
@@ -148,6 +161,10 @@ class Finding:
     uncertainty: of the scan's figures, and what it rests on; None where it was not asked.
     calibration: which one the thresholds come from, and what the operating point promises about healthy scans.
     drift: how far the scan's bulk is from the calibration's scans; None for a calibration of an earlier version.
+
+    Made only where images are asked for: reconstruction, (x, y, z) float32, the pseudo-healthy brain in the scan's own
+    grey values, 0 outside the brain; None for methods that make none. uncertainty_map, (x, y, z) float32, the
+    deviation of anomaly_map over the repeats, in its unit; None where uncertainty was not asked.
     """
 
     mask: np.ndarray
@@ -170,6 +187,7 @@ class Finding:
     uncertainty: Mapping[str, Any] | None = None
     calibration: Mapping[str, Any] | None = None
     drift: Mapping[str, Any] | None = None
+    uncertainty_map: np.ndarray | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON types (no numpy scalars, no NaN)."""

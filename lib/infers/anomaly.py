@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
@@ -20,12 +22,27 @@ from lib.runner import ModelRunner, choose_device, list_devices
 from monailabel_app.errors import InvalidSettings, UnknownModel
 from monailabel_app.io import images
 from monailabel_app.pipelines import predict as pipeline
+from monailabel_app.pipelines.read_volumes import ReadVolumes
 from monailabel_app.types import Finding, Volume, to_json
 
 logger = logging.getLogger(__name__)
 
 LABELS = {"anomaly": 1}
+# Arrays of a finding that can be written beside the label.
+IMAGES = ("anomaly_map", "reconstruction", "uncertainty_map")
+Progress = Callable[[str, float], None]
 EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A scan, what was found in it, and by which model with which settings. seconds: of reading and loading."""
+
+    volume: Volume
+    finding: Finding
+    model: Any
+    settings: Any
+    seconds: Mapping[str, float]
 
 
 class AnomalyInferTask(InferTask):
@@ -34,7 +51,14 @@ class AnomalyInferTask(InferTask):
     The folder is that of one version: when another is published, the server makes another task (``lib.model_table``).
     """
 
-    def __init__(self, entry: ModelEntry, method: MethodConfig, runner: ModelRunner, cache: Any):
+    def __init__(
+        self,
+        entry: ModelEntry,
+        method: MethodConfig,
+        runner: ModelRunner,
+        cache: Any,
+        volumes: ReadVolumes | None = None,
+    ):
         super().__init__(
             type=InferType.SEGMENTATION,
             labels=dict(LABELS),
@@ -47,6 +71,7 @@ class AnomalyInferTask(InferTask):
         self._scores = method.scores_of(entry)
         self._runner = runner
         self._cache = cache
+        self._volumes = volumes or ReadVolumes()
 
     def info(self) -> dict[str, Any]:
         """What ``/info/`` says about the model; plain JSON types.
@@ -74,52 +99,92 @@ class AnomalyInferTask(InferTask):
         """Whether the model's folder is still there."""
         return (self.entry.folder / "config.yaml").is_file()
 
-    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    def __call__(self, request: Mapping[str, Any], progress: Progress | None = None) -> tuple[str, dict[str, Any]]:
         """Analyse ``request["image"]``, a file or a folder of DICOM files on this machine.
 
-        Returns the label file (the caller removes it) and the result as JSON. With ``request["map_file"]``
-        the anomaly map is written there. Raises AnomalyAppError for bad input, settings or models.
+        Returns the label file (the caller removes it) and the result as JSON. ``request["files"]``: where to write
+        images of the result, by name (``IMAGES``); those that there are not are left out. progress: told the stage and
+        its share done; what it raises ends the work. Raises AnomalyAppError for bad input, settings or models.
         """
         extension = _extension(request.get("result_extension"))
         compress = str(request.get("result_compress", True)).lower() not in {"false", "0", "no"}
-        values = self.read(request)
-        device = choose_device(request.get("device"))
+        wanted = dict(request.get("files") or {})
         started = time.perf_counter()
-        with self._runner.device(device):
-            waited = time.perf_counter() - started
-            volume, finding, loading = self._analyse(str(request["image"]), values, device)
+        values = self.read(request)
+        looked = self.look(
+            str(request["image"]), values, device=request.get("device"), images=bool(wanted), progress=progress
+        )
         writing = time.perf_counter()
         file = _temporary_file(extension)
         try:
-            images.write_labelmap(file, finding.mask, volume, compress=compress)
-            if request.get("map_file"):
-                images.write_map(request["map_file"], finding.anomaly_map, volume)
+            if progress is not None:
+                progress("writing", 0.0)
+            images.write_labelmap(file, self.label(looked), looked.volume, compress=compress)
+            for name, path in wanted.items():
+                values = getattr(looked.finding, name)
+                if values is not None:
+                    images.write_map(path, values, looked.volume)
         except BaseException:
             Path(file).unlink(missing_ok=True)
             raise
-        result = finding.to_json()
-        result["seconds"] |= to_json({**loading, "write": time.perf_counter() - writing, "waiting": waited})
-        result["label_names"] = dict(LABELS)
+        result = looked.finding.to_json()
+        result["seconds"] |= to_json({**looked.seconds, "write": time.perf_counter() - writing})
+        result["label_names"] = dict(self.labels)
         result["latencies"] = {"total": round(time.perf_counter() - started, 3)}
         return file, result
 
-    def _analyse(self, path: str, values: dict[str, Any], device: str) -> tuple[Volume, Finding, dict[str, float]]:
+    def label(self, looked: Looked) -> np.ndarray:
+        """The label map (x, y, z) uint8 that viewers get."""
+        return looked.finding.mask
+
+    def look(
+        self,
+        path: str,
+        values: Mapping[str, Any],
+        *,
+        device: Any = None,
+        images: bool = False,
+        run: bool = True,
+        progress: Progress | None = None,
+    ) -> Looked:
+        """The finding of a scan with the settings ``values`` (of ``read``); images: its images, too.
+
+        run: False never runs a network and never waits for a device. Raises AnomalyAppError, NotAnalysed among it.
+        """
+        device = choose_device(device)
+        tell = progress or (lambda stage, share: None)
+        if not run:
+            return self._look(path, values, device, images, progress, run=False)
+        started = time.perf_counter()
+        tell("waiting", 0.0)
+        with self._runner.device(device, lambda: tell("waiting", 0.0)):
+            waited = time.perf_counter() - started
+            tell("reading", 0.0)
+            looked = self._look(path, values, device, images, progress, run=True)
+        return replace(looked, seconds={**looked.seconds, "waiting": waited})
+
+    def _look(
+        self, path: str, values: Mapping[str, Any], device: str, images: bool, progress: Progress | None, *, run: bool
+    ) -> Looked:
         start = time.perf_counter()
-        volume = images.read_volume(path, slices=True)
+        volume = self._volumes.get(path)
         read = time.perf_counter()
         settings = pipeline.PredictSettings(**values, device=device)
         if not self.is_valid():
             # Removed while this request stood in line; the version that serves now may give another result.
             raise UnknownModel(f"the version {self.entry.id} was removed meanwhile: send the request again")
         try:
-            model = self._runner.model(self.entry.folder, device)
+            folder = self.entry.folder
+            model = self._runner.model(folder, device) if run else self._runner.reading(folder)
             loaded = time.perf_counter()
-            finding = pipeline.predict(volume, model, settings, cache=self._cache)
+            finding = pipeline.predict(
+                volume, model, settings, cache=self._cache, progress=progress, images=images, run=run
+            )
         except torch.cuda.OutOfMemoryError as error:
             self._runner.forget()
             torch.cuda.empty_cache()
             raise ServerBusy(f"{device} ran out of memory: try again later, or send device=cpu") from error
-        return volume, finding, {"read": read - start, "load_model": loaded - read}
+        return Looked(volume, finding, model, settings, {"read": read - start, "load_model": loaded - read})
 
 
 def _extension(value: Any) -> str:

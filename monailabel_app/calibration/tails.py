@@ -37,6 +37,19 @@ def rarity(values: np.ndarray, table: Sequence[float]) -> np.ndarray:
     between shares of 1 % and 0.01 %, so that a striking lesion is told from a moderate one. table: of ``tail_table``.
     Raises InvalidSettings for a table of another length or without spread.
     """
+    at, rare, slope = _knots(table)
+    beyond = np.maximum(values - at[-1], 0) * slope
+    return (np.interp(values, at, rare) + beyond).astype(np.float32)
+
+
+def value_of(rare: float, table: Sequence[float]) -> float:
+    """The calibrated value of that ``rarity``: its inverse. Raises InvalidSettings as that does."""
+    at, known, slope = _knots(table)
+    return float(np.interp(rare, known, at) + max(rare - known[-1], 0.0) / slope)
+
+
+def _knots(table: Sequence[float]) -> tuple[list[float], list[float], float]:
+    """Values, their rarities, and how steeply the rarity goes on beyond the last."""
     if len(table) != len(TAIL_SHARES):
         raise InvalidSettings(
             f"expected a table of {len(TAIL_SHARES)} healthy values, got {len(table)}; calibrate the model again"
@@ -52,5 +65,4 @@ def rarity(values: np.ndarray, table: Sequence[float]) -> np.ndarray:
     if len(at) < 2:
         raise InvalidSettings("expected healthy values with spread, got none above 0; calibrate the model again")
     slope = float(np.log10(TAIL_SHARES[_SLOPE_FROM] / TAIL_SHARES[-1])) / rise
-    beyond = np.maximum(values - at[-1], 0) * slope
-    return (np.interp(values, at, rare) + beyond).astype(np.float32)
+    return at, rare, slope

@@ -9,8 +9,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from monailabel_app.types import Volume
 
 from .analysis import Analysis
@@ -58,7 +56,6 @@ class MapCache:
 
 def analysis_key(volume: Volume, model_hash: str, settings: Mapping[str, Any]) -> str:
     """sha256 over voxels, geometry, model and the settings that change the analysis."""
-    digest = hashlib.sha256(np.ascontiguousarray(volume.data).view(np.uint8))
-    digest.update(np.ascontiguousarray(volume.affine, dtype=np.float64).tobytes())
-    digest.update(json.dumps([volume.data.shape, model_hash, dict(settings)], sort_keys=True).encode())
+    digest = hashlib.sha256(volume.digest)
+    digest.update(json.dumps([model_hash, dict(settings)], sort_keys=True).encode())
     return digest.hexdigest()

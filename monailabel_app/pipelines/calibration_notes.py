@@ -10,6 +10,7 @@ from monailabel_app.calibration.calibrated_map import ScoreCalibration, analysed
 from monailabel_app.calibration.drift import ScanDrift, scan_drift
 from monailabel_app.calibration.false_volume import SMALLEST_LESION_ML
 from monailabel_app.calibration.operating_points import BOUNDED
+from monailabel_app.calibration.tails import rarity
 
 if TYPE_CHECKING:
     from .predict import AnomalyModel, PredictSettings
@@ -36,16 +37,26 @@ def drift_of(
 
 
 def identity_of(model: AnomalyModel, calibration: ScoreCalibration, settings: PredictSettings) -> dict[str, Any]:
-    """Which calibration it is, and what it knows of the operating point on healthy scans: rate, bound in ml."""
-    point = calibration.point(settings.smoothing, settings.operating_point)
+    """Which calibration it is, and what it knows of the operating point on healthy scans: rate, bound in ml.
+
+    Of a threshold of one's own the rate follows from the healthy tails, and no bound is known.
+    """
     single = calibration.statistics.mean.shape[2] == 1
+    points = calibration.points[settings.smoothing]
+    if settings.threshold is None:
+        point = calibration.point(settings.smoothing, settings.operating_point)
+        scans, rate, bound, level = point.healthy_scans, point.measured_fpr, point.bound_ml, point.bound_level
+    else:
+        tails = calibration.tails.get(settings.smoothing)
+        scans, bound, level = next(iter(points.values())).healthy_scans, None, None
+        rate = 10.0 ** -float(rarity(np.array([settings.threshold]), tails)[0]) if tails else None
     return {
         **model.calibration_id,
-        "healthy_scans": point.healthy_scans,
+        "healthy_scans": scans,
         "data": str(model.calibration.healthy.get("data", "")),
-        "healthy_rate": point.measured_fpr,
-        "false_volume_ml": point.bound_ml,
-        "false_volume_level": point.bound_level,
+        "healthy_rate": rate,
+        "false_volume_ml": bound,
+        "false_volume_level": level,
         "false_volume_of": "a slice of 2 mm" if single else "the whole scan",
     }
 
@@ -53,7 +64,8 @@ def identity_of(model: AnomalyModel, calibration: ScoreCalibration, settings: Pr
 def notes_of(settings: PredictSettings, drift: ScanDrift | None) -> tuple[str, ...]:
     """Warnings in plain sentences."""
     notes = [drift.sentence()] if drift is not None else []
-    if settings.operating_point == BOUNDED and settings.min_volume_ml < SMALLEST_LESION_ML:
+    bounded = settings.operating_point == BOUNDED and settings.threshold is None
+    if bounded and settings.min_volume_ml < SMALLEST_LESION_ML:
         notes.append(
             f"the bound of the falsely marked volume was found without components under {SMALLEST_LESION_ML:g} ml; "
             f"it does not hold with those of {settings.min_volume_ml:g} ml"

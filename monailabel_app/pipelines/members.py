@@ -98,6 +98,16 @@ def combine_evidence(
     statistics: Sequence[VoxelStatistics],
 ) -> dict[str, np.ndarray]:
     """The ensemble's raw maps from its members' evidence and healthy statistics, (X, Y, Z) by score name."""
+    return dict(combine(member_rarities(model, prepared, members, statistics)))
+
+
+def member_rarities(
+    model: AnomalyModel,
+    prepared: PreparedVolume,
+    members: Sequence[Evidence],
+    statistics: Sequence[VoxelStatistics],
+) -> list[np.ndarray]:
+    """How rare each member finds every voxel, (X, Y, Z): the scale on which they are combined."""
     rarities = []
     for member, score, evidence, healthy in zip(model.members, model.config.scores, members, statistics, strict=True):
         values = calibrated_map(
@@ -109,7 +119,7 @@ def combine_evidence(
             erosion_mm=member.calibration.erosion_mm,
         )
         rarities.append(rarity(values, member.calibration.score(score).tails[MEMBER_SMOOTHING]))
-    return dict(combine(rarities))
+    return rarities
 
 
 def _mixed_reconstruction(members: Sequence[Evidence]) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
 
 from monailabel_app.calibration.calibrated_map import calibrated_map, scan_score, slice_score
-from monailabel_app.calibration.tails import rarity
+from monailabel_app.calibration.tails import rarity, value_of
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.io.geometry import resample
 from monailabel_app.postprocessing.delineate import least_kept
@@ -24,6 +25,7 @@ from monailabel_app.uncertainty.jitter import Jitter, random_alignment, random_f
 from monailabel_app.uncertainty.total_variance import decompose
 
 from .analysis import Analysis
+from .members import member_rarities, own_statistics
 
 if TYPE_CHECKING:
     from .predict import AnomalyModel, PredictSettings
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 PREPARATIONS, SEEDS = 4, 2
 _NEAR_MM = 6.0
 _GRID_MM = 2.0
-# (prepared, seed, name of the repeat) -> analysis
-Run = Callable[[PreparedVolume, int, tuple[int, int]], Analysis]
+# (what prepares the scan anew, seed, name of the repeat) -> analysis; nothing is prepared for one that is at hand
+Run = Callable[[Callable[[], PreparedVolume], int, tuple[int, int]], Analysis]
 
 
 def repeated(
@@ -45,8 +47,13 @@ def repeated(
     run: Run,
     *,
     jitter: Jitter = Jitter(),
-) -> tuple[tuple[Lesion, ...], dict[str, Any]]:
-    """The lesions with their uncertainty, and that of the scan.
+    images: bool = False,
+) -> tuple[tuple[Lesion, ...], dict[str, Any], np.ndarray | None]:
+    """The lesions with their uncertainty, that of the scan, and where ``images`` asks for it that of every voxel.
+
+    The last: (X, Y, Z) float32 on the model grid of ``analysis``, the deviation of the calibrated map over the repeats,
+    in its own unit. Of an ensemble, over repeats and members: each gives the map that the ensemble would have if all
+    its members agreed with that one.
 
     analysis: the finding's own, which is the first of PREPARATIONS x SEEDS. mask: (x, y, z) of the lesions. run: makes
     the other analyses. An ensemble is read member by member, each on the scale of its healthy tails; of any other model
@@ -63,6 +70,7 @@ def repeated(
     scan_scores, marked_ml = np.zeros(shape), np.zeros(shape)
     volumes, scores, found = (np.zeros((len(lesions), *shape)) for _ in range(3))
     spread = np.zeros((len(lesions), PREPARATIONS * SEEDS))
+    voxels = _VoxelSpread(analysis.prepared) if images else None
     for (p, s), scan in _repeats(volume, model, analysis, settings, run, jitter):
         for m, (values, scale, threshold) in enumerate(_maps(model, scan, settings)):
             on_scale = scale(values)
@@ -75,6 +83,9 @@ def repeated(
                 volumes[i, p, m, s] = marked.sum() * volume.voxel_volume_mm3 / 1000
                 found[i, p, m, s] = (marked & zone.lesion).any()
                 scores[i, p, m, s] = zone.native(on_scale, scan.prepared)[zone.lesion].mean()
+        if voxels is not None:
+            for values in _on_scale_of(model, scan, settings):
+                voxels.add(values, scan.prepared)
         if scan.evidence.variance is not None:
             for i, zone in enumerate(zones):
                 spread[i, p * SEEDS + s] = zone.native(scan.evidence.variance, scan.prepared)[zone.lesion].mean()
@@ -100,7 +111,7 @@ def repeated(
         **_spread("anomaly_score", scan_scores),
         **_spread("marked_ml", marked_ml),
     }
-    return told, about
+    return told, about, None if voxels is None else voxels.deviation()
 
 
 def jittered(
@@ -125,11 +136,16 @@ def _repeats(
     volume: Volume, model: AnomalyModel, analysis: Analysis, settings: PredictSettings, run: Run, jitter: Jitter
 ) -> Iterator[tuple[tuple[int, int], Analysis]]:
     for p in range(PREPARATIONS):
-        prepared = analysis.prepared
-        if p > 0:
-            prepared = jittered(volume, prepared, model, jitter, np.random.default_rng([settings.seed, p]))
+        # Prepared once for all seeds, and not at all where every analysis of it is at hand.
+        prepared = cache(partial(_prepared, volume, analysis.prepared, model, jitter, settings.seed, p))
         for s in range(SEEDS):
             yield (p, s), analysis if p == s == 0 else run(prepared, settings.seed + s, (p, s))
+
+
+def _prepared(
+    volume: Volume, prepared: PreparedVolume, model: AnomalyModel, jitter: Jitter, seed: int, p: int
+) -> PreparedVolume:
+    return prepared if p == 0 else jittered(volume, prepared, model, jitter, np.random.default_rng([seed, p]))
 
 
 def _maps(
@@ -151,7 +167,62 @@ def _maps(
         )
         table = calibration.tails.get(settings.smoothing, ())
         scale = (lambda v, table=table: rarity(v, table)) if model.members else (lambda v: v)
-        yield values, scale, calibration.point(settings.smoothing, settings.operating_point).threshold
+        yield values, scale, _threshold(model, part, score, settings)
+
+
+def _threshold(model: AnomalyModel, part: AnomalyModel, score: str, settings: PredictSettings) -> float:
+    """The part's own; for a threshold that was given, the value that is as rare among the part's healthy voxels."""
+    calibration = part.calibration.score(score)
+    if settings.threshold is None or part is model:
+        return settings.threshold_in(calibration)
+    combined = model.calibration.score(settings.score or model.scores[0])
+    rare = rarity(np.array([settings.threshold]), combined.tails.get(settings.smoothing, ()))[0]
+    return value_of(float(rare), calibration.tails.get(settings.smoothing, ()))
+
+
+def _on_scale_of(model: AnomalyModel, scan: Analysis, settings: PredictSettings) -> Iterator[np.ndarray]:
+    """The calibrated map (X, Y, Z); of an ensemble one per member, as if the others agreed with it."""
+    score = settings.score or model.scores[0]
+    calibration, mask = model.calibration.score(score), scan.prepared.brain_mask
+    raw = [scan.raw(score)]
+    if model.members:
+        raw = member_rarities(model, scan.prepared, scan.evidence.members, own_statistics(model))
+    for values in raw:
+        yield calibrated_map(
+            values,
+            mask,
+            calibration.statistics,
+            score=score,
+            smoothing=settings.smoothing,
+            erosion_mm=model.calibration.erosion_mm,
+        )
+
+
+class _VoxelSpread:
+    """Mean and mean square of maps that repeats made, each brought onto the grid of the first."""
+
+    def __init__(self, prepared: PreparedVolume) -> None:
+        self._prepared = prepared
+        shape = prepared.brain_mask.shape
+        self._sum, self._squares, self._count = np.zeros(shape), np.zeros(shape), 0
+
+    def add(self, values: np.ndarray, prepared: PreparedVolume) -> None:
+        """values: (X, Y, Z) on the grid of ``prepared``."""
+        first = self._prepared
+        move = first.native_to_template @ np.linalg.inv(prepared.native_to_template)
+        if not np.allclose(move, np.eye(4), atol=1e-9):
+            grid = (first.brain_mask.shape, first.model_affine)
+            values = resample(values, prepared.model_affine, *grid, transform=move)
+        values = values.astype(np.float64)
+        self._sum += values
+        self._squares += values**2
+        self._count += 1
+
+    def deviation(self) -> np.ndarray:
+        """(X, Y, Z) float32, 0 outside the brain."""
+        mean = self._sum / self._count
+        variance = np.maximum(self._squares / self._count - mean**2, 0)
+        return np.where(self._prepared.brain_mask, np.sqrt(variance), 0).astype(np.float32)
 
 
 @dataclass(frozen=True)

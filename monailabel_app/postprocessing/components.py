@@ -50,8 +50,7 @@ def find_lesions(
             )
     if np.isnan(threshold) or not min_volume_mm3 >= 0:
         raise InvalidSettings(
-            f"Expected a threshold and a volume >= 0, got threshold={threshold}, "
-            f"min_volume_mm3={min_volume_mm3}"
+            f"Expected a threshold and a volume >= 0, got threshold={threshold}, min_volume_mm3={min_volume_mm3}"
         )
     inside = np.asarray(brain_mask) > 0
     if np.isnan(anomaly_map[inside]).any():
@@ -98,6 +97,9 @@ def _measure(
     means = np.bincount(lesion, values, count) / sizes
     peaks = np.full(count, -np.inf)
     np.maximum.at(peaks, lesion, values)
+    highest = np.flatnonzero(values == peaks[lesion])
+    _, first = np.unique(lesion[highest], return_index=True)
+    summits = np.stack([axis[highest[first]] + part.start for axis, part in zip(at, box, strict=True)], axis=1)
     centroids = np.stack(
         [np.bincount(lesion, axis, count) / sizes + part.start for axis, part in zip(at, box, strict=True)],
         axis=1,
@@ -116,14 +118,13 @@ def _measure(
             mean_score=float(means[i]),
             peak_score=float(peaks[i]),
             region=names[i],
+            peak_voxel=tuple(summits[i].tolist()),
         )
         for i in range(count)
     )
 
 
-def _majority_names(
-    lesion: np.ndarray, region: np.ndarray, count: int, region_names: Mapping[int, str]
-) -> list[str]:
+def _majority_names(lesion: np.ndarray, region: np.ndarray, count: int, region_names: Mapping[int, str]) -> list[str]:
     """For each lesion the name of its most frequent named region."""
     known, column = np.unique(region, return_inverse=True)
     table = np.zeros((count, len(known)), dtype=np.int64)

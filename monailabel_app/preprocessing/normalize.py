@@ -43,6 +43,15 @@ def normalize_median(image: np.ndarray, brain_mask: np.ndarray) -> tuple[np.ndar
     return _between_percentiles(image, brain_mask, MEDIAN_PERCENTILES, MEDIAN_LEVEL)
 
 
+def grey_values(image: np.ndarray, kind: str, low: float, high: float) -> np.ndarray:
+    """A normalised image (x, y, z) in the grey values of its scan: undoes NORMALIZATIONS[kind], but for the clipping.
+
+    low, high: the input values that the normalisation returned. ``median`` is that of slices, too.
+    """
+    level = HIGH_LEVEL if kind == "percentile" else MEDIAN_LEVEL
+    return (image * np.float32((high - low) / level) + np.float32(low)).astype(np.float32)
+
+
 def _between_percentiles(
     image: np.ndarray, brain_mask: np.ndarray, percentiles: tuple[float, float], level: float
 ) -> tuple[np.ndarray, tuple[float, float]]:

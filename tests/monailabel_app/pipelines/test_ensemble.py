@@ -68,7 +68,7 @@ def test_it_predicts_like_any_model_and_marks_the_lesion(made):
     volume, brain, lesion = _patient()
     model = load_model(made[1])
     for score in SCORES:
-        finding = predict(volume, model, PredictSettings(score=score), brain=brain)
+        finding = predict(volume, model, PredictSettings(score=score), brain=brain, images=True)
         assert finding.anomaly_map.shape == volume.shape
         assert finding.anomaly_map[lesion].mean() > 3 * finding.anomaly_map[brain.mask & ~lesion].mean()
         json.dumps(finding.to_json(), allow_nan=False)
