@@ -23,26 +23,32 @@ import requests
 from dicomweb_client import DICOMwebClient
 from filelock import FileLock
 from monailabel.config import Settings
+from monailabel.config import settings as platform
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import ImageLabelModel
 from monailabel.datastore.utils.convert import binary_to_image
 from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import DefaultLabelTag
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from lib.errors import ArchiveUnreachable, UnknownImage
+from lib.dicom_results import algorithm_of, labelled_series, named_errors, names_of, segments_of_result
+from lib.dicom_store import store_objects
+from lib.errors import ArchiveUnreachable, NotAllowed, UnknownImage
 from lib.ids import check_tag, check_uid
 from lib.reviewed import FINAL, ReviewedLabels, count_voxels, is_final
 from lib.shared_table import SharedTable
-from monailabel_app import __version__
-from monailabel_app.errors import AnomalyAppError
-from monailabel_app.io.dicom_seg import Algorithm, read_labelmap, write_dicom_seg
+from monailabel_app.errors import AnomalyAppError, UnreadableVolume
+from monailabel_app.io.dicom import dicom_geometry
+from monailabel_app.io.dicom_seg import is_multi_frame, read_labelmap, write_dicom_seg
 
 logger = logging.getLogger(__name__)
 
 LISTING_SECONDS = 30.0
-_ALGORITHM = "monailabel-anomaly"
-_PATIENT_TAGS = ("00100020", "00100021")  # PatientID, IssuerOfPatientID
+# What lists show of a series, and the issuer of the patient's id, which belongs to it.
+_SHOWN = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName", "StudyDate", "Modality")
+_SHOWN += ("SeriesDescription", "StudyDescription")
+_ASKED_FOR = tuple(f"{tag_for_keyword(name):08X}" for name in (*_SHOWN, "IssuerOfPatientID"))
 
 
 @dataclass
@@ -61,7 +67,10 @@ class _Listing:
 
 @dataclass
 class _Segmentation:
-    """A segmentation series in the archive. image: the series it refers to; voxels: None until it is looked into."""
+    """A segmentation series in the archive. voxels: None until it is looked into.
+
+    image: the series it refers to; empty for a result of this app that nobody has reviewed, which is no label.
+    """
 
     study: str
     image: str
@@ -84,6 +93,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         self._lists: dict[str, _Listing] = {}
         self._segmented: dict[str, _Segmentation] = {}
         self._patients: dict[str, str] = {}
+        self._shown: dict[str, dict[str, str]] = {}
         self._listing = threading.RLock()
         self._fetching: dict[str, threading.RLock] = {}
         super().__init__(*args, **kwargs)
@@ -123,17 +133,55 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         series = Path(self._datastore.image_path()).resolve() / image_id
         # No limit: the one who holds it gives up after the archive's own.
         with FileLock(f"{series}.lock"):
-            if not _has_files(series):
-                partial = series.with_name(f"{image_id}.partial")
-                shutil.rmtree(partial, ignore_errors=True)
-                dicom_web_download_series(None, image_id, str(partial), self._client, self._fetch_by_frame)
-                partial.replace(series)
-            path = super().get_image_uri(image_id)
+            self._download(image_id, series)
+            path = self._converted(image_id, series)
         kept = SharedTable.get_image_uri(self, image_id)
         if kept and kept != path and Path(kept).is_file():
             Path(path).unlink(missing_ok=True)
             return kept
         return path
+
+    def _download(self, image_id: str, series: Path) -> None:
+        if not _has_files(series):
+            partial = series.with_name(f"{image_id}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            dicom_web_download_series(None, image_id, str(partial), self._client, self._fetch_by_frame)
+            partial.replace(series)
+
+    def _converted(self, image_id: str, series: Path) -> str:
+        """The series as NIfTI; ITK would also make one of pictures without a place, and of slices with gaps."""
+        try:
+            if not is_multi_frame(series):
+                dicom_geometry(series)
+            return super().get_image_uri(image_id)
+        except AnomalyAppError:
+            # The archive may not have had all of it yet: the next request is to look again.
+            shutil.rmtree(series, ignore_errors=True)
+            raise
+        except RuntimeError as error:
+            raise UnreadableVolume("expected a DICOM image series, got files that ITK cannot read as one") from error
+
+    def series_folder(self, image_id: str) -> Path:
+        """The folder with a series' own files, fetched (again) where they are not here.
+
+        Raises UnknownImage, ArchiveUnreachable, UnreadableVolume or InvalidVolume.
+        """
+        self.get_image_uri(image_id)
+        series = Path(self._datastore.image_path()).resolve() / image_id
+        if not _has_files(series):
+            with FileLock(f"{series}.lock"):
+                self._ask(lambda: self._download(image_id, series), image_id)
+        return series
+
+    def results_folder(self) -> Path:
+        """Where DICOM objects made of results may be kept: in the cache, which holds patients' data anyway."""
+        return Path(self._datastore.image_path()).resolve() / "results"
+
+    def store(self, paths: list[Path]) -> None:
+        """Send DICOM files to the archive. Raises ArchiveUnreachable, ArchiveRefused, NotAllowed."""
+        if platform.MONAI_LABEL_DATASTORE_READ_ONLY:
+            raise NotAllowed("this server's datastore is read-only (MONAI_LABEL_DATASTORE_READ_ONLY): nothing is sent")
+        store_objects(self._client, paths)
 
     def list_images(self) -> list[str]:
         """SeriesInstanceUIDs of the series the search filter finds. Raises ArchiveUnreachable."""
@@ -199,7 +247,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
                     image_id, label_filename, label_info.get("label_info"), label_info, True
                 )
                 try:
-                    self._send(segmentation)
+                    store_objects(self._client, [segmentation])
                     label_info = {**label_info, **_reference(segmentation)}
                 finally:
                     os.unlink(segmentation)
@@ -257,6 +305,23 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         """PatientID, and where it is stated ``PatientID^^^IssuerOfPatientID``; None where the archive names none."""
         return self._patients.get(image_id) or None
 
+    def series_info(self, image_id: str) -> dict[str, str]:
+        """What the archive's list says about a series, by DICOM keyword, without fetching it; empty if it is not there.
+
+        StudyInstanceUID, SeriesInstanceUID, PatientID, PatientName, StudyDate, Modality, SeriesDescription and
+        StudyDescription, as far as the archive gives them. Raises ArchiveUnreachable.
+        """
+        self.list_images()
+        return dict(self._shown.get(image_id, {}))
+
+    def _download_labeled_data(self) -> None:
+        """Fetch the archive's labels; MONAI Label's own would take results for labels, and remove those kept here."""
+        images = set(self.list_images())
+        self._remembered("labelled", self._find_labelled)
+        for uid, segmentation in list(self._segmented.items()):
+            if segmentation.image in images:
+                self.get_label_uri(uid, DefaultLabelTag.FINAL, segmentation.image)
+
     def _count(self, study: str, series: str) -> int:
         instances = self._client.retrieve_series(study, series)
         try:
@@ -274,28 +339,34 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         result: dict[str, Any],
         reviewed: bool = False,
     ) -> str:
-        """Write a label file as a DICOM Segmentation of series ``image_id``; the caller removes it."""
-        self.get_image_uri(image_id)
+        """Write a label file as a DICOM Segmentation of series ``image_id``; the caller removes it.
+
+        A result that nobody has reviewed has a segment per lesion, as in ``lib.dicom_results``; a reviewed label has
+        one per value.
+        """
         label, affine = read_labelmap(label_filename)
         with tempfile.NamedTemporaryFile(prefix="anomaly_", suffix=".dcm", delete=False) as handle:
             path = handle.name
-        series = Path(self._datastore.image_path()) / image_id
-        write_dicom_seg(path, label, affine, series, _algorithm(result, reviewed), _names(label_info))
+        names, labels = names_of(label_info), None
+        if not reviewed:
+            label, names, labels = segments_of_result(label, affine, result, names)
+        algorithm = algorithm_of(result, reviewed)
+        try:
+            with named_errors():
+                write_dicom_seg(path, label, affine, self.series_folder(image_id), algorithm, names, labels=labels)
+        except BaseException:
+            os.unlink(path)
+            raise
         return path
 
-    def _send(self, path: str) -> None:
-        try:
-            self._client.store_instances([pydicom.dcmread(path)])
-        except (requests.RequestException, OSError) as error:
-            raise ArchiveUnreachable(f"the archive did not take the segmentation: {_reason(error)}") from error
-
     def _find_images(self) -> list[str]:
-        found = self._client.search_for_series(search_filters=self._search_filter, fields=_PATIENT_TAGS)
+        found = self._client.search_for_series(search_filters=self._search_filter, fields=_ASKED_FOR)
         uids = []
         for item in found:
             series = Dataset.from_json(item)
             uids.append(str(series["SeriesInstanceUID"].value))
             patient, issuer = (str(series.get(name) or "").strip() for name in ("PatientID", "IssuerOfPatientID"))
+            self._shown[uids[-1]] = {name: str(series[name].value or "") for name in _SHOWN if name in series}
             self._patients[uids[-1]] = f"{patient}^^^{issuer}" if patient and issuer else patient
         return uids
 
@@ -309,8 +380,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
             if uid not in self._segmented:
                 study = str(series.StudyInstanceUID)
                 headers = self._client.retrieve_series_metadata(study, uid)
-                referenced = Dataset.from_json(headers[0]).get("ReferencedSeriesSequence") if headers else None
-                self._segmented[uid] = _Segmentation(study, str(referenced[0].SeriesInstanceUID) if referenced else "")
+                self._segmented[uid] = _Segmentation(study, labelled_series(headers[0]) if headers else "")
             if self._segmented[uid].image in images and self._segmented[uid].image not in found:
                 found.append(self._segmented[uid].image)
         for uid in set(self._segmented) - there:
@@ -355,18 +425,6 @@ def _has_files(folder: Path) -> bool:
 
 def _only_here(entry: ImageLabelModel) -> bool:
     return any(is_final(tag) and (tag != FINAL or label.info.get("empty")) for tag, label in entry.labels.items())
-
-
-def _algorithm(result: dict[str, Any], reviewed: bool) -> Algorithm:
-    model = result.get("model")
-    model = model if isinstance(model, dict) else {"id": model} if model else {}
-    version = "+".join(str(part)[:16] for part in (__version__, model.get("hash")) if part)
-    return Algorithm(" ".join(str(part) for part in (_ALGORITHM, model.get("id")) if part), version, reviewed)
-
-
-def _names(label_info: list[dict[str, Any]] | None) -> dict[int, str]:
-    named = [item for item in label_info or [] if isinstance(item, dict) and item.get("name")]
-    return {int(item.get("idx") or item.get("id") or number): str(item["name"]) for number, item in enumerate(named, 1)}
 
 
 def _reference(path: str) -> dict[str, str]:

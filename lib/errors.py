@@ -21,13 +21,35 @@ class NotAllowed(AnomalyAppError):
     status = 403
 
 
+class UnknownJob(AnomalyAppError):
+    """No job of that id; those that are over are forgotten after a while."""
+
+    status = 404
+
+
 class ServerBusy(AnomalyAppError):
-    """Too many analyses are waiting, or the device has no memory left."""
+    """Too many analyses are waiting, or the device has no memory left; ``retry_after`` (s) goes into the answer."""
 
     status = 503
+
+    def __init__(self, message: str, retry_after: float = 30.0):
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ArchiveUnreachable(AnomalyAppError):
     """The DICOMweb archive did not answer, or refused."""
 
     status = 502
+
+
+class ArchiveRefused(AnomalyAppError):
+    """The DICOMweb archive answered, and did not take an object: read-only, full, or a kind it does not know."""
+
+    status = 502
+
+
+class NothingFound(AnomalyAppError):
+    """An object that shows what was found, where nothing was found."""
+
+    status = 404

@@ -12,7 +12,7 @@ import sys
 
 from fastapi import FastAPI
 
-from lib.endpoints import archive, data, evaluation, infer, page, tasks, viewer
+from lib.endpoints import archive, data, dicom, evaluation, infer, jobs, page, tasks, viewer
 from lib.endpoints.guard import Guard
 
 _MARK = "anomaly:"
@@ -29,7 +29,10 @@ def install(server: FastAPI | None = None) -> bool:
         server = getattr(module, "app", None)
         if server is None:
             return False
-    routers = (infer.router, data.router, tasks.router, evaluation.router, viewer.router, archive.router, page.router)
+    routers = (
+        infer.router, data.router, tasks.router, evaluation.router, viewer.router, archive.router, page.router,
+        jobs.router,
+    )  # fmt: skip
     routes = [route for router in routers for route in router.routes]
     for route in routes:
         route.name = _MARK + route.name.removeprefix(_MARK)

@@ -16,11 +16,10 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
-from pydicom.valuerep import format_number_as_ds
 
 from monailabel_app.errors import InvalidVolume
 from monailabel_app.io.dicom_codes import BRAIN, HEALTHY_SD
-from monailabel_app.io.dicom_seg import MANUFACTURER, Algorithm, read_series_headers, slice_volume
+from monailabel_app.io.dicom_seg import MANUFACTURER, Algorithm, pixel_measures, read_series_headers, slice_volume
 
 SERIES_DESCRIPTION = "Anomaly map (research use only)"
 # The same for every scan: a window stretched to the image's own range paints healthy scans red.
@@ -72,7 +71,7 @@ def write_parametric_map(
         content_label="ANOMALY_MAP",
         content_description=description[:64],
         content_qualification=hd.ContentQualificationValues.RESEARCH,
-        pixel_measures=_pixel_measures(images),
+        pixel_measures=pixel_measures(images),
         series_description=description[:64],
     )
     _name_the_anatomy(parametric_map)
@@ -91,20 +90,6 @@ def _mapping(frames: np.ndarray) -> hd.pm.RealWorldValueMapping:
         intercept=0.0,
         quantity_definition=codes.DCM.ZScore,
     )
-
-
-def _pixel_measures(images: Sequence[Dataset]) -> hd.PixelMeasuresSequence | None:
-    """Spacing of the series, the slices' from their positions; None for a multi-frame source, which has its own."""
-    if "PerFrameFunctionalGroupsSequence" in images[0]:
-        return None
-    spacing = [float(value) for value in images[0].PixelSpacing]
-    thickness = float(images[0].get("SliceThickness") or 0)
-    between = None
-    if len(images) > 1:
-        first, last = (np.asarray(image.ImagePositionPatient, dtype=np.float64) for image in (images[0], images[-1]))
-        # A decimal string has 16 characters at most.
-        between = float(format_number_as_ds(float(np.linalg.norm(last - first)) / (len(images) - 1)))
-    return hd.PixelMeasuresSequence(spacing, thickness or between or spacing[0], between)
 
 
 def _name_the_anatomy(parametric_map: hd.pm.ParametricMap) -> None:

@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, SegmentationStorage
 from pydicom.valuerep import format_number_as_ds
 
 from monailabel_app.errors import InvalidVolume, UnreadableVolume
@@ -33,6 +33,9 @@ MANUFACTURER = "monailabel-anomaly"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MAY_BE_EMPTY = ("StudyID", "AccessionNumber", "PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _MAY_BE_EMPTY += ("StudyDate", "StudyTime", "ReferringPhysicianName")
+_IDENTITY = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
+_PLACES = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+_GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
 _AGE = re.compile(r"\d{3}[DWMY]")
 
 
@@ -53,14 +56,16 @@ def write_dicom_seg(
     algorithm: Algorithm,
     names: Mapping[int, str] | None = None,
     description: str = SERIES_DESCRIPTION,
+    labels: Mapping[int, str] | None = None,
 ) -> str:
     """Write ``label`` ((x, y, z) of whole numbers, 0 = nothing) as a segmentation of the series in folder
     ``series``.
 
     affine: (4, 4) label voxel -> RAS mm; the grid may be ordered in any way, each slice of the series looks
-    its pixels up in it (nearest voxel). names: label value -> segment name. Returns the new
-    SeriesInstanceUID. Raises UnreadableVolume when the folder holds no image series, InvalidVolume when the
-    label lies elsewhere.
+    its pixels up in it (nearest voxel). names: label value -> the segment's name, by which reports track it.
+    labels: label value -> what viewers list the segment as, where that is to say more than its name. Returns the new
+    SeriesInstanceUID. Raises UnreadableVolume when the folder holds no image series that can be drawn on,
+    InvalidVolume when the label lies elsewhere.
     """
     images = read_series_headers(series)
     values = sorted(int(value) for value in np.unique(label) if value != 0) or [1]
@@ -78,11 +83,7 @@ def write_dicom_seg(
         pixel_array=numbered,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _segment(
-                number,
-                (names or {}).get(value) or ("anomaly" if value == 1 else f"anomaly {value}"),
-                algorithm,
-            )
+            _segment(number, _name(value, names), (labels or {}).get(value), algorithm)
             for number, value in enumerate(values, start=1)
         ],
         series_instance_uid=series_uid,
@@ -135,7 +136,7 @@ def read_series_headers(folder: str | Path) -> list[Dataset]:
     """Headers (no pixels) of the image series in ``folder``, ordered along the slice normal.
 
     Files that are not images, and slices of another size or direction (localisers), are left out.
-    Raises UnreadableVolume when nothing is left.
+    Raises UnreadableVolume when nothing is left, or when the images do not say where their pixels are.
     """
     groups: dict[tuple, list[Dataset]] = {}
     for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []:
@@ -143,21 +144,54 @@ def read_series_headers(folder: str | Path) -> list[Dataset]:
             header = pydicom.dcmread(path, stop_before_pixels=True)
         except (InvalidDicomError, OSError, ValueError):
             continue
-        if "Rows" in header and "FrameOfReferenceUID" in header:
-            direction = tuple(np.round(np.asarray(header.get("ImageOrientationPatient", ()), dtype=float), 3))
+        if "Rows" in header and "SeriesInstanceUID" in header:
+            direction = tuple(np.round(np.asarray(header.get("ImageOrientationPatient") or (), dtype=float), 3))
             groups.setdefault((header.SeriesInstanceUID, header.Rows, header.Columns, direction), []).append(
                 header
             )
     if not groups:
-        raise UnreadableVolume(
-            "expected a folder with a DICOM image series, got none with a frame of reference"
-        )
+        raise UnreadableVolume("expected a folder with a DICOM image series, got no image")
     images = max(groups.values(), key=len)
     for image in images:
+        _check_places(image)
         _repair(image)
     if len(images) > 1:
         images.sort(key=lambda image: next(_planes(image))[:3, 2] @ next(_planes(image))[:3, 3])
+    measures = pixel_measures(images)
+    for image in images if measures is not None else ():
+        if not image.get("SliceThickness"):
+            image.SliceThickness = measures[0].SliceThickness
     return images
+
+
+def is_multi_frame(folder: str | Path) -> bool:
+    """Whether a folder holds one DICOM image of many frames that each say where they are (enhanced MR)."""
+    files = [path for path in Path(folder).iterdir() if path.is_file()]
+    if len(files) != 1:
+        return False
+    try:
+        header = pydicom.dcmread(files[0], stop_before_pixels=True)
+    except (InvalidDicomError, OSError, ValueError):
+        return False
+    return "PerFrameFunctionalGroupsSequence" in header and header.get("SOPClassUID") != SegmentationStorage
+
+
+def _check_places(image: Dataset) -> None:
+    """Raises UnreadableVolume for an image of which nobody can say where its pixels are in the patient."""
+    missing = [name for name in _IDENTITY if not image.get(name)]
+    if "PerFrameFunctionalGroupsSequence" in image:
+        shared = (image.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+        frames = image.PerFrameFunctionalGroupsSequence
+        missing += [name for name in _GROUPS if not all(name in frame or name in shared for frame in frames)]
+    else:
+        missing += [name for name in _PLACES if not image.get(name)]
+    if missing:
+        kind = UID(image.get("SOPClassUID") or "1").name
+        raise UnreadableVolume(
+            "expected images that say where they lie in the patient, got "
+            f"{kind if kind.endswith('Storage') else 'images'} without {', '.join(missing)}: DICOM results can only be "
+            "written for an original MR series (not for secondary captures)"
+        )
 
 
 def _repair(image: Dataset) -> None:
@@ -170,6 +204,20 @@ def _repair(image: Dataset) -> None:
     for name in ("SliceThickness", "SpacingBetweenSlices"):
         if image.get(name) is not None:
             setattr(image, name, format_number_as_ds(float(image[name].value)))
+
+
+def pixel_measures(images: Sequence[Dataset]) -> hd.PixelMeasuresSequence | None:
+    """Spacing of the series, the slices' from their positions; None for a multi-frame source, which has its own."""
+    if "PerFrameFunctionalGroupsSequence" in images[0]:
+        return None
+    spacing = [float(value) for value in images[0].PixelSpacing]
+    thickness = float(images[0].get("SliceThickness") or 0)
+    between = None
+    if len(images) > 1:
+        first, last = (np.asarray(image.ImagePositionPatient, dtype=np.float64) for image in (images[0], images[-1]))
+        # A decimal string has 16 characters at most.
+        between = float(format_number_as_ds(float(np.linalg.norm(last - first)) / (len(images) - 1)))
+    return hd.PixelMeasuresSequence(spacing, thickness or between or spacing[0], between)
 
 
 def slice_volume(volume: np.ndarray, affine: np.ndarray, images: Sequence[Dataset]) -> np.ndarray:
@@ -221,10 +269,14 @@ def _plane(position: Sequence[float], orientation: Sequence[float], spacing: Seq
     return plane
 
 
-def _segment(number: int, name: str, algorithm: Algorithm) -> hd.seg.SegmentDescription:
+def _name(value: int, names: Mapping[int, str] | None) -> str:
+    return (names or {}).get(value) or ("anomaly" if value == 1 else f"anomaly {value}")
+
+
+def _segment(number: int, name: str, label: str | None, algorithm: Algorithm) -> hd.seg.SegmentDescription:
     description = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=name[:64],
+        segment_label=(label or name)[:64],
         segmented_property_category=CATEGORY,
         segmented_property_type=TYPE,
         algorithm_type=(

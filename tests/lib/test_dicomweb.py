@@ -1,5 +1,6 @@
 """The archive datastore against a client that answers from memory; the real Orthanc is in tests/real."""
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -12,9 +13,10 @@ import requests
 
 from lib import dicomweb
 from lib.dicomweb import AnomalyDICOMWebDatastore
-from lib.errors import ArchiveUnreachable, InvalidRequest, UnknownImage
+from lib.errors import ArchiveUnreachable, InvalidRequest, NotAllowed, UnknownImage
 from lib.healthy import abnormal_scans, healthy_scans, info_counts
 from lib.scoring.labelled_set import labelled_sets
+from monailabel_app.errors import AnomalyAppError, InvalidVolume
 from monailabel_app.io import images
 from tests.monailabel_app.io.test_dicom_seg import ORIENTATIONS, write_series
 
@@ -203,7 +205,7 @@ def test_a_segmentation_made_elsewhere_is_looked_into_before_its_series_is_train
     store, archive, tmp_path, monkeypatch, marked, verdict
 ):
     write_label(tmp_path / "label.nrrd", store.get_image_uri(archive.image_id), marked)
-    path = store.to_dicom_seg(archive.image_id, str(tmp_path / "label.nrrd"), None, {})
+    path = store.to_dicom_seg(archive.image_id, str(tmp_path / "label.nrrd"), None, {}, reviewed=True)
     archive.instances.append(pydicom.dcmread(path))
     monkeypatch.setattr(dicomweb, "LISTING_SECONDS", -1.0)
     quick = healthy_scans(store, {"healthy": "all"}, inspect=False)
@@ -268,3 +270,60 @@ def test_the_archives_scans_are_a_data_set_like_a_folders(store, archive, tmp_pa
     (scan,) = dataset.cases
     assert scan.id == archive.image_id
     assert nib.load(scan.image).shape == nib.load(scan.labels[0]).shape == (20, 18, 7)
+
+
+def test_what_lists_show_of_a_series_is_told_without_fetching_it(store, archive, tmp_path):
+    for instance in archive.instances:
+        instance.SeriesDescription, instance.StudyDate = "T1 axial", "20200101"
+    info = store.series_info(archive.image_id)
+    assert info["SeriesDescription"] == "T1 axial"
+    assert info["StudyInstanceUID"] == str(archive.instances[0].StudyInstanceUID)
+    assert (info["PatientID"], info["StudyDate"]) == ("P1", "20200101")
+    assert store.series_info("1.2.3") == {}
+    assert not list((tmp_path / "cache").rglob("*.dcm"))
+
+
+def test_a_result_in_the_archive_is_no_label(store, archive, tmp_path, monkeypatch):
+    write_label(tmp_path / "label.nrrd", store.get_image_uri(archive.image_id), (2, 2, 1))
+    path = store.to_dicom_seg(archive.image_id, str(tmp_path / "label.nrrd"), None, {})
+    store.store([path])
+    monkeypatch.setattr(dicomweb, "LISTING_SECONDS", -1.0)
+    assert archive.instances[-1].Modality == "SEG"
+    assert store.get_labeled_images() == store.reviewed_images() == []
+    assert store.final_labels(archive.image_id) == {}
+    assert abnormal_scans(store) == set()
+    assert store.datalist() == []
+
+
+def test_a_read_only_server_sends_nothing(store, archive, monkeypatch):
+    before = len(archive.instances)
+    monkeypatch.setattr(dicomweb.platform, "MONAI_LABEL_DATASTORE_READ_ONLY", True)
+    with pytest.raises(NotAllowed, match="READ_ONLY"):
+        store.store([])
+    assert len(archive.instances) == before
+
+
+@pytest.mark.parametrize(
+    ("break_it", "told"),
+    [
+        (lambda instance: delattr(instance, "ImagePositionPatient"), "position"),
+        (lambda instance: delattr(instance, "PixelSpacing"), "pixel spacing"),
+        (lambda instance: setattr(instance, "NumberOfFrames", 2), "multi-frame"),
+        (lambda instance: setattr(instance, "SamplesPerPixel", 3), "colour"),
+    ],
+)
+def test_a_series_that_is_no_scan_is_named(store, archive, break_it, told):
+    for instance in archive.instances:
+        break_it(instance)
+    with pytest.raises(AnomalyAppError, match=told):
+        store.get_image_uri(archive.image_id)
+
+
+def test_an_incomplete_series_is_named_and_fetched_again_when_it_is_whole(store, archive):
+    gone = archive.instances.pop(3)
+    with pytest.raises(InvalidVolume, match="slices"):
+        store.get_image_uri(archive.image_id)
+    archive.instances.append(gone)
+    store.get_image_uri(archive.image_id)
+    shutil.rmtree(store.series_folder(archive.image_id))
+    assert len(list(store.series_folder(archive.image_id).iterdir())) == 7
