@@ -31,7 +31,7 @@ def install(server: FastAPI | None = None) -> bool:
             return False
     routers = (
         infer.router, data.router, tasks.router, evaluation.router, viewer.router, archive.router, page.router,
-        jobs.router,
+        jobs.router, dicom.router,
     )  # fmt: skip
     routes = [route for router in routers for route in router.routes]
     for route in routes:
