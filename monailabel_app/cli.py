@@ -15,6 +15,7 @@ import typer
 
 from monailabel_app import (
     cli_calibrate,
+    cli_cohort,
     cli_curate,
     cli_encoder,
     cli_evaluate,
@@ -163,6 +164,7 @@ cli_selftest.register(app)
 cli_report.register(app)
 cli_prototypes.register(app)
 cli_curate.register(app)
+cli_cohort.register(app)
 cli_encoder.register(app)
 
 cli_models.register(app)

@@ -16,6 +16,7 @@ FLOORS = (
     {"pipelines"},
     {
         "cli_calibrate",
+        "cli_cohort",
         "cli_curate",
         "cli_encoder",
         "cli_evaluate",
