@@ -33,7 +33,9 @@ _CHECKS: dict[str, Callable[[str], str]] = {
     "session_id": check_session_id,
 }
 _BAD_ARCHIVES = (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile)
-_GUARDED = ("/infer", "/datastore", "/session", "/activelearning", "/batch")
+_GUARDED = ("/infer", "/datastore", "/session", "/activelearning", "/batch", "/anomaly")
+# What follows in these addresses is an image id.
+_OF_IMAGES = frozenset({"results", "studies", "reviews", "dicom"})
 
 
 class Guard:
@@ -68,7 +70,9 @@ class Guard:
             else:
                 # Not the text: an image id may be a patient's name.
                 logger.info("request refused with %d (%s)", status, type(error).__name__)
-            await JSONResponse({"detail": detail}, status_code=status)(scope, receive, send)
+            later = getattr(error, "retry_after", None)
+            headers = {"Retry-After": f"{later:.0f}"} if later is not None else None
+            await JSONResponse({"detail": detail}, status_code=status, headers=headers)(scope, receive, send)
 
 
 def check_request(scope) -> None:
@@ -83,6 +87,9 @@ def check_request(scope) -> None:
             _CHECKS[key](value)
     if path.startswith("/session/") and path != "/session/":
         check_session_id(path.removeprefix("/session/"))
+    below = path.removeprefix("/anomaly/").split("/")
+    if path.startswith("/anomaly/") and below[0] in _OF_IMAGES and len(below) > 1 and below[1:] != [""]:
+        check_image_id(below[1])
 
 
 def describe(error: Exception) -> tuple[int, str]:

@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from monailabel.interfaces.utils.app import app_instance
 
 from lib.datastore import IMAGE_EXTENSIONS
 from lib.errors import InvalidRequest, UnknownImage
+from lib.plans import recorded
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Infer"])
 
 # Where the scan comes from is said by the address, the uploaded file or the session, never by the parameters.
-_RESERVED = {"model", "image", "session", "label", "image_path", "map_file", "description"}
+RESERVED = {"model", "image", "session", "label", "image_path", "map_file", "description"}
 
 
 @router.post("/infer/{model}", summary="Find anomalies in an image of the datastore, an upload or a session")
@@ -44,18 +46,21 @@ def run_inference(
 ):
     """Same parameters and answers as MONAI Label's own, which Slicer, OHIF and the Python client rely on."""
     app = app_instance()
-    request = {key: value for key, value in read_params(params).items() if key not in _RESERVED}
+    request = {key: value for key, value in read_params(params).items() if key not in RESERVED}
     request["model"] = model
     as_seg = output == ResultType.dicom_seg
-    if session_id:
-        result = app.infer(request, image_file=session_image(app, session_id), as_dicom_seg=as_seg)
-    elif file is not None:
-        with tempfile.TemporaryDirectory(prefix="anomaly_upload_") as folder:
-            result = app.infer(request, image_file=store_upload(file, folder), as_dicom_seg=as_seg)
-    elif image:
-        result = app.infer({**request, "image": image}, as_dicom_seg=as_seg)
-    else:
-        raise InvalidRequest("expected an image id, an uploaded file or a session id; got none of them")
+    with ExitStack() as stack:
+        if session_id:
+            image, image_file = "", session_image(app, session_id)
+        elif file is not None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="anomaly_upload_"))
+            image, image_file = "", store_upload(file, folder)
+        elif image:
+            request["image"], image_file = image, None
+        else:
+            raise InvalidRequest("expected an image id, an uploaded file or a session id; got none of them")
+        job = stack.enter_context(recorded(app, request, image))
+        result = app.infer(request, image_file=image_file, as_dicom_seg=as_seg, progress=job.tell)
     if as_seg:
         background_tasks.add_task(Path(result["dicom_seg"]).unlink, missing_ok=True)
     return send_response(app.datastore(), result, output, background_tasks)

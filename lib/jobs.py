@@ -1,0 +1,360 @@
+"""Analyses as jobs: submitted and left alone, or waited for by a request to /infer; with a place in line and progress.
+
+Threads: one worker per device runs the submitted jobs of that device in order; requests run in their own threads. All
+stand in ``lib.line``, which decides whose turn it is. One lock guards the table of jobs and what is told of each; it is
+held for moments only. With it the line may be asked something, never the other way round.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from lib.errors import ServerBusy, UnknownJob
+from lib.line import CANCELLED_WAITING, Lines, Place
+from lib.overall import Overall, StageTimes
+from lib.pace import Pace
+from monailabel_app.errors import AnomalyAppError, Cancelled
+
+logger = logging.getLogger(__name__)
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
+INFER = "infer"
+MAX_QUEUED = 200
+KEPT, KEPT_SECONDS = 100, 24 * 3600.0
+WAITING, STOPPING = "waiting", "stopping"
+_CANCELLED_RUNNING = "cancelled while it ran"
+_USUAL_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request comes to. equal: the same for requests that give the same result. cost: for those that take alike.
+
+    result: the address of what comes out, None where nothing is kept.
+    """
+
+    device: str
+    equal: str | None = None
+    cost: tuple[str, ...] = ()
+    result: str | None = None
+
+
+class Job:
+    """One analysis. Its figures are written with the lock of its ``Jobs``; ``tell`` is the callback for the library."""
+
+    def __init__(self, jobs: Jobs, kind: str, model: str, image: str, params: Mapping[str, Any], plan: Plan):
+        self.id = uuid.uuid4().hex
+        self.kind, self.model, self.image, self.params, self.plan = kind, model, image, dict(params), plan
+        self.state, self.stage = QUEUED, WAITING
+        self.progress: float | None = None
+        self.error: str | None = None
+        self.created = datetime.now(timezone.utc)
+        self.started: datetime | None = None
+        self.finished: datetime | None = None
+        self.seconds: float | None = None
+        self.place: Place | None = None
+        self.cancelling: str | None = None
+        self.began = self.ended = 0.0
+        self.overall: Overall | None = None
+        self.pace = Pace()
+        self._jobs = jobs
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.state not in {QUEUED, RUNNING}
+
+    def tell(self, stage: str, share: float) -> None:
+        """``share`` (0 to 1) of ``stage`` is done. Raises Cancelled when somebody has cancelled the job."""
+        self._jobs.told(self, stage, share)
+
+
+class Jobs:
+    """The jobs of this server.
+
+    lines: whose turn it is on a device. check: what a request comes to; raises AnomalyAppError for what cannot work.
+    work: does a submitted job. describe: the text of an error for a client.
+    """
+
+    def __init__(
+        self,
+        lines: Lines,
+        check: Callable[[str, str, Mapping[str, Any]], Plan],
+        work: Callable[[Job], None],
+        *,
+        describe: Callable[[Exception], str] = str,
+        max_queued: int = MAX_QUEUED,
+        kept: int = KEPT,
+        kept_seconds: float = KEPT_SECONDS,
+    ):
+        self._lines, self._check, self._work, self._describe = lines, check, work, describe
+        self._max_queued, self._kept, self._kept_seconds = max_queued, kept, kept_seconds
+        self._lock = threading.RLock()
+        self._come = threading.Condition(self._lock)
+        self._table: OrderedDict[str, Job] = OrderedDict()
+        self._todo: dict[str, deque[Job]] = {}
+        self._times = StageTimes()
+        self._lasted: deque[float] = deque(maxlen=8)
+        self._closing = False
+
+    def submit(self, image: str, model: str, params: Mapping[str, Any]) -> Job:
+        """A job for a stored image; the one at hand when the same was asked for and is not over yet.
+
+        Raises what ``check`` raises, and ServerBusy when too many wait.
+        """
+        plan = self._check(image, model, params)
+        with self._lock:
+            self._refuse_when_closing()
+            for job in self._table.values():
+                if plan.equal is not None and job.plan.equal == plan.equal and not job.over and not job.cancelling:
+                    return job
+            waiting = sum(len(todo) for todo in self._todo.values())
+            if waiting >= self._max_queued:
+                raise ServerBusy(
+                    f"{waiting} jobs are waiting already: send it again in about {self.retry_after():.0f} s",
+                    retry_after=self.retry_after(),
+                )
+            job = Job(self, INFER, model, image, params, plan)
+            job.place = self._lines.enter(plan.device, threaded=False, on_turn=lambda: self._begin(job))
+            self._keep(job)
+            if plan.device not in self._todo:
+                self._todo[plan.device] = deque()
+                # A daemon: an analysis that is under way must not keep the server from ending.
+                name = f"jobs on {plan.device}"
+                threading.Thread(target=self._serve, args=(plan.device,), name=name, daemon=True).start()
+            self._todo[plan.device].append(job)
+            self._come.notify_all()
+        return job
+
+    @contextmanager
+    def record(
+        self, kind: str, model: str, image: str, params: Mapping[str, Any] | None = None, *, plan: Plan
+    ) -> Iterator[Job]:
+        """The work of a request, as a job: in it the line knows this thread's place, and ``tell`` takes its progress.
+
+        Raises ServerBusy when too many requests wait, and Cancelled.
+        """
+        with self._lock:
+            self._refuse_when_closing()
+            job = Job(self, kind, model, image, params or {}, plan)
+            job.place = self._lines.enter(plan.device, on_turn=lambda: self._begin(job))
+            self._keep(job)
+        with self._ending(job), self._lines.standing(job.place):
+            yield job
+
+    def listing(self, image: str | None = None, states: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        """The newest first, as JSON."""
+        with self._lock:
+            self._forget()
+            chosen = [
+                job
+                for job in reversed(self._table.values())
+                if (image is None or job.image == image) and (not states or job.state in states)
+            ]
+            return [self._json(job) for job in chosen]
+
+    def waiting(self) -> int:
+        """How many wait for a device."""
+        with self._lock:
+            return sum(job.state == QUEUED for job in self._table.values())
+
+    def working(self) -> dict[str, str]:
+        """The images that are being analysed or wait for it: ``running`` or ``queued`` by image."""
+        with self._lock:
+            active = [job for job in self._table.values() if job.image and not job.over]
+        # Of two jobs of one image the running one counts.
+        return {job.image: job.state for job in sorted(active, key=lambda job: job.state == RUNNING)}
+
+    def get(self, job_id: str) -> dict[str, Any]:
+        """One job as JSON. Raises UnknownJob."""
+        with self._lock:
+            return self._json(self._of(job_id))
+
+    def json(self, job: Job) -> dict[str, Any]:
+        """What clients are told of a job."""
+        with self._lock:
+            return self._json(job)
+
+    def cancel(self, job_id: str, reason: str | None = None) -> dict[str, Any]:
+        """Cancel a job: at once while it waits, at its next progress while it runs; one that is over stays as it is.
+
+        Raises UnknownJob.
+        """
+        with self._lock:
+            job = self._of(job_id)
+            if job.over or job.cancelling:
+                return self._json(job)
+            waits = job.state == QUEUED
+            job.cancelling = reason or (CANCELLED_WAITING if waits else _CANCELLED_RUNNING)
+            if not waits:
+                job.stage = STOPPING
+            self._lines.cancel(job.place)
+            todo = self._todo.get(job.plan.device)
+            if waits and todo is not None and job in todo:
+                todo.remove(job)
+                self._lines.leave(job.place)
+                self._end(job, CANCELLED, job.cancelling)
+            return self._json(job)
+
+    def close(self, wait_seconds: float = 10.0) -> bool:
+        """The server ends: cancel everything and take no more. Returns whether all of it ended in time."""
+        with self._lock:
+            self._closing = True
+            for job in [job for job in self._table.values() if not job.over]:
+                self.cancel(job.id, "the server is shutting down")
+        deadline = time.monotonic() + wait_seconds
+        while time.monotonic() < deadline:
+            with self._lock:
+                if all(job.over for job in self._table.values()):
+                    return True
+            time.sleep(0.05)
+        return False
+
+    def retry_after(self) -> float:
+        """Seconds until a place in line may be free: about what an analysis takes here."""
+        with self._lock:
+            usual = sum(self._lasted) / len(self._lasted) if self._lasted else _USUAL_SECONDS
+        return min(300.0, max(2.0, usual))
+
+    def told(self, job: Job, stage: str, share: float) -> None:
+        """What ``Job.tell`` does."""
+        with self._lock:
+            if job.cancelling:
+                raise Cancelled(job.cancelling)
+            if stage == WAITING:
+                return
+            self._begin(job)
+            changed = stage != job.stage
+            job.stage = stage
+            job.progress = job.overall.tell(stage, share)
+            if changed:
+                job.pace.restart()
+            elif not job.pace.due():
+                return
+            elapsed, done = time.monotonic() - job.began, job.progress
+        if changed:
+            logger.info("job %s: %s", job.id[:8], stage)
+        else:
+            left = f", about {elapsed * (1 - done) / done:.0f} s left" if done > 0.02 else ""
+            logger.info("job %s: %s, %.0f %% of the analysis%s", job.id[:8], stage, 100 * done, left)
+
+    def _serve(self, device: str) -> None:
+        """Run the submitted jobs of a device, one after the other."""
+        todo = self._todo[device]
+        while True:
+            with self._come:
+                while not todo:
+                    self._come.wait()
+                job = todo.popleft()
+            try:
+                with self._ending(job), self._lines.standing(job.place):
+                    self._work(job)
+            except Exception as error:
+                # Told to whoever asks for the job; the text may hold an id.
+                if not isinstance(error, AnomalyAppError):
+                    logger.exception("job %s failed", job.id[:8])
+
+    @contextmanager
+    def _ending(self, job: Job) -> Iterator[None]:
+        """Notes how the work of a job ended, and lets its error through."""
+        try:
+            yield
+        except Cancelled as error:
+            self._end(job, CANCELLED, str(error))
+            raise
+        except Exception as error:
+            self._end(job, FAILED, self._describe(error))
+            raise
+        except BaseException:
+            self._end(job, CANCELLED, _CANCELLED_RUNNING)
+            raise
+        self._end(job, DONE)
+
+    def _begin(self, job: Job) -> None:
+        with self._lock:
+            if job.state != QUEUED:
+                return
+            job.state, job.began, job.started = RUNNING, time.monotonic(), datetime.now(timezone.utc)
+            job.overall = Overall(self._times.of(job.plan.cost))
+            job.stage, job.progress = "starting", 0.0
+        logger.info("job %s: started with %s on %s", job.id[:8], job.model, job.plan.device)
+
+    def _end(self, job: Job, state: str, error: str | None = None) -> None:
+        with self._lock:
+            if job.over:
+                return
+            if job.state == RUNNING:
+                job.seconds = round(time.monotonic() - job.began, 3)
+                took = job.overall.end()
+                if state == DONE and "reconstruction" in took:
+                    self._times.keep(job.plan.cost, took)
+                    self._lasted.append(job.seconds)
+            job.state, job.error = state, error
+            if state == DONE:
+                job.progress = 1.0
+            job.stage, job.finished, job.ended = state, datetime.now(timezone.utc), time.monotonic()
+            self._forget()
+        logger.info("job %s: %s after %.1f s", job.id[:8], state, job.seconds or 0.0)
+
+    def _refuse_when_closing(self) -> None:
+        if self._closing:
+            raise ServerBusy("the server is shutting down: send it again when it is back")
+
+    def _keep(self, job: Job) -> None:
+        self._table[job.id] = job
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop jobs that are over: those of long ago, and the oldest beyond the number that is kept."""
+        over = [job for job in self._table.values() if job.over]
+        too_many, now = len(over) - self._kept, time.monotonic()
+        for number, job in enumerate(sorted(over, key=lambda job: job.ended)):
+            if number < too_many or now - job.ended > self._kept_seconds:
+                del self._table[job.id]
+
+    def _of(self, job_id: str) -> Job:
+        self._forget()
+        if job_id not in self._table:
+            raise UnknownJob(f"no job {job_id[:40]!r}: it may be over since long, or of before the server's last start")
+        return self._table[job_id]
+
+    def _json(self, job: Job) -> dict[str, Any]:
+        position = None
+        if job.state == RUNNING:
+            position = 0
+        elif job.state == QUEUED:
+            position = 1 + self._lines.ahead(job.place)
+        seconds = job.seconds
+        if job.state == RUNNING:
+            seconds = round(time.monotonic() - job.began, 1)
+        return {
+            "id": job.id,
+            "kind": job.kind,
+            "model": job.model,
+            "image": job.image,
+            "params": job.params,
+            "state": job.state,
+            "position": position,
+            "stage": job.stage,
+            "progress": None if job.progress is None else round(job.progress, 4),
+            "created": _iso(job.created),
+            "started": _iso(job.started),
+            "finished": _iso(job.finished),
+            "seconds": seconds,
+            "error": job.error,
+            "result": job.plan.result if job.state == DONE else None,
+        }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")

@@ -1,0 +1,134 @@
+"""From a request to a job: what an analysis would come to, told before it begins, and how the app does it."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from monailabel.config import settings
+
+from lib.datastore import AnomalyLocalDatastore
+from lib.endpoints.guard import describe
+from lib.errors import UnknownImage
+from lib.ids import check_image_id
+from lib.jobs import INFER, Job, Jobs, Plan
+from lib.runner import choose_device
+from monailabel_app.errors import UnknownModel
+
+if TYPE_CHECKING:
+    from lib.app import AnomalyApp
+    from lib.infers import AnomalyInferTask
+
+# What the address of a result takes, and what the settings call it.
+_IN_ADDRESS = {
+    "operating_point": "operating_point",
+    "threshold": "threshold",
+    "score": "score",
+    "smoothing": "smoothing",
+    "min_lesion_volume": "min_volume_ml",
+    "calibration": "calibration",
+    "uncertainty": "uncertainty",
+    "seed": "seed",
+}
+# Options that change what is kept beside the analysis.
+_KEPT_AS = ("save_label", "label_tag")
+
+
+def jobs_for(app: AnomalyApp) -> Jobs:
+    """The jobs of an app. Cheap: MONAI Label builds an app in each of its sub-processes, too."""
+    return Jobs(
+        app.runner.lines,
+        check=lambda image, model, params: plan_of(app, image, model, params),
+        work=lambda job: _analyse(app, job),
+        describe=lambda error: describe(error)[1],
+    )
+
+
+@contextmanager
+def recorded(app: AnomalyApp, request: Mapping[str, Any], image: str) -> Iterator[Job]:
+    """A request to /infer as a job. image: its id in the datastore, empty for an upload. Raises AnomalyAppError."""
+    model = str(request["model"])
+    plan, values = _read(_task(app, model), model, request)
+    if image:
+        plan = replace(plan, result=result_address(image, model, request, values))
+    params = {key: value for key, value in request.items() if key not in {"model", "image"}}
+    with app.jobs.record(INFER, model, image, params, plan=plan) as job:
+        yield job
+
+
+def plan_of(app: AnomalyApp, image: str, model: str, params: Mapping[str, Any]) -> Plan:
+    """What an analysis of a stored image comes to. Raises AnomalyAppError for what cannot work."""
+    check_image_id(image)
+    plan, values = _read(_task(app, model), model, params)
+    datastore = app.datastore()
+    if isinstance(datastore, AnomalyLocalDatastore):
+        path = datastore.get_image_uri(image)
+        if not path or not Path(path).exists():
+            raise UnknownImage(f"no image {image[:80]!r} in the datastore: upload it first")
+    elif image not in datastore.list_images():
+        # Not fetched here: that is for the job, when its turn comes.
+        raise UnknownImage(f"the archive has no image {image[:80]!r}")
+    equal = {"image": image, "model": model, "device": plan.device, **values}
+    equal |= {key: str(params[key]) for key in _KEPT_AS if key in params}
+    return replace(
+        plan,
+        equal=json.dumps(equal, sort_keys=True, default=str),
+        result=result_address(image, model, params, values),
+    )
+
+
+def result_address(image: str, model: str, params: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """Where the result of an analysis is: only what was asked for is in the address. values: as they were read."""
+    query = {"model": model}
+    for name, key in _IN_ADDRESS.items():
+        value = values.get(key)
+        if params.get(name) not in (None, "") and value is not None:
+            query[name] = ("on" if value else "off") if isinstance(value, bool) else str(value)
+    return f"{settings.MONAI_LABEL_API_STR}/anomaly/results/{quote(image, safe='')}?{urlencode(query)}"
+
+
+def end_with_server(jobs: Jobs) -> None:
+    """Cancel everything as soon as the server is told to end; it would wait for the end of every analysis otherwise."""
+    atexit.register(jobs.close)
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(number)
+        if not callable(before):
+            continue
+
+        def handler(signum: int, frame: Any, before: Any = before) -> Any:
+            # In a thread of its own: a handler may have interrupted whoever holds the lock of the jobs.
+            threading.Thread(target=jobs.close, name="jobs are cancelled", daemon=True).start()
+            return before(signum, frame)
+
+        with suppress(ValueError):
+            signal.signal(number, handler)
+
+
+def _task(app: AnomalyApp, model: str) -> AnomalyInferTask:
+    tasks = app.tasks()
+    if model not in tasks:
+        there_is = ", ".join(tasks) or "none"
+        raise UnknownModel(f"no model {model[:80]!r} on this server; available: {there_is}")
+    return tasks[model]
+
+
+def _read(task: AnomalyInferTask, model: str, params: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
+    values = task.read(params)
+    device = choose_device(params.get("device"))
+    return Plan(device, cost=(model, device, "repeats" if values.get("uncertainty") else "")), values
+
+
+def _analyse(app: AnomalyApp, job: Job) -> None:
+    result = app.infer({**job.params, "model": job.model, "image": job.image}, progress=job.tell)
+    # The label is for viewers that wait for it; what a job leaves is kept by the analysis itself.
+    Path(result["file"]).unlink(missing_ok=True)
