@@ -53,3 +53,9 @@ class NothingFound(AnomalyAppError):
     """An object that shows what was found, where nothing was found."""
 
     status = 404
+
+
+class StudyTaken(AnomalyAppError):
+    """Another reader works on the study."""
+
+    status = 409

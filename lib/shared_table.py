@@ -163,6 +163,15 @@ class SharedTable(LocalDatastore):
             entry.image.info[key] = {**(held if isinstance(held, Mapping) else {}), **entries}
             self._update_datastore_file()
 
+    def entries(self) -> dict[str, tuple[dict[str, Any], frozenset[str]]]:
+        """Information and tags of the labels of every image in the table, as it is at one moment, for listings.
+
+        Thousands of images cost milliseconds: what lies inside the information is not copied, so do not change it.
+        """
+        with self._reading():
+            objects = self._datastore.objects
+            return {image: (dict(entry.image.info), frozenset(entry.labels)) for image, entry in objects.items()}
+
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """The table for this thread, as the file has it now; within a change, as the change has it."""

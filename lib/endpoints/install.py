@@ -12,7 +12,21 @@ import sys
 
 from fastapi import FastAPI
 
-from lib.endpoints import archive, data, dicom, evaluation, infer, jobs, page, tasks, viewer
+from lib.endpoints import (
+    archive,
+    data,
+    dicom,
+    evaluation,
+    infer,
+    jobs,
+    models,
+    page,
+    results,
+    reviews,
+    studies,
+    tasks,
+    viewer,
+)
 from lib.endpoints.guard import Guard
 
 _MARK = "anomaly:"
@@ -31,7 +45,7 @@ def install(server: FastAPI | None = None) -> bool:
             return False
     routers = (
         infer.router, data.router, tasks.router, evaluation.router, viewer.router, archive.router, page.router,
-        jobs.router, dicom.router,
+        jobs.router, dicom.router, results.router, studies.router, reviews.router, models.router,
     )  # fmt: skip
     routes = [route for router in routers for route in router.routes]
     for route in routes:
