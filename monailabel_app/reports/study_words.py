@@ -1,0 +1,142 @@
+"""What a study report says in sentences, from its record alone: the same words on paper and in the JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .markup import is_number
+
+RESEARCH = (
+    "Research use only. Not a medical device: not for diagnosis, screening or treatment. A region that is not marked "
+    "is not thereby healthy, and a marked one is not thereby diseased."
+)
+
+
+def summary(record: Mapping[str, Any]) -> list[str]:
+    """Score, marked volume and operating point, each with what healthy scans show."""
+    return [sentence for sentence in (_score(record), _marked(record), _point(record)) if sentence]
+
+
+def checks(record: Mapping[str, Any]) -> list[str]:
+    """What was checked and found in order, or could not be checked; faults are among the warnings."""
+    finding, said = record["finding"], []
+    gate, drift = finding.get("gate"), finding.get("drift")
+    if gate is None:
+        asked = finding["settings"].get("gate") != "off"
+        said.append(
+            "Input gate: there is none for this kind of scan, so nothing checked whether the model was made for it."
+            if asked
+            else "Input gate: not asked (gate=off)."
+        )
+    elif gate["passed"]:
+        part = {"plain": ", without the network", "outline": ", outline of the brain only"}.get(gate["judged_by"], "")
+        said.append(
+            f"Input gate: passed{part} (oddest feature {gate['score']:.1f}, limit {gate['threshold']:.1f} healthy "
+            "standard deviations)."
+        )
+    if drift is None:
+        said.append("Drift from the calibration: not known for this calibration.")
+    elif not drift["drifted"]:
+        said.append(
+            f"Drift from the calibration: none seen (distance {drift['distance']:.2f}, the {drift['healthy_scans']} "
+            f"healthy scans up to {drift['healthy_largest']:.2f})."
+        )
+    return said
+
+
+def nothing_marked(record: Mapping[str, Any]) -> str:
+    """For an empty result."""
+    highest = record["highest"]
+    value = f"its highest value is {highest['value']:.2f}, " if highest else ""
+    return (
+        f"No region was marked: nothing of at least {record['finding']['settings']['min_volume_ml']:g} ml lies above "
+        f"the threshold of the map, {value}the threshold {record['finding']['threshold']:.2f} healthy standard "
+        "deviations. This does not show that the brain is healthy."
+    )
+
+
+def share_words(region: Mapping[str, Any]) -> str:
+    """How rare a peak is among healthy voxels."""
+    share = region.get("peak_healthy_share")
+    if not is_number(share):
+        return ""
+    sign = "< " if region.get("peak_beyond_table") else ""
+    return f"{sign}{100 * share:.2g} %"
+
+
+def place_words(ras_mm: Sequence[float] | None) -> str:
+    """A place in the head as ``L 34, A 3, S 43``, in mm of the scan's own space."""
+    if ras_mm is None:
+        return ""
+    return ", ".join(
+        f"{(negative if value < 0 else positive)} {abs(value):.0f}"
+        for value, (positive, negative) in zip(ras_mm, ("RL", "AP", "SI"), strict=True)
+    )
+
+
+def ml(value: float) -> str:
+    """A volume, with more digits where it is small."""
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}"
+
+
+def _score(record: Mapping[str, Any]) -> str:
+    finding, scores = record["finding"], record["healthy"]["scan_scores"]
+    text = f"Anomaly score {finding['anomaly_score']:.2f}"
+    if not scores:
+        return f"{text}; the calibration has no scores of healthy scans to compare it with."
+    not_below, total = sum(s >= finding["anomaly_score"] for s in scores), len(scores)
+    if not not_below:
+        rank = f"higher than all {total} healthy scans of the calibration"
+    else:
+        rank = f"{not_below} of {total} healthy scans of the calibration score as high or higher"
+    least = " the smallest that so many scans can give" if not not_below else ""
+    p_value = f"p = {finding['p_value']:.2g}{',' if least else ''}{least}"
+    return (
+        f"{text}: {rank} (their median {np.median(scores):.2f}, highest {max(scores):.2f}); {p_value}. p tells how "
+        "rare such a score is among healthy scans, not how likely a disease is."
+    )
+
+
+def _marked(record: Mapping[str, Any]) -> str:
+    finding, healthy = record["finding"], record["healthy"]
+    count, volume = finding["lesion_count"], finding["anomaly_volume_ml"]
+    regions = "no region" if not count else "1 region" if count == 1 else f"{count} regions"
+    text = f"Marked: {regions}{f', {ml(volume)} ml together' if count else ''}"
+    others = healthy["marked_ml"]
+    if not others:
+        return f"{text}."
+    not_below = sum(value >= volume for value in others)
+    of = "" if healthy["marked_of"] == "the whole scan" else f", of {healthy['marked_of']} each"
+    spread = f"median {ml(float(np.median(others)))} ml, most {ml(max(others))} ml{of}"
+    if not count:
+        return f"{text}. Healthy scans have {spread} marked at this operating point."
+    return (
+        f"{text}. At this operating point {not_below} of {len(others)} healthy scans have as much or more marked "
+        f"({spread}): regions like these can be false alarms."
+        if not_below
+        else f"{text}: more than in each of the {len(others)} healthy scans at this operating point ({spread})."
+    )
+
+
+def _point(record: Mapping[str, Any]) -> str:
+    point = record["operating_point"]
+    text = f"Operating point {point['name']}: threshold {point['threshold']:.2f} healthy standard deviations"
+    if point.get("healthy_rate") is None:
+        return f"{text}, set by hand: it promises nothing about healthy scans."
+    limits = point.get("healthy_rate_interval")
+    spread = f" (95 % interval {_percent(limits[0])} to {_percent(limits[1])} %)" if limits else ""
+    text += f", which {_percent(point['healthy_rate'])} % of the voxels of held-out healthy scans exceed{spread}."
+    if point.get("bound_ml") is not None:
+        of = "" if point["bound_of"] == "the whole scan" else f" in {point['bound_of']}"
+        text += (
+            f" A further healthy scan like those of the calibration has at most {ml(point['bound_ml'])} ml marked{of} "
+            f"with a probability of {100 * point['bound_level']:.0f} %."
+        )
+    return text
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}"
