@@ -1,0 +1,312 @@
+/** One NiiVue canvas: a scan, at most one painted layer, and the places of its tiles. */
+
+import { Niivue, SLICE_TYPE } from "@niivue/niivue";
+
+import { fromColumns, multiply, sameGrid, voxelToTexture } from "./geometry";
+import type { Image } from "./image_source";
+import { OverlayPainter, type Look } from "./overlay_painter";
+import type { Tile, Vec3 } from "./types";
+
+const PLANES = ["axial", "coronal", "sagittal", "3d", "3d"] as const;
+export type Plane = Tile["plane"];
+const SLICE_OF: Record<Plane, SLICE_TYPE> = {
+  axial: SLICE_TYPE.AXIAL, coronal: SLICE_TYPE.CORONAL, sagittal: SLICE_TYPE.SAGITTAL, "3d": SLICE_TYPE.RENDER,
+};
+
+/** A tile's plane and its share of the canvas: left, top, width, height in 0..1. */
+export interface Place {
+  plane: Plane;
+  box: [number, number, number, number];
+}
+
+/**
+ * NiiVue with its second layer painted by us, and without its fonts and its ball of light: both are pictures behind
+ * `data:` addresses, which the page's content security policy does not let in. Letters are HTML here.
+ */
+class Painted extends Niivue {
+  painter: OverlayPainter | null = null;
+  layer: Image | null = null;
+  look: Look | null = null;
+  private overlayFor = "";
+
+  override async loadDefaultFont(): Promise<void> {}
+  override async loadDefaultMatCap(): Promise<WebGLTexture | null> {
+    return null;
+  }
+  override drawLoadingText(): void {}
+
+  override refreshLayers(item: Parameters<Niivue["refreshLayers"]>[0], layer: number): void {
+    if (layer === 0) super.refreshLayers(item, 0);
+    else this.paintLayer();
+  }
+
+  paintLayer(): void {
+    const dims = this.back?.dims;
+    if (!dims || !this.layer || !this.look || !this.volumes[0]) return;
+    this.painter ??= new OverlayPainter(this.gl);
+    const name = dims.slice(1, 4).join();
+    if (this.overlayFor !== name || !this.overlayTexture) {
+      this.overlayTexture = this.rgbaTex(this.overlayTexture, this.gl.TEXTURE2, dims);
+      this.overlayFor = name;
+    }
+    const base = this.volumes[0];
+    const texture = multiply(voxelToTexture(this.layer.dims), multiply(this.layer.inverse, fromColumns(base.frac2mm!)));
+    const grid = { dims: [1, 2, 3].map((k) => base.hdr!.dims[k]!) as Vec3, affine: base.hdr!.affine.flat() };
+    this.gl.bindVertexArray(this.genericVAO);
+    this.painter.paint(this.overlayTexture!, dims.slice(1, 4), this.layer, texture, sameGrid(grid, this.layer), this.look);
+    this.gl.bindVertexArray(this.unusedVAO);
+  }
+
+  forget(): void {
+    this.painter?.keepOnly([]);
+    this.overlayFor = "";
+  }
+}
+
+export class CanvasView {
+  readonly canvas = document.createElement("canvas");
+  private nv: Painted | null = null;
+  private scan: Image | null = null;
+  private waiting = 0;
+  private places: Place[] = [];
+  onDrawn: () => void = () => {};
+
+  constructor(readonly host: HTMLElement) {
+    this.canvas.className = "av-canvas";
+    host.append(this.canvas);
+  }
+
+  /** Raises an Error in words where WebGL 2 cannot start. */
+  async start(radiological: boolean): Promise<void> {
+    const nv = new Painted({
+      isRadiologicalConvention: radiological,
+      sagittalNoseLeft: true,
+      isOrientationTextVisible: false,
+      isColorbar: false,
+      isSliceMM: false,
+      interactive: false,
+      dragAndDropEnabled: false,
+      isResizeCanvas: false,
+      show3Dcrosshair: true,
+      loadingText: "",
+      logLevel: "error",
+      backColor: [0, 0, 0, 1],
+      crosshairColor: [0.35, 0.85, 1, 0.75],
+      crosshairWidth: 0.4,
+      crosshairWidthUnit: "mm",
+      crosshairGap: 8,
+    });
+    try {
+      await nv.attachToCanvas(this.canvas, true);
+    } catch {
+      throw new Error(
+        "This browser shows no 3-D graphics (WebGL 2), which the viewer needs. Turn on hardware acceleration, or use " +
+          "a current Firefox, Chrome, Edge or Safari.",
+      );
+    }
+    this.nv = nv;
+    this.resize();
+  }
+
+  get started(): boolean {
+    return this.nv !== null;
+  }
+
+  get engine(): Niivue {
+    if (!this.nv) throw new Error("the canvas has not started");
+    return this.nv;
+  }
+
+  /** Show a scan with a layer (or none) in place of what was there. */
+  show(scan: Image, layer: Image | null, look: Look): void {
+    const nv = this.nv!;
+    nv.painter?.keepOnly([]);
+    this.scan = scan;
+    nv.layer = layer;
+    nv.look = look;
+    nv.volumes = layer ? [scan.nv, layer.nv] : [scan.nv];
+    nv.back = scan.nv;
+    nv.overlays = layer ? [layer.nv] : [];
+    nv.updateGLVolume();
+  }
+
+  /** Another look, or another layer of the same study, without sending the scan to the card again. */
+  setLook(layer: Image | null, look: Look): void {
+    const nv = this.nv;
+    if (!nv || !this.scan) return;
+    const had = nv.layer !== null;
+    nv.look = look;
+    nv.layer = layer;
+    if (had !== (layer !== null)) {
+      nv.volumes = layer ? [this.scan.nv, layer.nv] : [this.scan.nv];
+      nv.overlays = layer ? [layer.nv] : [];
+      nv.updateGLVolume();
+    } else if (layer) {
+      nv.paintLayer();
+    }
+    this.draw();
+  }
+
+  setWindow(lo: number, hi: number): void {
+    if (!this.nv || !this.scan) return;
+    this.scan.nv.cal_min = lo;
+    this.scan.nv.cal_max = hi;
+    this.nv.refreshLayers(this.scan.nv, 0);
+    this.draw();
+  }
+
+  setPlaces(places: Place[]): void {
+    this.places = places;
+    if (!this.nv) return;
+    this.nv.customLayout = places.map(({ plane, box }) => ({ sliceType: SLICE_OF[plane], position: box }));
+    this.nv.opts.sliceType = SLICE_TYPE.MULTIPLANAR;
+    this.draw();
+  }
+
+  setConvention(radiological: boolean): void {
+    if (!this.nv) return;
+    this.nv.opts.isRadiologicalConvention = radiological;
+    this.draw();
+  }
+
+  setInterpolation(smooth: boolean): void {
+    if (!this.nv) return;
+    this.nv.opts.isNearestInterpolation = !smooth;
+    for (const layer of [0, 1]) this.nv.updateInterpolation(layer);
+    this.draw();
+  }
+
+  get crosshair(): Vec3 {
+    if (!this.nv || !this.scan) return [0, 0, 0];
+    return Array.from(this.nv.frac2mm(this.nv.scene.crosshairPos, 0, true)).slice(0, 3) as Vec3;
+  }
+
+  set crosshair(ras_mm: Vec3) {
+    if (!this.nv || !this.scan) return;
+    const frac = this.nv.mm2frac(ras_mm, 0, true);
+    for (let k = 0; k < 3; k++) frac[k] = Math.min(Math.max(frac[k]!, 0), 1);
+    this.nv.scene.crosshairPos = frac;
+    this.draw();
+  }
+
+  get pan(): number[] {
+    return this.nv ? Array.from(this.nv.scene.pan2Dxyzmm) : [0, 0, 0, 1];
+  }
+
+  set pan(pan: number[]) {
+    if (!this.nv) return;
+    this.nv.scene.pan2Dxyzmm = pan as unknown as Niivue["scene"]["pan2Dxyzmm"];
+    this.draw();
+  }
+
+  get turn(): [number, number, number] {
+    const scene = this.nv?.scene;
+    return scene ? [scene.renderAzimuth, scene.renderElevation, scene.volScaleMultiplier] : [110, 10, 1];
+  }
+
+  set turn([azimuth, elevation, scale]: [number, number, number]) {
+    if (!this.nv) return;
+    this.nv.scene.renderAzimuth = azimuth;
+    this.nv.scene.renderElevation = elevation;
+    this.nv.scene.volScaleMultiplier = scale;
+    this.draw();
+  }
+
+  /** Size of the scan's grid in the order right-left, back-front, foot-head, and its voxel sizes in mm. */
+  get grid(): { dims: Vec3; spacing: Vec3 } {
+    const nv = this.scan?.nv;
+    if (!nv?.dimsRAS || !nv.pixDimsRAS) return { dims: [1, 1, 1], spacing: [1, 1, 1] };
+    return { dims: nv.dimsRAS.slice(1, 4) as Vec3, spacing: nv.pixDimsRAS.slice(1, 4).map(Math.abs) as Vec3 };
+  }
+
+  tiles(): Tile[] {
+    if (!this.nv || !this.scan) return [];
+    const ratio = this.ratio;
+    return this.nv.screenSlices.map((tile) => {
+      const [left, top, width, height] = tile.leftTopWidthHeight.map((v) => v / ratio) as [number, number, number, number];
+      return { plane: PLANES[tile.axCorSag]!, left, top, width, height };
+    });
+  }
+
+  /** The index of the tile under a point in CSS pixels, or -1. */
+  tileAt(x: number, y: number): number {
+    return this.tiles().findIndex((t) => x >= t.left && y >= t.top && x < t.left + t.width && y < t.top + t.height);
+  }
+
+  /** Where in the scan (shares of its box) a point of a tile lies; null outside the scan. */
+  shareAt(x: number, y: number, tile: number): Vec3 | null {
+    if (!this.nv || tile < 0) return null;
+    const share = this.nv.screenXY2TextureFrac(x * this.ratio, y * this.ratio, tile, false);
+    return share[0]! < -0.5 && share[1]! < -0.5 ? null : (Array.from(share) as Vec3);
+  }
+
+  millimetres(share: Vec3): Vec3 {
+    return Array.from(this.engine.frac2mm(share, 0, true)).slice(0, 3) as Vec3;
+  }
+
+  get ratio(): number {
+    return this.canvas.clientWidth > 0 ? this.canvas.width / this.canvas.clientWidth : 1;
+  }
+
+  resize(): void {
+    const { clientWidth, clientHeight } = this.host;
+    const ratio = Math.min(window.devicePixelRatio || 1, 2);
+    const [width, height] = [Math.max(1, Math.round(clientWidth * ratio)), Math.max(1, Math.round(clientHeight * ratio))];
+    if (this.canvas.width !== width || this.canvas.height !== height) {
+      this.canvas.width = width;
+      this.canvas.height = height;
+    }
+    if (this.nv) this.nv.uiData.dpr = 1;
+    this.draw();
+  }
+
+  /** At most once per picture of the screen, however often it is asked for. */
+  draw(): void {
+    if (!this.nv || this.waiting) return;
+    this.waiting = requestAnimationFrame(() => {
+      this.waiting = 0;
+      this.drawNow();
+    });
+  }
+
+  drawNow(): void {
+    if (!this.nv || !this.scan || this.canvas.width < 2 || !this.places.length) return;
+    this.nv.drawScene();
+    this.onDrawn();
+  }
+
+  /** Forget the study, keep the canvas. */
+  clear(): void {
+    if (!this.nv) return;
+    this.nv.volumes = [];
+    this.nv.overlays = [];
+    this.nv.back = null;
+    this.nv.layer = null;
+    this.nv.screenSlices = [];
+    this.nv.forget();
+    this.scan = null;
+    const { gl } = this.nv;
+    gl.bindFramebuffer(gl.FRAMEBUFFER, null);
+    gl.clearColor(0, 0, 0, 1);
+    gl.clear(gl.COLOR_BUFFER_BIT);
+  }
+
+  destroy(): void {
+    if (this.waiting) cancelAnimationFrame(this.waiting);
+    this.waiting = 0;
+    if (this.nv) {
+      const lose = this.nv.gl.getExtension("WEBGL_lose_context");
+      this.nv.painter?.destroy();
+      this.nv.volumes = [];
+      this.nv.overlays = [];
+      this.nv.back = null;
+      this.nv.layer = null;
+      this.nv.cleanup();
+      lose?.loseContext();
+    }
+    this.nv = null;
+    this.scan = null;
+    this.canvas.remove();
+  }
+}
+
