@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -260,9 +261,11 @@ class Jobs:
                 with self._ending(job), self._lines.standing(job.place):
                     self._work(job)
             except Exception as error:
-                # Told to whoever asks for the job; the text may hold an id.
+                # Named errors are told to whoever asks for the job. Of others the log has the place and not the text,
+                # in which a file's name, and so a patient's, may be.
                 if not isinstance(error, AnomalyAppError):
-                    logger.exception("job %s failed", job.id[:8])
+                    where = "".join(traceback.format_tb(error.__traceback__))
+                    logger.error("job %s failed with %s in\n%s", job.id[:8], type(error).__name__, where)
 
     @contextmanager
     def _ending(self, job: Job) -> Iterator[None]:

@@ -38,8 +38,13 @@ def submit_job(response: Response, request: dict[str, Any] = Body(...), user: Us
     if model is not None and not isinstance(model, str):
         raise InvalidRequest("expected model as the name of a model")
     params = {} if params is None else params
-    if not isinstance(params, dict) or len(json.dumps(params)) > _MOST_PARAMS:
-        raise InvalidRequest(f"expected params as a JSON object of at most {_MOST_PARAMS} characters")
+    try:
+        # Not-a-number is none in JSON, and would be an error in every answer that lists the job.
+        size = len(json.dumps(params, allow_nan=False)) if isinstance(params, dict) else None
+    except ValueError:
+        size = None
+    if size is None or size > _MOST_PARAMS:
+        raise InvalidRequest(f"expected params as a JSON object of finite values, at most {_MOST_PARAMS} characters")
     params = {key: value for key, value in params.items() if key not in RESERVED}
     model = model or model_of(check_image_id(image), app.datastore(), app.tasks())
     return app.jobs.json(app.jobs.submit(image, model, params))

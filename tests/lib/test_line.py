@@ -1,0 +1,188 @@
+"""One line per device: first come first served, and nobody is forgotten in it."""
+
+import threading
+import time
+
+import pytest
+
+from lib import line as line_module
+from lib.errors import ServerBusy
+from lib.line import Lines
+from monailabel_app.errors import Cancelled
+
+
+def until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.002)
+
+
+def in_thread(work):
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+class Waiter:
+    """A thread that wants a device, holds it until ``let_go``, and notes what became of it."""
+
+    def __init__(self, lines, name, order, place=None):
+        self.gone, self.error = threading.Event(), None
+        self._thread = in_thread(lambda: self._run(lines, name, order, place))
+
+    def _run(self, lines, name, order, place):
+        try:
+            if place is not None:
+                with lines.standing(place):
+                    self._hold(lines, name, order, place.device)
+            else:
+                self._hold(lines, name, order, "cpu")
+        except Cancelled as error:
+            self.error = error
+
+    def _hold(self, lines, name, order, device):
+        with lines.device(device):
+            order.append(name)
+            self.gone.wait(20)
+
+    def let_go(self):
+        self.gone.set()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+def test_requests_and_jobs_are_served_in_the_order_in_which_they_came():
+    lines, order = Lines(), []
+    first = Waiter(lines, "request 1", order)
+    until(lambda: order == ["request 1"])
+    job = lines.enter("cpu", threaded=False)
+    late = Waiter(lines, "request 2", order)
+    until(lambda: lines.waiting == 1)
+    assert lines.ahead(job) == 0
+    worker = Waiter(lines, "job", order, job)
+    first.let_go()
+    until(lambda: len(order) == 2)
+    worker.let_go()
+    until(lambda: len(order) == 3)
+    late.let_go()
+    assert order == ["request 1", "job", "request 2"]
+
+
+def test_many_at_once_keep_their_order_and_never_share_the_device():
+    lines, inside, most, served = Lines(max_waiting=100), 0, 0, []
+    lock = threading.Lock()
+    places = [lines.enter("cpu", threaded=False) for _ in range(40)]
+
+    def work(number):
+        nonlocal inside, most
+        with lines.standing(places[number]), lines.device("cpu"):
+            with lock:
+                inside += 1
+                most = max(most, inside)
+                served.append(number)
+            time.sleep(0.0005)
+            with lock:
+                inside -= 1
+
+    threads = [in_thread(lambda n=n: work(n)) for n in reversed(range(40))]
+    for thread in threads:
+        thread.join(20)
+    assert most == 1
+    assert served == list(range(40))
+
+
+def test_positions_count_those_that_wait_before():
+    lines, order = Lines(), []
+    holder = Waiter(lines, "holder", order)
+    until(lambda: order)
+    places = [lines.enter("cpu", threaded=False) for _ in range(3)]
+    other = lines.enter("cuda:0", threaded=False)
+    assert [lines.ahead(place) for place in places] == [0, 1, 2]
+    assert lines.ahead(other) == 0
+    lines.leave(places[0])
+    lines.leave(places[0])
+    assert [lines.ahead(place) for place in places] == [0, 0, 1]
+    holder.let_go()
+
+
+def test_one_that_is_cancelled_while_waiting_leaves_and_holds_nobody_up():
+    lines, order = Lines(), []
+    holder = Waiter(lines, "holder", order)
+    until(lambda: order)
+    place = lines.enter("cpu")
+    cancelled = Waiter(lines, "cancelled", order, place)
+    next_one = Waiter(lines, "next", order)
+    until(lambda: lines.waiting == 2)
+    lines.cancel(place)
+    cancelled.let_go()
+    assert isinstance(cancelled.error, Cancelled)
+    holder.let_go()
+    until(lambda: order == ["holder", "next"])
+    next_one.let_go()
+    assert lines.waiting == 0
+
+
+def test_a_scan_that_takes_long_to_fetch_does_not_keep_the_device_idle(monkeypatch):
+    monkeypatch.setattr(line_module, "PATIENCE_SECONDS", 0.3)
+    lines, order = Lines(), []
+    fetching = lines.enter("cpu")
+    began = time.monotonic()
+    ready = Waiter(lines, "ready", order)
+    until(lambda: order == ["ready"])
+    assert time.monotonic() - began >= 0.25
+    fetched = Waiter(lines, "fetched", order, fetching)
+    ready.let_go()
+    until(lambda: order == ["ready", "fetched"])
+    fetched.let_go()
+
+
+def test_too_many_waiting_requests_are_turned_away_and_jobs_do_not_count():
+    lines, order = Lines(max_waiting=1), []
+    holder = Waiter(lines, "holder", order)
+    until(lambda: order)
+    for _ in range(5):
+        lines.enter("cpu", threaded=False)
+    lines.enter("cpu")
+    with pytest.raises(ServerBusy, match="1 analyses are waiting for cpu already"):
+        lines.enter("cpu")
+    assert lines.waiting == 1
+    holder.let_go()
+
+
+def test_what_is_asked_while_waiting_can_end_the_waiting():
+    lines, order = Lines(), []
+    holder = Waiter(lines, "holder", order)
+    until(lambda: order)
+
+    def ask():
+        raise Cancelled("enough")
+
+    with pytest.raises(Cancelled, match="enough"), lines.device("cpu", ask):
+        pass
+    assert lines.waiting == 0
+    holder.let_go()
+
+
+def test_in_its_place_a_thread_gets_the_device_once_and_then_lines_up_again():
+    lines = Lines()
+    place = lines.enter("cpu")
+    with lines.standing(place):
+        with lines.device("cpu"):
+            assert place.holds
+            with lines.device("cpu"):
+                assert place.holds
+        assert place.over
+        with lines.device("cpu"), lines.device("cuda:0"):
+            assert lines.waiting == 0
+    with lines.device("cpu"):
+        pass
+
+
+def test_a_place_is_given_up_when_the_work_fails_before_the_device_is_asked_for():
+    lines = Lines()
+    place = lines.enter("cpu")
+    with pytest.raises(ValueError, match="no such file"), lines.standing(place):
+        raise ValueError("no such file")
+    with lines.device("cpu"):
+        assert lines.waiting == 0
