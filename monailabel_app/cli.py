@@ -22,6 +22,7 @@ from monailabel_app import (
     cli_fairness,
     cli_forget,
     cli_models,
+    cli_predict,
     cli_prototypes,
     cli_report,
     cli_selftest,
@@ -110,52 +111,7 @@ def prepare(
     typer.echo(f"training cache: {healthy.train_cache}")
 
 
-@app.command()
-def predict(
-    scan: Annotated[Path, typer.Argument(help="NIfTI or NRRD file, folder with a DICOM series, or PNG of one slice.")],
-    model: Annotated[str, typer.Option(help="Name of a shipped or trained model, or its folder.")] = "ddpm_t1",
-    mask: Annotated[Path | None, typer.Option(help="Write the label (.nii.gz, .nrrd).")] = None,
-    anomaly_map: Annotated[Path | None, typer.Option("--map", help="Write the calibrated map.")] = None,
-    operating_point: Annotated[str, typer.Option(help="sensitive, balanced, specific or bounded.")] = "balanced",
-    score: Annotated[str | None, typer.Option(help="Score (default: the model's first).")] = None,
-    smoothing: Annotated[str, typer.Option(help="standard, none or strong.")] = "standard",
-    min_volume_ml: Annotated[float, typer.Option(help="Smaller lesions are dropped.")] = 0.1,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    gate: Annotated[str, typer.Option(help="A scan unlike the training scans: warn, refuse or off.")] = "warn",
-    pixel_mm: Annotated[float | None, typer.Option(help="Pixel size of a PNG picture that states none.")] = None,
-    uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="Repeat the analysis to say how much each lesion would change.")
-    ] = False,
-    calibration: Annotated[str, typer.Option(help="site (own healthy scans, where there is one) or shipped.")] = "site",
-) -> None:
-    """Find anomalies in one scan; the result as JSON on standard output."""
-    import json
-
-    from monailabel_app.io.images import read_volume, write_labelmap, write_map
-    from monailabel_app.pipelines import predict as pipeline
-
-    volume = read_volume(scan, slices=True, pixel_mm=pixel_mm)
-    loaded = pipeline.load_model(pipeline.find_model(model, ROOT))
-    settings = pipeline.PredictSettings(
-        operating_point,
-        score,
-        smoothing,
-        min_volume_ml,
-        seed,
-        device,
-        uncertainty=uncertainty,
-        gate=gate,
-        calibration=calibration,
-    )
-    finding = pipeline.predict(volume, loaded, settings)
-    if mask is not None:
-        write_labelmap(mask, finding.mask, volume)
-    if anomaly_map is not None:
-        write_map(anomaly_map, finding.anomaly_map, volume)
-    typer.echo(json.dumps(finding.to_json(), indent=1))
-
-
+cli_predict.register(app)
 cli_calibrate.register(app)
 cli_train.register(app)
 cli_evaluate.register(app)

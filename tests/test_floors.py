@@ -23,6 +23,7 @@ FLOORS = (
         "cli_fairness",
         "cli_forget",
         "cli_models",
+        "cli_predict",
         "cli_prototypes",
         "cli_report",
         "cli_selftest",

@@ -220,22 +220,20 @@ def _highest(finding: Finding) -> dict[str, Any] | None:
 def _marked_in_healthy(finding: Finding, points: Mapping[str, Any]) -> dict[str, Any]:
     """Known at the calibrated operating points only, and without the smallest components."""
     point = points.get(str(finding.settings["operating_point"]))
-    known = point is not None and point.threshold == finding.threshold
     of = (finding.calibration or {}).get("false_volume_of", "the whole scan")
-    return {"marked_ml": list(point.false_ml) if known else [], "marked_of": of}
+    return {"marked_ml": [] if point is None else list(point.false_ml), "marked_of": of}
 
 
 def _operating_point(finding: Finding, points: Mapping[str, Any]) -> dict[str, Any]:
     name, about = str(finding.settings["operating_point"]), finding.calibration or {}
     point = points.get(name)
-    known = point is not None and point.threshold == finding.threshold
     return {
         "name": name,
         "threshold": finding.threshold,
-        "healthy_rate": point.measured_fpr if known else None,
-        "healthy_rate_interval": point.interval if known else None,
-        "bound_ml": point.bound_ml if known else None,
-        "bound_level": point.bound_level if known else None,
+        "healthy_rate": about.get("healthy_rate"),
+        "healthy_rate_interval": None if point is None else point.interval,
+        "bound_ml": about.get("false_volume_ml"),
+        "bound_level": about.get("false_volume_level"),
         "bound_of": about.get("false_volume_of", "the whole scan"),
     }
 

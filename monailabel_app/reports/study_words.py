@@ -9,6 +9,7 @@ import numpy as np
 
 from .markup import is_number
 
+CUSTOM = "custom"  # name of an operating point that was set by hand
 RESEARCH = (
     "Research use only. Not a medical device: not for diagnosis, screening or treatment. A region that is not marked "
     "is not thereby healthy, and a marked one is not thereby diseased."
@@ -124,11 +125,18 @@ def _marked(record: Mapping[str, Any]) -> str:
 def _point(record: Mapping[str, Any]) -> str:
     point = record["operating_point"]
     text = f"Operating point {point['name']}: threshold {point['threshold']:.2f} healthy standard deviations"
-    if point.get("healthy_rate") is None:
-        return f"{text}, set by hand: it promises nothing about healthy scans."
-    limits = point.get("healthy_rate_interval")
-    spread = f" (95 % interval {_percent(limits[0])} to {_percent(limits[1])} %)" if limits else ""
-    text += f", which {_percent(point['healthy_rate'])} % of the voxels of held-out healthy scans exceed{spread}."
+    if point["name"] == CUSTOM:
+        text = f"A threshold of one's own, {point['threshold']:.2f} healthy standard deviations"
+    if point.get("healthy_rate") is not None:
+        limits = point.get("healthy_rate_interval")
+        spread = f" (95 % interval {_percent(limits[0])} to {_percent(limits[1])} %)" if limits else ""
+        about = "about " if point["name"] == CUSTOM else ""
+        text += (
+            f", which {about}{_percent(point['healthy_rate'])} % of the voxels of held-out healthy scans exceed{spread}"
+        )
+    text += "."
+    if point["name"] == CUSTOM:
+        text += " How much it marks in a healthy scan was not measured."
     if point.get("bound_ml") is not None:
         of = "" if point["bound_of"] == "the whole scan" else f" in {point['bound_of']}"
         text += (

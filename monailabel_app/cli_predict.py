@@ -1,0 +1,99 @@
+"""``main.py predict``: one scan, or all in a folder, with labels, maps and reports where they are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from monailabel_app.errors import AnomalyAppError, InvalidSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(predict)
+
+
+def predict(
+    scan: Annotated[
+        Path,
+        typer.Argument(help="NIfTI or NRRD file, PNG of one slice, folder with a DICOM series, or folder of scans."),
+    ],
+    model: Annotated[str, typer.Option(help="Name of a shipped or trained model, or its folder.")] = "ddpm_t1",
+    mask: Annotated[Path | None, typer.Option(help="Write the label (.nii.gz, .nrrd).")] = None,
+    anomaly_map: Annotated[Path | None, typer.Option("--map", help="Write the calibrated map.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write the report to print (.html) and its facts (.json); of a folder, a folder."),
+    ] = None,
+    scan_id: Annotated[
+        str | None, typer.Option("--id", help="What the report calls the scan (default: the file's name).")
+    ] = None,
+    operating_point: Annotated[str, typer.Option(help="sensitive, balanced, specific or bounded.")] = "balanced",
+    threshold: Annotated[
+        float | None, typer.Option(help="In healthy standard deviations, instead of the operating point's.")
+    ] = None,
+    score: Annotated[str | None, typer.Option(help="Score (default: the model's first).")] = None,
+    smoothing: Annotated[str, typer.Option(help="standard, none or strong.")] = "standard",
+    min_volume_ml: Annotated[float, typer.Option(help="Smaller lesions are dropped.")] = 0.1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    gate: Annotated[str, typer.Option(help="A scan unlike the training scans: warn, refuse or off.")] = "warn",
+    pixel_mm: Annotated[float | None, typer.Option(help="Pixel size of a PNG picture that states none.")] = None,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Repeat the analysis to say how much each lesion would change.")
+    ] = False,
+    calibration: Annotated[str, typer.Option(help="site (own healthy scans, where there is one) or shipped.")] = "site",
+    pattern: Annotated[str, typer.Option(help="Of a folder, only files of this name, such as '*.png'.")] = "*",
+) -> None:
+    """Find anomalies; the result as JSON on standard output, of a folder one line per scan."""
+    import json
+
+    from monailabel_app.io.images import write_labelmap, write_map
+    from monailabel_app.pipelines import predict as pipeline
+    from monailabel_app.pipelines.report_files import Reporter, checked_report, scans_of
+
+    settings = pipeline.PredictSettings(
+        operating_point,
+        score,
+        smoothing,
+        min_volume_ml,
+        seed,
+        device,
+        uncertainty=uncertainty,
+        gate=gate,
+        calibration=calibration,
+        threshold=threshold,
+    )
+    scans = scans_of(scan, pattern)
+    if scans is None:
+        target = checked_report(report) if report is not None else None
+        reporter = Reporter(pipeline.load_model(pipeline.find_model(model, ROOT)), settings, pixel_mm)
+        volume, finding = reporter.analyse(scan, target, scan_id)
+        if mask is not None:
+            write_labelmap(mask, finding.mask, volume)
+        if anomaly_map is not None:
+            write_map(anomaly_map, finding.anomaly_map, volume)
+        typer.echo(json.dumps(finding.to_json(), indent=1))
+        return
+    if mask is not None or anomaly_map is not None or scan_id is not None:
+        raise InvalidSettings(
+            "expected --mask, --map and --id with one scan, got a folder of scans; see main.py cohort"
+        )
+    reporter = Reporter(pipeline.load_model(pipeline.find_model(model, ROOT)), settings, pixel_mm)
+    failed = 0
+    for name, path in scans.items():
+        try:
+            _, finding = reporter.analyse(path, report / f"{name}.html" if report is not None else None, name)
+        except AnomalyAppError as error:
+            failed += 1
+            typer.secho(f"{name}: {type(error).__name__}: {error}", err=True, fg="red")
+            typer.echo(json.dumps({"scan": name, "error": f"{type(error).__name__}: {error}"}))
+            continue
+        typer.echo(json.dumps({"scan": name, **finding.to_json()}))
+    if failed:
+        typer.secho(f"{failed} of {len(scans)} scans could not be analysed", err=True, fg="yellow")
+        raise typer.Exit(1)
