@@ -1,8 +1,8 @@
 """``/anomaly/``: the page for readers, built from ``lib/page/src`` and served from ``lib/page/dist``.
 
 The files hold no patient data and need no login, so that the page can ask for one; everything that it shows comes from
-addresses that do. The policy lets a browser take scripts, styles and data from this server only. WebAssembly may be
-compiled from what the server sent, since codecs of the viewer may be such; text is never run as a script.
+addresses that do. The policy lets a browser take scripts, styles and data from this server only. No text and no
+WebAssembly is run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MEDIA_TYPES = {
     ".woff2": "font/woff2",
 }
 POLICY = (
-    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' data: blob:; "
+    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; object-src 'none'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )

@@ -1,0 +1,1 @@
+var e=class{constructor(){throw Error(`this page does not read Zarr`)}};export{e as default};

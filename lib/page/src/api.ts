@@ -1,0 +1,146 @@
+/** Requests to this server. Every address is relative to the page's own, so that a prefix or a proxy changes nothing. */
+
+import type { Job, Model, PageInfo, Params, Result, Review, Study, StudyList } from "./types";
+
+const ROOT = new URL("../", new URL("./", document.baseURI));
+const TOKEN = "anomaly.token";
+
+/** An answer that is not 2xx, or none at all (status 0). The message is what the server said, to be shown as text. */
+export class ApiError extends Error {
+  constructor(
+    readonly status: number,
+    message: string,
+  ) {
+    super(message);
+    this.name = "ApiError";
+  }
+}
+
+export function address(path: string, params: Params = {}): string {
+  const url = new URL(path, ROOT);
+  for (const [key, value] of Object.entries(params)) if (value !== "") url.searchParams.set(key, value);
+  return url.toString();
+}
+
+/** Headers that every request needs: the login's token where MONAI Label asks for one. */
+export function headers(): Record<string, string> {
+  const token = sessionStorage.getItem(TOKEN);
+  return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
+let onLogin: () => void = () => undefined;
+/** Call `listener` when the server asks for a login. */
+export function whenLoginNeeded(listener: () => void): void {
+  onLogin = listener;
+}
+
+export function message(error: unknown): string {
+  if (error instanceof Error) return error.message;
+  return String(error);
+}
+
+export function isAbort(error: unknown): boolean {
+  return error instanceof DOMException && error.name === "AbortError";
+}
+
+/** FastAPI says `{"detail": text}`, or a list of faults for parameters of the wrong type. */
+function said(body: string, status: number): string {
+  try {
+    const detail: unknown = (JSON.parse(body) as { detail?: unknown }).detail;
+    if (typeof detail === "string") return detail;
+    if (Array.isArray(detail))
+      return detail.map((fault: { msg?: string; loc?: string[] }) => `${(fault.loc ?? []).join(".")}: ${fault.msg ?? ""}`).join("; ");
+  } catch {
+    // Not JSON: a proxy's page, perhaps.
+  }
+  return `the server answered with status ${status}`;
+}
+
+async function send(path: string, init: RequestInit = {}, params: Params = {}): Promise<Response> {
+  let response: Response;
+  try {
+    response = await fetch(address(path, params), {
+      ...init,
+      headers: { ...headers(), ...(init.headers as Record<string, string> | undefined) },
+      credentials: "same-origin",
+    });
+  } catch (error) {
+    if (isAbort(error)) throw error;
+    throw new ApiError(0, "the server cannot be reached; is it still running?");
+  }
+  if (!response.ok) {
+    if (response.status === 401) onLogin();
+    throw new ApiError(response.status, said(await response.text(), response.status));
+  }
+  return response;
+}
+
+async function json<T>(path: string, init: RequestInit = {}, params: Params = {}): Promise<T> {
+  return (await (await send(path, init, params)).json()) as T;
+}
+
+function body(method: string, value: unknown): RequestInit {
+  return { method, body: JSON.stringify(value), headers: { "Content-Type": "application/json" } };
+}
+
+const id = encodeURIComponent;
+
+export const api = {
+  page: () => json<PageInfo>("anomaly/page.json"),
+  studies: (params: Params, signal?: AbortSignal) => json<StudyList>("anomaly/studies", { signal }, params),
+  study: (image: string, signal?: AbortSignal) => json<Study>(`anomaly/studies/${id(image)}`, { signal }),
+  models: () => json<Model[]>("anomaly/models"),
+  card: async (model: string) => (await send(`anomaly/models/${id(model)}/card`)).text(),
+  result: (image: string, params: Params, signal?: AbortSignal) =>
+    json<Result>(`anomaly/results/${id(image)}`, { signal }, params),
+  jobs: async (params: Params = {}) => json<{ jobs: Job[]; waiting: number }>("anomaly/jobs", {}, params),
+  job: (job: string) => json<Job>(`anomaly/jobs/${id(job)}`),
+  run: (image: string, model: string, params: Params) => json<Job>("anomaly/jobs", body("POST", { image, model, params })),
+  cancel: (job: string) => send(`anomaly/jobs/${id(job)}`, { method: "DELETE" }),
+  review: (image: string, review: Review) => json<Review>(`anomaly/reviews/${id(image)}`, body("PUT", review)),
+  lease: (image: string, reader: string) => send(`anomaly/studies/${id(image)}/lease`, body("POST", { reader })),
+  free: (image: string, reader: string) =>
+    send(`anomaly/studies/${id(image)}/lease`, { method: "DELETE", keepalive: true }, { reader }),
+  archive: (image: string, model: string, params: Params, objects: string[]) =>
+    json<{ stored: { object: string }[] }>(`anomaly/dicom/${id(image)}`, body("POST", { model, params, objects })),
+  /** A file of the server as a blob, for downloads where a plain link could not carry the login. */
+  file: async (url: string) => (await send(url)).blob(),
+  async login(user: string, password: string): Promise<void> {
+    const form = new URLSearchParams({ username: user, password, grant_type: "password" });
+    const answer = await json<{ access_token: string | null }>("auth/token", { method: "POST", body: form });
+    if (answer.access_token) sessionStorage.setItem(TOKEN, answer.access_token);
+  },
+};
+
+/** Addresses of files, as links and for the viewer. */
+export const files = {
+  scan: (image: string) => address(`anomaly/results/${id(image)}/scan.nii.gz`),
+  image: (image: string) => address("datastore/image", { image }),
+  volume: (image: string, kind: string, extension: string, params: Params) =>
+    address(`anomaly/results/${id(image)}/${kind}.${extension}`, params),
+  report: (image: string, name: string, params: Params) => address(`anomaly/results/${id(image)}/${name}`, params),
+  dicom: (image: string, object: string, params: Params) => address(`anomaly/dicom/${id(image)}/${object}.dcm`, params),
+  feedback: (format: "json" | "csv") => address("anomaly/reviews/", { format }),
+};
+
+/** PUT a file into the datastore. `told` gets the share sent, 0..1; resolves to the id. Rejects with ApiError. */
+export function upload(file: File, image: string, extension: string, told: (share: number) => void, signal: AbortSignal) {
+  return new Promise<string>((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("PUT", address("datastore/image", { image }));
+    for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
+    request.upload.onprogress = (event) => event.lengthComputable && told(event.loaded / event.total);
+    request.onload = () => {
+      if (request.status === 401) onLogin();
+      if (request.status >= 300) reject(new ApiError(request.status, said(request.responseText, request.status)));
+      else resolve((JSON.parse(request.responseText) as { image: string }).image);
+    };
+    request.onerror = () => reject(new ApiError(0, "the server cannot be reached; is it still running?"));
+    request.onabort = () => reject(new ApiError(0, "stopped"));
+    signal.addEventListener("abort", () => request.abort());
+    const form = new FormData();
+    // The id travels in the address: MONAI Label would cut it at the first dot of the file's name.
+    form.append("file", file, `scan${extension}`);
+    request.send(form);
+  });
+}

@@ -1,0 +1,66 @@
+/** The state that belongs into the address: #/?… is the worklist, #/study/<id>?… a study. */
+
+import { useEffect, useState } from "preact/hooks";
+import type { Params } from "./types";
+
+export interface Route {
+  view: "worklist" | "study";
+  image: string;
+  params: Params;
+}
+
+export function parse(hash: string): Route {
+  const [path = "", query = ""] = hash.replace(/^#/, "").split(/\?(.*)/s);
+  const params: Params = Object.fromEntries(new URLSearchParams(query));
+  const study = /^\/study\/(.+)$/.exec(path);
+  if (study?.[1]) {
+    try {
+      return { view: "study", image: decodeURIComponent(study[1]), params };
+    } catch {
+      // A damaged address leads to the worklist.
+    }
+  }
+  return { view: "worklist", image: "", params };
+}
+
+export function hashOf(route: Route): string {
+  const query = new URLSearchParams(Object.entries(route.params).filter(([, value]) => value !== "")).toString();
+  const path = route.view === "study" ? `#/study/${encodeURIComponent(route.image)}` : "#/";
+  return query ? `${path}?${query}` : path;
+}
+
+type Listener = (route: Route) => void;
+const listeners = new Set<Listener>();
+
+function tell(): void {
+  const route = parse(location.hash);
+  for (const listener of listeners) listener(route);
+}
+window.addEventListener("popstate", tell);
+window.addEventListener("hashchange", tell);
+
+/** Another view: a step that the browser's back button undoes. */
+export function go(route: Route): void {
+  history.pushState(null, "", hashOf(route));
+  tell();
+}
+
+/** Another setting of the same view. */
+export function change(params: Params): void {
+  const route = parse(location.hash);
+  const next = { ...route, params: { ...route.params, ...params } };
+  const hash = hashOf(next);
+  if (hash !== hashOf(route)) {
+    history.replaceState(null, "", hash);
+    tell();
+  }
+}
+
+export function useRoute(): Route {
+  const [route, setRoute] = useState(() => parse(location.hash));
+  useEffect(() => {
+    listeners.add(setRoute);
+    return () => void listeners.delete(setRoute);
+  }, []);
+  return route;
+}

@@ -1,0 +1,130 @@
+/** The findings: one row each, with its decision and comment. A click, j and k jump to the place in the picture. */
+
+import { useEffect, useRef } from "preact/hooks";
+import { millilitres, number } from "../format";
+import { Check, Cross, Note, Undo } from "../parts/icons";
+import type { Decision, Lesion } from "../types";
+import type { Reviewing } from "./review_state";
+import { peakKey } from "./settings";
+
+const WORDS: Record<Decision, string> = { accept: "Accepted", reject: "Rejected", undecided: "Undecided" };
+
+interface Props {
+  lesions: Lesion[];
+  stale: boolean;
+  selected: string | null;
+  reviewing: Reviewing;
+  onSelect: (lesion: Lesion) => void;
+  onComment: (lesion: Lesion) => void;
+  commenting: string | null;
+}
+
+/** What is known of how far the figures may be off: the volume's deviation and how often the lesion was found again. */
+function spread(lesion: Lesion): { volume: number | null; again: number | null } {
+  const known = lesion.uncertainty;
+  const figure = (...names: string[]): number | null => {
+    for (const name of names) {
+      const value = known?.[name];
+      if (typeof value === "number") return value;
+      if (value && typeof value === "object" && "std" in value && typeof value.std === "number") return value.std;
+      if (value && typeof value === "object" && "deviation" in value && typeof value.deviation === "number") return value.deviation;
+    }
+    return null;
+  };
+  return { volume: figure("volume_ml", "volume_ml_std", "volume_ml_deviation"), again: figure("found", "found_share", "found_again") };
+}
+
+export function Lesions({ lesions, stale, selected, reviewing, onSelect, onComment, commenting }: Props) {
+  const body = useRef<HTMLTableSectionElement>(null);
+  const sure = lesions.some((lesion) => lesion.uncertainty);
+  useEffect(() => {
+    body.current?.querySelector('tr[aria-selected="true"]')?.scrollIntoView({ block: "nearest" });
+  }, [selected]);
+  const keys = (event: KeyboardEvent) => {
+    if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
+    event.preventDefault();
+    event.stopPropagation();
+    const at = lesions.findIndex((lesion) => peakKey(lesion) === selected);
+    const next = lesions[Math.min(lesions.length - 1, Math.max(0, at + (event.key === "ArrowDown" ? 1 : -1)))];
+    if (next) onSelect(next);
+  };
+  return (
+    <div class={stale ? "lesions stale" : "lesions"} aria-busy={stale}>
+      <table class="lesion-table" onKeyDown={keys} tabIndex={0} aria-label={`Findings, ${lesions.length}`}>
+        <thead>
+          <tr>
+            <th scope="col">Nr</th>
+            <th scope="col">Region</th>
+            <th scope="col" class="num">Volume</th>
+            <th scope="col" class="num" title="Highest value, in healthy standard deviations">Peak</th>
+            <th scope="col" class="num" title="Mean value, in healthy standard deviations">Mean</th>
+            <th scope="col">Decision</th>
+          </tr>
+        </thead>
+        <tbody ref={body}>
+          {lesions.map((lesion) => {
+            const key = peakKey(lesion);
+            const decided = reviewing.decision(key);
+            const comment = reviewing.comment(key);
+            const off = spread(lesion);
+            const where = lesion.region || "no region";
+            return [
+              <tr key={key} aria-selected={selected === key} class={decided} onClick={() => onSelect(lesion)} data-lesion={lesion.index}>
+                <th scope="row">
+                  <button type="button" class="jump" aria-label={`Finding ${lesion.index}, ${where}: show`} onClick={(event) => { event.stopPropagation(); onSelect(lesion); }}>{lesion.index}</button>
+                </th>
+                <td class="region">{where}</td>
+                <td class="num">{millilitres(lesion.volume_ml)}{off.volume != null && <small class="muted"> ± {number(off.volume)}</small>}</td>
+                <td class="num">{number(lesion.peak_score, 1)}</td>
+                <td class="num">{number(lesion.mean_score, 1)}</td>
+                <td class="decide">
+                  <span class="sr-only">{WORDS[decided]}</span>
+                  <button type="button" class="square accept" aria-pressed={decided === "accept"} aria-label={`Accept finding ${lesion.index}`} title="Accept (a)" onClick={(event) => { event.stopPropagation(); void reviewing.decide(lesion, "accept"); }}><Check /></button>
+                  <button type="button" class="square reject" aria-pressed={decided === "reject"} aria-label={`Reject finding ${lesion.index}`} title="Reject (r)" onClick={(event) => { event.stopPropagation(); void reviewing.decide(lesion, "reject"); }}><Cross /></button>
+                  <button type="button" class="square quiet" disabled={decided === "undecided"} aria-label={`Undo the decision on finding ${lesion.index}`} title="Undo (u)" onClick={(event) => { event.stopPropagation(); void reviewing.decide(lesion, "undecided"); }}><Undo /></button>
+                  <button type="button" class={comment ? "square quiet has-note" : "square quiet"} aria-expanded={commenting === key} aria-label={comment ? `Comment on finding ${lesion.index}: ${comment}` : `Comment on finding ${lesion.index}`} title="Comment (c)" onClick={(event) => { event.stopPropagation(); onComment(lesion); }}><Note /></button>
+                </td>
+              </tr>,
+              sure && selected === key && off.again != null && (
+                <tr key={`${key}:sure`} class="under"><td colSpan={6} class="muted">Found again in {Math.round(off.again * 100)} % of the repeats</td></tr>
+              ),
+              commenting === key ? (
+                <tr key={`${key}:note`} class="under"><td colSpan={6}><Comment lesion={lesion} reviewing={reviewing} onDone={() => onComment(lesion)} /></td></tr>
+              ) : comment ? (
+                <tr key={`${key}:note`} class="under"><td colSpan={6} class="comment-line"><Note /> {comment}</td></tr>
+              ) : null,
+            ];
+          })}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+function Comment({ lesion, reviewing, onDone }: { lesion: Lesion; reviewing: Reviewing; onDone: () => void }) {
+  const box = useRef<HTMLTextAreaElement>(null);
+  useEffect(() => box.current?.focus(), []);
+  const keep = () => void reviewing.say(lesion, box.current?.value.trim() ?? "");
+  return (
+    <label class="field">
+      <span>Comment on finding {lesion.index}</span>
+      <textarea
+        ref={box}
+        rows={2}
+        maxLength={1000}
+        defaultValue={reviewing.comment(peakKey(lesion))}
+        onChange={keep}
+        onClick={(event) => event.stopPropagation()}
+        onKeyDown={(event) => {
+          event.stopPropagation();
+          if (event.key === "Escape" || (event.key === "Enter" && !event.shiftKey)) {
+            event.preventDefault();
+            if (event.key === "Enter") keep();
+            onDone();
+          }
+        }}
+      />
+      <small class="muted">Enter keeps it, Escape leaves it</small>
+    </label>
+  );
+}

@@ -1,0 +1,137 @@
+/** The reader's decisions on one study. Every change is sent at once as a draft; requests never overtake each other. */
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { api, message } from "../api";
+import { askReader } from "../parts/reader";
+import type { Decision, Lesion, LesionDecision, Params, Result, Review, Vector } from "../types";
+import { peakKey } from "./settings";
+
+export interface Reviewing {
+  decision: (key: string) => Decision;
+  comment: (key: string) => string;
+  /** Decisions on places that the threshold of now does not outline. */
+  elsewhere: LesionDecision[];
+  /** A review kept for another model, if that is what the server has. */
+  other: Review | null;
+  general: string;
+  saved: Review | null;
+  status: "none" | "saving" | "saved" | "failed";
+  fault: string;
+  decide: (lesion: Lesion, decision: Decision) => Promise<void>;
+  say: (lesion: Lesion, comment: string) => Promise<void>;
+  sayGeneral: (comment: string) => Promise<void>;
+  finish: (rest: Decision) => Promise<boolean>;
+  nothing: () => Promise<boolean>;
+  retry: () => Promise<void>;
+}
+
+interface Kept {
+  decisions: Map<string, LesionDecision>;
+  general: string;
+}
+
+function kept(review: Review | null): Kept {
+  const lesions = review?.lesions ?? [];
+  return { decisions: new Map(lesions.map((one) => [one.peak_voxel.join(","), one])), general: review?.comment ?? "" };
+}
+
+export function useReview(image: string, result: Result | null, params: Params, onSaved: () => void): Reviewing {
+  const [state, setState] = useState<Kept>(() => kept(null));
+  const [saved, setSaved] = useState<Review | null>(null);
+  const [status, setStatus] = useState<Reviewing["status"]>("none");
+  const [fault, setFault] = useState("");
+  const now = useRef(state);
+  const chain = useRef<Promise<unknown>>(Promise.resolve());
+  const loaded = useRef("");
+  const lesions = result?.finding.lesions ?? [];
+  const model = result?.model ?? "";
+
+  // Once per model: later answers of the server must not undo a click that is on its way.
+  useEffect(() => {
+    if (!result || loaded.current === model) return;
+    loaded.current = model;
+    const own = result.review && (!result.review.model || result.review.model === model) ? result.review : null;
+    now.current = kept(own);
+    setState(now.current);
+    setSaved(result.review);
+    setStatus(own ? "saved" : "none");
+  }, [result, model]);
+
+  const send = (final: boolean, rest: Decision, reader: string): Promise<boolean> => {
+    const here = new Set(lesions.map(peakKey));
+    const all = [...now.current.decisions.values()].filter((one) => here.has(one.peak_voxel.join(",")) || !final);
+    const review: Review = { model, params, reader, comment: now.current.general, final, lesions: all, rest };
+    setStatus("saving");
+    const turn = chain.current.then(async () => {
+      try {
+        const answer = await api.review(image, review);
+        setSaved(answer);
+        setStatus("saved");
+        setFault("");
+        onSaved();
+        return true;
+      } catch (error) {
+        setStatus("failed");
+        setFault(message(error));
+        return false;
+      }
+    });
+    chain.current = turn;
+    return turn;
+  };
+
+  const put = async (next: Kept): Promise<void> => {
+    const reader = await askReader();
+    if (!reader) return;
+    now.current = next;
+    setState(next);
+    await send(false, "undecided", reader);
+  };
+
+  const set = (lesion: Lesion, changes: Partial<LesionDecision>): Promise<void> => {
+    const key = peakKey(lesion);
+    const peak = key.split(",").map(Number) as Vector;
+    const before = now.current.decisions.get(key) ?? { peak_voxel: peak, decision: "undecided" as Decision };
+    const after = { ...before, ...changes };
+    const decisions = new Map(now.current.decisions);
+    if (after.decision === "undecided" && !after.comment) decisions.delete(key);
+    else decisions.set(key, after);
+    return put({ ...now.current, decisions });
+  };
+
+  const here = new Set(lesions.map(peakKey));
+  return {
+    decision: (key) => state.decisions.get(key)?.decision ?? "undecided",
+    comment: (key) => state.decisions.get(key)?.comment ?? "",
+    elsewhere: [...state.decisions.values()].filter((one) => !here.has(one.peak_voxel.join(","))),
+    other: saved?.model && saved.model !== model ? saved : null,
+    general: state.general,
+    saved,
+    status,
+    fault,
+    decide: (lesion, decision) => set(lesion, { decision }),
+    say: (lesion, comment) => set(lesion, { comment }),
+    sayGeneral: (general) => put({ ...now.current, general }),
+    finish: async (rest) => {
+      const reader = await askReader();
+      return reader ? send(true, rest, reader) : false;
+    },
+    nothing: async () => {
+      const reader = await askReader();
+      if (!reader) return false;
+      const decisions = new Map(now.current.decisions);
+      for (const lesion of lesions) {
+        const key = peakKey(lesion);
+        const before = decisions.get(key) ?? { peak_voxel: key.split(",").map(Number) as Vector, decision: "reject" as Decision };
+        decisions.set(key, { ...before, decision: "reject" });
+      }
+      now.current = { ...now.current, decisions };
+      setState(now.current);
+      return send(true, "reject", reader);
+    },
+    retry: async () => {
+      const reader = await askReader();
+      if (reader) await send(false, "undecided", reader);
+    },
+  };
+}

@@ -1,0 +1,184 @@
+/** Which model, with which options, and how far its analysis is. */
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { ApiError, api, message } from "../api";
+import { plural, seconds, words } from "../format";
+import { Play, Stop, Warn } from "../parts/icons";
+import { Progress } from "../parts/progress";
+import type { Job, Model, Params } from "../types";
+
+export const OVER = new Set(["done", "failed", "cancelled"]);
+
+export interface Running {
+  job: Job | null;
+  starting: boolean;
+  fault: string;
+  start: (model: string, params: Params) => Promise<void>;
+  cancel: () => Promise<void>;
+  clear: () => void;
+}
+
+/** The image's analysis: found again after a reload, followed until it is over. */
+export function useJob(image: string, onDone: (job: Job) => void): Running {
+  const [job, setJob] = useState<Job | null>(null);
+  const [starting, setStarting] = useState(false);
+  const [fault, setFault] = useState("");
+  const done = useRef(onDone);
+  done.current = onDone;
+
+  useEffect(() => {
+    api.jobs({ image }).then(
+      ({ jobs }) => {
+        const own = jobs.filter((one) => one.kind === "infer" && one.image === image);
+        const active = own.find((one) => !OVER.has(one.state));
+        // A failure that nothing came after is still news.
+        if (active) setJob(active);
+        else if (own[0]?.state === "failed") setJob(own[0]);
+      },
+      () => undefined,
+    );
+  }, [image]);
+
+  const following = job && !OVER.has(job.state) ? job.id : null;
+  useEffect(() => {
+    if (!following) return;
+    let stopped = false;
+    let timer = 0;
+    let missed = 0;
+    const look = async () => {
+      try {
+        const next = await api.job(following);
+        if (stopped) return;
+        missed = 0;
+        setFault("");
+        setJob(next);
+        if (OVER.has(next.state)) {
+          done.current(next);
+          return;
+        }
+      } catch (error) {
+        if (stopped) return;
+        if (error instanceof ApiError && error.status === 404) {
+          setJob(null);
+          setFault("The server does not know this analysis any more; it may have been restarted. Run it again.");
+          return;
+        }
+        // A server that is busy, or away for a moment.
+        if (++missed > 3) setFault(message(error));
+      }
+      if (!stopped) timer = window.setTimeout(() => void look(), missed ? 3000 : 500);
+    };
+    timer = window.setTimeout(() => void look(), 250);
+    return () => {
+      stopped = true;
+      clearTimeout(timer);
+    };
+  }, [following]);
+
+  return {
+    job,
+    starting,
+    fault,
+    start: async (model, params) => {
+      setStarting(true);
+      setFault("");
+      try {
+        setJob(await api.run(image, model, params));
+      } catch (error) {
+        setFault(message(error));
+      }
+      setStarting(false);
+    },
+    cancel: async () => {
+      if (!job) return;
+      try {
+        await api.cancel(job.id);
+        const now = await api.job(job.id);
+        setJob(now);
+      } catch (error) {
+        setFault(message(error));
+      }
+    },
+    clear: () => {
+      setJob(null);
+      setFault("");
+    },
+  };
+}
+
+export function RunState({ running }: { running: Running }) {
+  const { job, fault } = running;
+  const [cancelling, setCancelling] = useState(false);
+  useEffect(() => setCancelling(false), [job?.id]);
+  if (fault) return <div class="banner error" role="alert"><Warn /> <span>{fault}</span><button type="button" class="quiet" onClick={running.clear}>Close</button></div>;
+  if (!job || job.state === "done") return null;
+  if (job.state === "failed")
+    return <div class="banner error" role="alert"><Warn /> <span><strong>{job.model} failed.</strong> {job.error}</span><button type="button" class="quiet" onClick={running.clear}>Close</button></div>;
+  if (job.state === "cancelled")
+    return <div class="banner" role="status"><Stop /> <span>{job.model}: cancelled; nothing was stored.</span><button type="button" class="quiet" onClick={running.clear}>Close</button></div>;
+  const waiting = job.state === "queued";
+  const stage = waiting
+    ? job.position != null && job.position > 1 ? `waiting, ${plural(job.position - 1, "analysis", "analyses")} before it` : "waiting, next in the queue"
+    : words(job.stage ?? "starting");
+  return (
+    <div class="job" role="status" aria-label="Analysis">
+      <div class="job-words">
+        <strong>{job.model}</strong> <span>{cancelling ? "cancelling…" : stage}</span>
+        {job.seconds != null && !waiting && <span class="muted">{seconds(job.seconds)}</span>}
+      </div>
+      <Progress share={waiting ? 0 : job.progress} label={`Progress of ${job.model ?? "the analysis"}: ${stage}`} />
+      <button type="button" disabled={cancelling} onClick={() => { setCancelling(true); void running.cancel(); }}><Stop /> Cancel</button>
+    </div>
+  );
+}
+
+interface ChoiceProps {
+  models: Model[];
+  sequence: string | null;
+  model: string;
+  analysed: Set<string>;
+  params: Params;
+  busy: boolean;
+  hasResult: boolean;
+  onModel: (name: string) => void;
+  onOption: (params: Params) => void;
+  onRun: () => void;
+  onCard: () => void;
+}
+
+/** Models that fit the scan's sequence first; the others stay within reach. */
+export function RunChoice({ models, sequence, model, analysed, params, busy, hasResult, onModel, onOption, onRun, onCard }: ChoiceProps) {
+  const fits = (one: Model) => !sequence || one.modality === sequence || one.modality === "any" || !one.modality;
+  const listed = [...models].sort((a, b) => Number(!!b.default) - Number(!!a.default) || a.name.localeCompare(b.name));
+  const groups: [string, Model[]][] = [
+    [sequence ? `For ${sequence.toUpperCase()}` : "Models", listed.filter(fits)],
+    ["For other sequences", listed.filter((one) => !fits(one))],
+  ];
+  const chosen = models.find((one) => one.name === model);
+  const scores = chosen?.scores ?? [];
+  const option = (one: Model) => <option key={one.name} value={one.name}>{one.name}{analysed.has(one.name) ? "  ✓ analysed" : ""}{one.default ? "  (offered first)" : ""}</option>;
+  return (
+    <div class="run-choice">
+      <label class="field inline">
+        <span class="sr-only">Model</span>
+        <select value={model} onChange={(event) => onModel(event.currentTarget.value)} aria-label="Model">
+          {!chosen && <option value={model}>{model || "no model"}</option>}
+          {groups.filter(([, list]) => list.length).map(([title, list]) => <optgroup key={title} label={title}>{list.map(option)}</optgroup>)}
+        </select>
+      </label>
+      <button type="button" class="quiet" disabled={!chosen} onClick={onCard}>Model card</button>
+      <details class="menu">
+        <summary class="button quiet">Options</summary>
+        <div class="menu-body stack">
+          {scores.length > 1 && (
+            <label class="field"><span>Score</span>
+              <select value={params["score"] ?? scores[0]} onChange={(event) => onOption({ score: event.currentTarget.value })}>{scores.map((one) => <option key={one} value={one}>{words(one)}</option>)}</select>
+            </label>
+          )}
+          <label class="tick"><input type="checkbox" checked={params["uncertainty"] === "on"} onChange={(event) => onOption({ uncertainty: event.currentTarget.checked ? "on" : "" })} /><span>Estimate the uncertainty (8 analyses instead of one)</span></label>
+        </div>
+      </details>
+      <button type="button" class={hasResult ? "" : "primary"} disabled={busy || !chosen} onClick={onRun}><Play /> {hasResult ? "Run again" : "Run"}</button>
+    </div>
+  );
+}

@@ -1,0 +1,214 @@
+/** The list of studies: searched, filtered and ordered by the server, a page at a time. */
+
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { api, files, isAbort, message } from "../api";
+import { clock, millilitres, number, pValue, plural, sequence, STATES } from "../format";
+import { Info, Lock, Next, Search, Warn } from "../parts/icons";
+import { change, hashOf, type Route } from "../route";
+import { toast, update, useShared } from "../store";
+import type { Order, State, Study, StudyList } from "../types";
+import { Badge } from "./badge";
+import { openNext } from "./next";
+import { runDefault, UploadArea } from "./upload";
+
+const LIMIT = 50;
+const ORDERS: Record<Order, string> = {
+  most_anomalous: "Most anomalous first",
+  borderline: "Borderline first",
+  random: "Random",
+  name: "By name",
+  newest: "Newest first",
+};
+
+export function Worklist({ route }: { route: Route }) {
+  const { page, reader } = useShared();
+  const { order = "most_anomalous", state = "", search = "", offset = "0" } = route.params;
+  const [list, setList] = useState<StudyList | null>(null);
+  const [fault, setFault] = useState("");
+  const [typed, setTyped] = useState(search);
+  const [turn, setTurn] = useState(0);
+  const searchBox = useRef<HTMLInputElement>(null);
+  const again = () => setTurn((n) => n + 1);
+
+  useEffect(() => update({ worklist: route.params }), [route]);
+  useEffect(() => setTyped(search), [search]);
+  useEffect(() => {
+    document.title = "Worklist · Brain anomalies";
+  }, []);
+
+  useEffect(() => {
+    const stop = new AbortController();
+    const params = { order, state, search, offset, limit: String(LIMIT) };
+    api.studies(params, stop.signal).then(
+      (answer) => {
+        setList(answer);
+        setFault("");
+      },
+      (error: unknown) => {
+        if (!isAbort(error)) setFault(message(error));
+      },
+    );
+    return () => stop.abort();
+  }, [order, state, search, offset, turn]);
+
+  // Work that goes on is watched closely; else the list is looked at now and then.
+  const going = (list?.counts.running ?? 0) + (list?.counts.queued ?? 0) > 0;
+  useEffect(() => {
+    const timer = setInterval(() => document.visibilityState === "visible" && again(), going ? 3000 : 30000);
+    return () => clearInterval(timer);
+  }, [going]);
+
+  useEffect(() => {
+    if (typed === search) return;
+    const timer = setTimeout(() => change({ search: typed, offset: "" }), 250);
+    return () => clearTimeout(timer);
+  }, [typed, search]);
+
+  useEffect(() => {
+    const press = (event: KeyboardEvent) => {
+      const target = event.target as HTMLElement;
+      if (event.ctrlKey || event.metaKey || event.altKey || /INPUT|TEXTAREA|SELECT/.test(target.tagName)) return;
+      if (document.querySelector("dialog[open]")) return;
+      if (event.key === "/") {
+        event.preventDefault();
+        searchBox.current?.focus();
+      } else if (event.key === "n") void openNext();
+    };
+    window.addEventListener("keydown", press);
+    return () => window.removeEventListener("keydown", press);
+  }, []);
+
+  const all = useMemo(() => Object.values(list?.counts ?? {}).reduce((sum, count) => sum + (count ?? 0), 0), [list]);
+  const start = Number(offset) || 0;
+  const guess = async (image: string) => {
+    const found = await api.studies({ search: image, order: "name", limit: "20" });
+    return found.studies.find((study) => study.image === image)?.sequence ?? null;
+  };
+  const run = async (image: string) => {
+    try {
+      await runDefault(image, list?.default_models ?? {}, guess);
+    } catch (error) {
+      toast(`${image} is stored but not analysed: ${message(error)}`, "error");
+    }
+  };
+
+  return (
+    <main class="worklist" id="main" tabIndex={-1}>
+      <div class="worklist-head">
+        <h1>Worklist</h1>
+        <p class="muted">{list ? plural(all, "study", "studies") : ""}</p>
+        <span class="grow" />
+        <a class="button quiet" href={files.feedback("csv")} download="feedback.csv">All decisions (CSV)</a>
+        <button type="button" class="primary" onClick={() => void openNext()}>Next study <Next /></button>
+      </div>
+      {page?.uploads ? (
+        <UploadArea extensions={page.extensions} onStored={again} run={run} />
+      ) : page ? (
+        <p class="note"><Info /> The scans of this server come from a DICOM archive: send new ones there.</p>
+      ) : null}
+
+      <div class="filters" role="search">
+        <label class="searchbox">
+          <Search />
+          <span class="sr-only">Search by name</span>
+          <input ref={searchBox} type="search" placeholder="Search by name" value={typed} onInput={(event) => setTyped(event.currentTarget.value)} />
+        </label>
+        <div class="chips" role="group" aria-label="State">
+          <Chip name="All" count={all} on={!state} pick={() => change({ state: "", offset: "" })} />
+          {(Object.keys(STATES) as State[]).map((one) => (
+            <Chip key={one} name={STATES[one]} count={list?.counts[one] ?? 0} on={state === one} pick={() => change({ state: one, offset: "" })} />
+          ))}
+        </div>
+        <label class="field inline">
+          <span>Order</span>
+          <select value={order} onChange={(event) => change({ order: event.currentTarget.value, offset: "" })}>
+            {Object.entries(ORDERS).map(([key, text]) => <option key={key} value={key}>{text}</option>)}
+          </select>
+        </label>
+      </div>
+
+      {fault && (
+        <div class="banner error" role="alert">
+          <Warn /> <span>The list could not be fetched: {fault}</span>
+          <button type="button" onClick={again}>Try again</button>
+        </div>
+      )}
+      {!list && !fault && <p class="empty" role="status">Fetching the list…</p>}
+      {list && list.studies.length === 0 && (
+        <div class="empty">
+          {all === 0 ? (
+            <>
+              <h2>No scans yet</h2>
+              <p>{page?.uploads ? "Drop NIfTI or NRRD files on this page, or put them into the server's studies folder." : "The archive has no series that this server looks for."}</p>
+            </>
+          ) : (
+            <>
+              <h2>No study fits</h2>
+              <p>{search ? `Nothing is named like “${search}”${state ? ` among those that are ${STATES[state as State].toLowerCase()}` : ""}.` : `No study is in the state “${STATES[state as State] ?? state}”.`}</p>
+              <button type="button" onClick={() => change({ search: "", state: "", offset: "" })}>Show all studies</button>
+            </>
+          )}
+        </div>
+      )}
+      {list && list.studies.length > 0 && (
+        <>
+          <div class="table-box">
+            <table class="studies">
+              <caption class="sr-only">Studies, {ORDERS[order as Order] ?? order}</caption>
+              <thead>
+                <tr>
+                  <th scope="col">Study</th>
+                  <th scope="col">State</th>
+                  <th scope="col" class="num">Score</th>
+                  <th scope="col" class="num" title="Rank among the healthy scans of the calibration">p</th>
+                  <th scope="col" class="num">Volume</th>
+                  <th scope="col" class="num">Findings</th>
+                  <th scope="col">Model</th>
+                  <th scope="col">Remarks</th>
+                </tr>
+              </thead>
+              <tbody>{list.studies.map((study) => <Row key={study.image} study={study} reader={reader} />)}</tbody>
+            </table>
+          </div>
+          <nav class="paging" aria-label="Pages of the list">
+            <button type="button" disabled={start === 0} onClick={() => change({ offset: start > LIMIT ? String(start - LIMIT) : "" })}>Previous</button>
+            <span>{(start + 1).toLocaleString("en")}–{(start + list.studies.length).toLocaleString("en")} of {list.total.toLocaleString("en")}</span>
+            <button type="button" disabled={start + LIMIT >= list.total} onClick={() => change({ offset: String(start + LIMIT) })}>Next</button>
+          </nav>
+        </>
+      )}
+    </main>
+  );
+}
+
+function Chip({ name, count, on, pick }: { name: string; count: number; on: boolean; pick: () => void }) {
+  return <button type="button" class="chip" aria-pressed={on} onClick={pick}>{name} <span class="count">{count.toLocaleString("en")}</span></button>;
+}
+
+function Row({ study, reader }: { study: Study; reader: string }) {
+  const held = study.lease && new Date(study.lease.until).getTime() > Date.now() ? study.lease : null;
+  const odd = typeof study.gate === "object" && study.gate ? !study.gate.passed : study.gate === false || typeof study.gate === "string";
+  const drifted = typeof study.drift === "object" && study.drift ? study.drift.drifted : study.drift === true || typeof study.drift === "string";
+  return (
+    <tr>
+      <th scope="row">
+        <a href={hashOf({ view: "study", image: study.image, params: {} })}>{study.image}</a>
+        {study.sequence && <span class="tag">{sequence(study.sequence)}</span>}
+      </th>
+      <td data-label="State"><Badge state={study.state} /></td>
+      <td data-label="Score" class="num strong">{number(study.score)}</td>
+      <td data-label="p" class="num">{pValue(study.p_value)}</td>
+      <td data-label="Volume" class="num">{millilitres(study.volume_ml)}</td>
+      <td data-label="Findings" class="num">{study.lesions ?? "–"}</td>
+      <td data-label="Model" class="model">{study.model ?? ""}</td>
+      <td data-label="Remarks" class="remarks">
+        {odd && <span class="remark warn"><Warn /> unusual scan</span>}
+        {drifted && <span class="remark warn"><Warn /> drift</span>}
+        {study.error && <span class="remark fault" title={study.error}>{study.error}</span>}
+        {held && <span class="remark"><Lock /> {held.reader === reader ? "in your hands" : `read by ${held.reader}`} until {clock(held.until)}</span>}
+        {study.healthy && <span class="remark">marked healthy</span>}
+        {study.review && !study.review.final && <span class="remark">draft review</span>}
+      </td>
+    </tr>
+  );
+}
