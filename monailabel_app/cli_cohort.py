@@ -56,6 +56,7 @@ def cohort(
         return
     from monailabel_app.errors import InvalidSettings
     from monailabel_app.pipelines.cohort import plan, run
+    from monailabel_app.pipelines.cohort.journal import LOCK
     from monailabel_app.pipelines.cohort.processes import ProcessPool
     from monailabel_app.pipelines.cohort.progress import bar
     from monailabel_app.pipelines.cohort.unit import Analyst
@@ -72,7 +73,8 @@ def cohort(
         if ray is not None:
             from monailabel_app.pipelines.cohort.ray_actors import RayPool
 
-            return RayPool(Analyst, ray, timeout, workers=workers, devices=devices, root=ROOT)
+            shared = (source.absolute(), out.absolute() / LOCK)
+            return RayPool(Analyst, ray, timeout, root=ROOT, shared=shared, workers=workers, devices=devices)
         return ProcessPool(Analyst, plan.lanes(workers, devices), timeout)
 
     signal.signal(signal.SIGTERM, _interrupt)

@@ -7,18 +7,14 @@ thread. They end with the process that started them, even when that one is kille
 from __future__ import annotations
 
 import multiprocessing
-import os
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import connection
-from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
+
+from .spawning import end_with_parent, without_main_module
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -82,35 +78,6 @@ def _until_one_dies(function, items, waiting: list[int], workers: int) -> Iterat
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-@contextmanager
-def without_main_module() -> Iterator[None]:
-    """Start a process that does not import the program's main module again.
-
-    It would cost each process the whole of MONAI Label, and fail on a machine without it; nothing in it is needed.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
 def _begin() -> None:
     torch.set_num_threads(1)
     end_with_parent()
-
-
-def end_with_parent() -> None:
-    """Let this process end when the one that started it does, from a thread that waits for that.
-
-    A killed parent cannot tell its processes; they would wait for work for ever, with their memory.
-    """
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
-
-
-def _wait_for_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

@@ -81,7 +81,7 @@ class Journal:
         return record
 
     def append(self, record: Mapping[str, Any]) -> int:
-        """Returns the record's place. Raises OSError, such as for a full disk; what is there of the line is no record."""
+        """Returns the record's place. Raises OSError, such as for a full disk; what is there of the line is none."""
         if self._file is None:
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed with the journal
             self._close_last_line()

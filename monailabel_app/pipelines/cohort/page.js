@@ -9,7 +9,7 @@
   const body = input("body");
   let shown = rows;
   let first = 0;
-  let column = "score";
+  let column = "";
   let direction = -1;
 
   for (const name of ["sequence", "model"]) {
@@ -38,7 +38,7 @@
       const text = words.length ? `${row[at.scan]} ${row[at.text]}`.toLowerCase() : "";
       return words.every((word) => text.includes(word));
     });
-    shown.sort(compare);
+    if (column) shown.sort(compare);
     first = 0;
     draw();
   }
@@ -70,7 +70,10 @@
       image.loading = "lazy";
       image.alt = `planes of ${row[at.scan]}`;
       image.src = row[at.picture];
-      picture.append(image);
+      const link = document.createElement("a");
+      link.href = image.src;
+      link.append(image);
+      picture.append(link);
     }
     made.append(
       cell(String(rank), "num"), cell(row[at.scan], "scan"), cell(row[at.state]), cell(row[at.sequence]),

@@ -96,7 +96,7 @@ def _table() -> Markup:
     ]
     body = element(
         "table",
-        element("caption", "Scans, most anomalous first; headings sort"),
+        element("caption", "Scans, the lowest p and then the highest score first; headings sort"),
         element("thead", element("tr", element("th", "#", scope="col"), *heads)),
         element("tbody", id="body"),
     )

@@ -14,26 +14,29 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monailabel_app.errors import AnomalyAppError
 
-from ..workers import end_with_parent, without_main_module
-from .unit import Task
+from ..spawning import end_with_parent, without_main_module
+
+if TYPE_CHECKING:
+    from .unit import Task
 
 logger = logging.getLogger(__name__)
 
 TRIES = 2
 SCANS_PER_WORKER = 200
-_DEATHS_IN_A_ROW = 6
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-Work = Callable[[Task], dict[str, Any]]
+DEATHS_IN_A_ROW = 6
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+Work = Callable[[Any], dict[str, Any]]
 Make = Callable[[str], Work]
 
 
@@ -89,7 +92,7 @@ class ProcessPool:
                     task, outcome = self._collect(worker)
                     died = isinstance(outcome, Lost) and outcome.kind != "TimedOut"
                     self._in_a_row = self._in_a_row + 1 if died else 0
-                    if self._in_a_row >= _DEATHS_IN_A_ROW + self.size:
+                    if self._in_a_row >= DEATHS_IN_A_ROW + self.size:
                         raise WorkersFail(
                             f"{self._in_a_row} workers died one after the other, the last: {outcome.text}"
                         )
@@ -196,7 +199,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, make, self._lane), daemon=True)
-        with without_main_module(), _environment({name: str(self._lane.threads) for name in _THREADS}):
+        with without_main_module(), _environment({name: str(self._lane.threads) for name in THREADS}):
             self.process.start()
         theirs.close()
 
@@ -205,10 +208,9 @@ def _serve(pipe: Any, make: Make, lane: Lane) -> None:
     """In the worker: answer tasks until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
-    import torch
-
-    torch.set_num_threads(lane.threads)
     work = make(lane.device)
+    if "torch" in sys.modules:  # it counts the cores itself, whatever the environment says
+        sys.modules["torch"].set_num_threads(lane.threads)
     while True:
         try:
             task = pipe.recv()

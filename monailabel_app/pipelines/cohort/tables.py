@@ -78,8 +78,15 @@ def row_of(record: Mapping[str, Any]) -> Row:
 
 
 def ranked(rows: Iterable[Row]) -> list[Row]:
-    """The highest score first; what has none at the end, by name."""
-    return sorted(rows, key=lambda row: (row.score is None, -(row.score or 0.0), row.scan))
+    """The most anomalous first; what has no score at the end, by name.
+
+    By p-value, then by score: for one model that is the order of the scores, and those of several do not compare.
+    """
+    return sorted(rows, key=lambda row: (row.score is None, _p(row), -(row.score or 0.0), row.scan))
+
+
+def _p(row: Row) -> float:
+    return 1.0 if row.p_value is None else row.p_value
 
 
 def write_tables(folder: Path, rows: Iterable[Row], title: str, notes: Iterable[str] = ()) -> None:

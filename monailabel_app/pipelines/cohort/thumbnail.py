@@ -16,7 +16,7 @@ from ..predict import AnomalyModel, PredictSettings
 
 logger = logging.getLogger(__name__)
 
-WIDTH, QUALITY = 480, 78
+DRAWN, WIDTH, QUALITY = 660, 420, 75
 
 
 def thumbnail(volume: Volume, finding: Finding, model: AnomalyModel, settings: PredictSettings) -> bytes | None:
@@ -36,11 +36,13 @@ def thumbnail(volume: Volume, finding: Finding, model: AnomalyModel, settings: P
             finding.mask > 0,
             volume.affine,
             dict(zip(TAIL_SHARES, tails, strict=True)),
-            width=WIDTH,
+            width=DRAWN,
         )
     except (AnomalyAppError, ValueError) as error:
         logger.warning("no picture of a scan could be made: %s", type(error).__name__)
         return None
     out = io.BytesIO()
-    Image.open(io.BytesIO(picture)).convert("RGB").save(out, format="JPEG", quality=QUALITY)
+    with Image.open(io.BytesIO(picture)) as drawn:
+        size = (WIDTH, round(drawn.height * WIDTH / drawn.width))
+        drawn.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(out, format="JPEG", quality=QUALITY)
     return out.getvalue()

@@ -1,0 +1,56 @@
+"""Work for workers that costs nothing, and some that costs the worker."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Errand:
+    """key says what is to be done. folder: where ``once`` leaves its traces."""
+
+    key: str
+    folder: str = ""
+    tries: int = 0
+
+
+class Obedient:
+    """As an Analyst, for errands."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def __call__(self, errand):
+        word, _, rest = errand.key.partition(" ")
+        if word == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if word == "leave":
+            os._exit(3)
+        if word == "hang":
+            time.sleep(600)
+        if word == "nap":
+            time.sleep(float(rest))
+        if word == "memory":
+            raise MemoryError("no more of it")
+        if word == "once":
+            trace = Path(errand.folder, "crashed")
+            if not trace.exists():
+                trace.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return {
+            "scan": errand.key,
+            "state": "analysed",
+            "pid": os.getpid(),
+            "device": self.device,
+            "node": os.environ.get("NODE", ""),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+        }
+
+
+class Unable:
+    """A worker that cannot even begin."""
+
+    def __init__(self, device):
+        raise RuntimeError("no library here")
