@@ -119,7 +119,8 @@ def test_a_request_to_infer_is_a_job_with_progress_and_can_be_cancelled(server, 
 
     def infer():
         with open(f"{server.studies}/ixi_lesion.nii.gz", "rb") as scan:
-            answers.append(server.infer("two", params={"output": "json"}, files={"file": ("anna.nii.gz", scan)}))
+            options = {"params": {"output": "json"}, "data": {"params": '{"seed": 41}'}}
+            answers.append(server.infer("two", files={"file": ("anna.nii.gz", scan)}, **options))
 
     thread = threading.Thread(target=infer)
     thread.start()
@@ -150,9 +151,8 @@ def test_jobs_and_requests_are_served_in_order(server, hold_file):
     wait_for(server, first, "running")
     second = submit(server, image="ixi_lesion", model="one", params={"seed": 21}).json()["id"]
     answers = []
-    thread = threading.Thread(
-        target=lambda: answers.append(server.infer("two", params={"image": "ixi_lesion", "output": "json"}))
-    )
+    options = {"params": {"image": "ixi_lesion", "output": "json"}, "data": {"params": '{"seed": 22}'}}
+    thread = threading.Thread(target=lambda: answers.append(server.infer("two", **options)))
     thread.start()
     deadline = time.monotonic() + 30
     while server.get(JOBS).json()["waiting"] < 2:
