@@ -32,6 +32,8 @@ class Obedient:
             time.sleep(600)
         if word == "nap":
             time.sleep(float(rest))
+        if word == "meet":
+            meet(Path(errand.folder), int(rest.split()[0]))
         if word == "memory":
             raise MemoryError("no more of it")
         if word == "once":
@@ -47,6 +49,16 @@ class Obedient:
             "node": os.environ.get("NODE", ""),
             "threads": os.environ.get("OMP_NUM_THREADS"),
         }
+
+
+def meet(folder, count, seconds=300):
+    """Wait until as many workers as that are here."""
+    (folder / f"here-{os.getpid()}").touch()
+    end = time.monotonic() + seconds
+    while len(list(folder.glob("here-*"))) < count:
+        if time.monotonic() > end:
+            raise MemoryError("the others did not come")
+        time.sleep(0.02)
 
 
 class Unable:

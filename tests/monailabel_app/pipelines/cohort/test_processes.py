@@ -99,5 +99,3 @@ def test_no_more_scans_are_taken_than_there_are_workers():
 
     for done_so_far, _ in enumerate(pool(2).results(errands()), 1):
         assert len(taken) <= done_so_far + 2
-
-
