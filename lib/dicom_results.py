@@ -25,9 +25,11 @@ from pydicom.dataset import Dataset
 
 from lib.errors import InvalidRequest, NothingFound
 from monailabel_app import __version__
-from monailabel_app.errors import UnreadableVolume
+from monailabel_app.calibration.bands import band_edges
+from monailabel_app.calibration.calibrated_map import ScoreCalibration
+from monailabel_app.errors import InvalidSettings, UnreadableVolume
 from monailabel_app.io.dicom_lesions import segments_of
-from monailabel_app.io.dicom_parametric_map import write_parametric_map
+from monailabel_app.io.dicom_parametric_map import WINDOW, write_parametric_map
 from monailabel_app.io.dicom_seg import MANUFACTURER, Algorithm, write_dicom_seg
 from monailabel_app.io.dicom_sr import write_dicom_sr
 from monailabel_app.types import Finding, Lesion
@@ -72,8 +74,28 @@ def check_objects(wanted: Any) -> tuple[str, ...]:
     return tuple(kind for kind in OBJECTS if kind in chosen)
 
 
-def write_objects(finding: Finding, series: Path, root: Path, wanted: Sequence[str] = OBJECTS) -> list[DicomObject]:
+def map_window(calibration: ScoreCalibration, smoothing: str) -> tuple[float, float]:
+    """The values that viewers show of an anomaly map: up to twice what one in a thousand healthy voxels exceeds.
+
+    The same for every scan of a model with these settings, so that a colour has one meaning. A calibration of an
+    earlier version, which does not know its healthy tails, gets the parametric map's own default.
+    """
+    try:
+        return 0.0, 2 * band_edges(calibration, smoothing)[1]
+    except InvalidSettings:
+        return WINDOW
+
+
+def write_objects(
+    finding: Finding,
+    series: Path,
+    root: Path,
+    wanted: Sequence[str] = OBJECTS,
+    window: tuple[float, float] = WINDOW,
+) -> list[DicomObject]:
     """The objects of ``finding`` on the DICOM series in folder ``series``, as files below ``root``.
+
+    window: of the parametric map, see ``map_window``.
 
     A finding without a lesion has no segmentation: it is left out, and the report says that nothing was found.
     Raises NothingFound when only a segmentation is asked for, UnreadableVolume and InvalidVolume when the series
@@ -84,16 +106,16 @@ def write_objects(finding: Finding, series: Path, root: Path, wanted: Sequence[s
         raise NothingFound(
             "nothing was found at this operating point, so there is no segmentation: fetch the report, which says so"
         )
-    folder = root / _key(finding, series)
+    folder = root / _key(finding, series, window)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with FileLock(f"{folder}.lock"):
-        written = [DicomObject(kind, _written(kind, finding, series, folder)) for kind in kinds]
+        written = [DicomObject(kind, _written(kind, finding, series, folder, window)) for kind in kinds]
         folder.touch()
     _purge(root)
     return written
 
 
-def _written(kind: str, finding: Finding, series: Path, folder: Path) -> Path:
+def _written(kind: str, finding: Finding, series: Path, folder: Path, window: tuple[float, float]) -> Path:
     path = folder / f"{kind}.dcm"
     if path.is_file():
         return path
@@ -104,9 +126,11 @@ def _written(kind: str, finding: Finding, series: Path, folder: Path) -> Path:
             label, names, labels = segments_of(finding.mask, finding.affine, finding.lesions)
             write_dicom_seg(partial, label, finding.affine, series, algorithm, names, labels=labels)
         elif kind == PARAMETRIC_MAP:
-            write_parametric_map(partial, finding.anomaly_map, finding.affine, series, algorithm, finding.model_hash)
+            write_parametric_map(
+                partial, finding.anomaly_map, finding.affine, series, algorithm, finding.model_hash, window=window
+            )
         else:
-            segmentation = _written(SEGMENTATION, finding, series, folder) if finding.lesions else None
+            segmentation = _written(SEGMENTATION, finding, series, folder, window) if finding.lesions else None
             write_dicom_sr(partial, finding, series, algorithm, segmentation)
     return partial.replace(path)
 
@@ -171,11 +195,11 @@ def labelled_series(header: Mapping[str, Any]) -> str:
     return str(referenced[0].SeriesInstanceUID) if referenced else ""
 
 
-def _key(finding: Finding, series: Path) -> str:
+def _key(finding: Finding, series: Path, window: tuple[float, float]) -> str:
     """Of everything that the objects tell."""
     told = finding.to_json()
     told.pop("seconds", None)
-    digest = hashlib.sha256(json.dumps([__version__, series.name, told], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([__version__, series.name, window, told], sort_keys=True).encode())
     for array in (finding.mask, finding.anomaly_map, np.asarray(finding.affine, dtype=np.float64)):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:32]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -12,7 +11,7 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 from pydantic import BaseModel, Field
 
-from lib.dicom_results import OBJECTS, SEGMENTATION, DicomObject, check_objects, write_objects
+from lib.dicom_results import OBJECTS, SEGMENTATION, DicomObject, check_objects, map_window, write_objects
 from lib.dicomweb import AnomalyDICOMWebDatastore
 from lib.errors import InvalidRequest
 from lib.ids import check_uid
@@ -72,9 +71,11 @@ def _write(
 ) -> tuple[Finding, list[DicomObject]]:
     datastore = _archive()
     check_uid(image)
-    finding = app_instance().analysed(image, model, params).finding
-    series: Path = datastore.series_folder(image)
-    return finding, write_objects(finding, series, datastore.results_folder(), kinds)
+    analysed = app_instance().analysed(image, model, params)
+    finding, used = analysed.finding, analysed.finding.settings
+    window = map_window(analysed.model.calibration.score(str(used["score"])), str(used["smoothing"]))
+    series = datastore.series_folder(image)
+    return finding, write_objects(finding, series, datastore.results_folder(), kinds, window)
 
 
 def _archive() -> AnomalyDICOMWebDatastore:

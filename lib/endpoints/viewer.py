@@ -2,8 +2,8 @@
 
 MONAI Label looks for ``assets/x.png`` in a file named ``assets:x.png`` and then answers with the start page;
 the viewer's panel offers port 8000 whatever port the server has; and the panel paints a label it does not
-know in a colour made of the letters' codes, which for "anomaly" is a blue next to black, and writes the progress of a
-training in white on white.
+know in a colour made of the letters' codes, which for "anomaly" is a blue next to black and alike for the bands of
+suspicion, and writes the progress of a training in white on white.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 
 from lib.errors import UnknownImage
+from lib.viewer_scripts import mended
+from monailabel_app.calibration.bands import COLOURS as BAND_COLOURS
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Others"])
 
@@ -30,7 +32,10 @@ COLOUR = (255, 112, 32)
 # An entry of the panel's table of colours, which ours is put before.
 _TABLE_ENTRY = b"{\n  label: 'mass',"
 _WHITE_ON_WHITE = b"backgroundColor: 'white'"
-_OUR_ENTRY = b"{\n  label: 'anomaly',\n  value: rgbToHex(%d, %d, %d)\n}, " % COLOUR
+_OUR_ENTRIES = b"".join(
+    b"{\n  label: '%s',\n  value: rgbToHex(%d, %d, %d)\n}, " % (name.encode(), *colour)
+    for name, colour in {"anomaly": COLOUR, **BAND_COLOURS}.items()
+)
 
 
 @router.get("/ohif/{path:path}", include_in_schema=False)
@@ -48,6 +53,9 @@ def viewer_file(request: Request, path: str, user: User = Depends(RBAC(settings.
     changed = panel_script()
     if changed is not None and file == changed[0]:
         return Response(changed[1], media_type=media_type)
+    script = mended(file)
+    if script is not None:
+        return Response(script, media_type=media_type)
     return FileResponse(file, media_type=media_type)
 
 
@@ -69,11 +77,11 @@ def find_file(path: str) -> Path | None:
 
 @lru_cache(maxsize=1)
 def panel_script() -> tuple[Path, bytes] | None:
-    """The panel's script with a bright colour for "anomaly" and readable progress; None if this OHIF has another."""
+    """The panel's script with bright colours for our labels and readable progress; None if this OHIF has another."""
     for file in sorted(VIEWER.glob("*.bundle.*.js")):
         if file.stat().st_size < 1_000_000:
             script = file.read_bytes()
             if _TABLE_ENTRY in script:
                 script = script.replace(_WHITE_ON_WHITE, _WHITE_ON_WHITE + b", color: 'black'")
-                return file, script.replace(_TABLE_ENTRY, _OUR_ENTRY + _TABLE_ENTRY, 1)
+                return file, script.replace(_TABLE_ENTRY, _OUR_ENTRIES + _TABLE_ENTRY, 1)
     return None

@@ -24,6 +24,7 @@ WARNING = Code("WARNING", LOCAL_SCHEME, "Warning")
 REGION = Code("REGION", LOCAL_SCHEME, "Region of the template")
 LOCATION = Code("LOCATION", LOCAL_SCHEME, "Centre of the lesion")
 
+CENTRE = Code("111010", "DCM", "Center")
 NUMBER_OF_LESIONS = Code("246206008", "SCT", "Number of lesions (observable entity)")
 HEALTHY_SD = Code("{SD}", "UCUM", "standard deviations of healthy scans")
 MILLILITRE = Code("ml", "UCUM", "milliliter")

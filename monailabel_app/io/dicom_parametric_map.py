@@ -16,14 +16,15 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import format_number_as_ds
 
-from monailabel_app.errors import InvalidVolume
+from monailabel_app.errors import InvalidSettings, InvalidVolume
 from monailabel_app.io.dicom_codes import BRAIN, HEALTHY_SD
 from monailabel_app.io.dicom_seg import MANUFACTURER, Algorithm, pixel_measures, read_series_headers, slice_volume
 
 SERIES_DESCRIPTION = "Anomaly map (research use only)"
-# The same for every scan: a window stretched to the image's own range paints healthy scans red.
-_WINDOW = (5.0, 10.0)
+# Lowest and highest value shown; a window stretched to the scan's own range would paint healthy scans red.
+WINDOW = (0.0, 10.0)
 
 
 def write_parametric_map(
@@ -34,17 +35,21 @@ def write_parametric_map(
     algorithm: Algorithm,
     model_hash: str = "",
     description: str = SERIES_DESCRIPTION,
+    window: tuple[float, float] = WINDOW,
 ) -> str:
     """Write ``anomaly_map`` ((x, y, z), healthy standard deviations) as a Parametric Map of the series in ``series``.
 
     affine: (4, 4) voxel -> RAS mm; the grid may be ordered in any way, each slice of the series looks its pixels up in
     it (nearest voxel), and every slice becomes a frame. model_hash: SHA-256 of the model; half of it becomes a software
-    version of the header, all of it stands in the description of the derivation.
+    version of the header, all of it stands in the description of the derivation. window: lowest and highest value that
+    viewers show at first; take the same for all scans of a model.
     Returns the new SeriesInstanceUID. Needs about three times the memory of the frames as float32.
 
     Raises UnreadableVolume when the folder holds no image series, InvalidVolume when the map is not finite or lies
-    elsewhere.
+    elsewhere, InvalidSettings for an empty window.
     """
+    if not window[0] < window[1]:
+        raise InvalidSettings(f"expected a window from a lower to a higher value, got {window[0]:g} to {window[1]:g}")
     if not np.isfinite(anomaly_map).all():
         raise InvalidVolume("expected a finite anomaly map, got NaN or infinity: compute it again")
     images = read_series_headers(series)
@@ -65,8 +70,8 @@ def write_parametric_map(
         device_serial_number="0",
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[_mapping(frames)],
-        window_center=_WINDOW[0],
-        window_width=_WINDOW[1],
+        window_center=float(format_number_as_ds((window[0] + window[1]) / 2)),
+        window_width=float(format_number_as_ds(window[1] - window[0])),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         content_label="ANOMALY_MAP",
         content_description=description[:64],

@@ -221,6 +221,17 @@ def _lesion_group(
     # TID 1411 is extensible, and has no place of its own for words.
     if lesion.region:
         group[0].ContentSequence.append(_text(dicom_codes.REGION, lesion.region))
+    if segments:
+        # Viewers that cannot follow a reference to a segment show the measurements at this point.
+        group[0].ContentSequence.append(
+            hd.sr.Scoord3DContentItem(
+                name=dicom_codes.CENTRE,
+                graphic_type=hd.sr.GraphicTypeValues3D.POINT,
+                graphic_data=centre[None],
+                frame_of_reference_uid=str(images[0].FrameOfReferenceUID),
+                relationship_type=_CONTAINS,
+            )
+        )
     place = ", ".join(f"{value:.1f}" for value in centre)
     group[0].ContentSequence.append(
         _text(dicom_codes.LOCATION, f"{place} mm to the patient's left, back and head (patient coordinates)")
