@@ -206,20 +206,21 @@ def feedback_rows(image: str, info: Mapping[str, Any], drafts: bool = True) -> I
 def _row(image: str, entry: Mapping[str, Any], lesion: Mapping[str, Any]) -> dict[str, Any]:
     settings = entry.get("settings") or entry.get("params") or {}
     peak, place = lesion.get("peak_voxel") or (None,) * 3, lesion.get("centroid_ras_mm") or (None,) * 3
-    return {
+    row = {
+        **{key: settings.get(key) for key in ("operating_point", "threshold", "score", "smoothing", "min_volume_ml")},
+        "seed": settings.get("seed"),
+        **{key: entry[key] for key in ("reader", "time", "final", "model_hash", "calibration", "p_value", "threshold")
+           if key in entry},
         "image": image,
-        **{key: entry.get(key) for key in ("reader", "time", "final", "model_hash", "calibration", "p_value")},
         "model": entry.get("model_id") or entry.get("model"),
-        "operating_point": settings.get("operating_point"),
-        "threshold": entry.get("threshold", settings.get("threshold")),
-        **{key: settings.get(key) for key in ("score", "smoothing", "min_volume_ml", "seed")},
         "scan_score": entry.get("score"),
         "lesion": lesion.get("index"),
         **dict(zip(("peak_i", "peak_j", "peak_k"), peak, strict=True)),
         **dict(zip(("x_mm", "y_mm", "z_mm"), place, strict=True)),
         **{key: lesion.get(key) for key in ("decision", "volume_ml", "mean_score", "peak_score", "region", "comment")},
         "review_comment": entry.get("comment"),
-    }
+    }  # fmt: skip
+    return {column: row.get(column) for column in COLUMNS}
 
 
 def _kept(info: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:

@@ -28,9 +28,11 @@ from lib.errors import UnknownImage
 from lib.ids import check_image_id
 from lib.review import review_of
 from lib.scoring.records import records_of
+from monailabel_app.calibration.bands import BAND_SHARES, BANDS, COLOURS, band_edges, band_map
 from monailabel_app.calibration.tails import TAIL_SHARES
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.io import images
+from monailabel_app.pipelines.study_report import study_report
 from monailabel_app.types import Volume
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Results"])
@@ -162,10 +164,8 @@ def _addresses(found: Analysed, given: Mapping[str, Any], bands: bool) -> dict[s
 def _bands(found: Analysed) -> list[dict[str, Any]]:
     """From low to high; none for a calibration of an earlier version, which has no table of healthy values."""
     try:
-        from monailabel_app.calibration.bands import BAND_SHARES, BANDS, COLOURS
-
         edges = _edges(found)
-    except (ImportError, InvalidSettings):
+    except InvalidSettings:
         return []
     return [
         {"name": name, "share": share, "value": value, "colour": list(COLOURS[name])}
@@ -174,8 +174,6 @@ def _bands(found: Analysed) -> list[dict[str, Any]]:
 
 
 def _edges(found: Analysed) -> tuple[float, ...]:
-    from monailabel_app.calibration.bands import band_edges
-
     kept = found.finding.settings
     return tuple(band_edges(found.model.calibration.score(str(kept["score"])), str(kept["smoothing"])))
 
@@ -183,10 +181,8 @@ def _edges(found: Analysed) -> tuple[float, ...]:
 def _image(image: str, model: str | None, given: Mapping[str, Any], kind: str, path: Path) -> Path:
     found = app_instance().analysed(image, model, given, images=kind in {"reconstruction", "uncertainty_map"})
     if kind == "bands":
-        from monailabel_app.calibration.bands import band_map
-
         finding = found.finding
-        smallest = float(finding.settings["min_volume_ml"]) * 1000
+        smallest = float(finding.settings["min_volume_ml"])
         values = band_map(finding.anomaly_map, _edges(found), found.volume.spacing_mm, finding.brain_mask, smallest)
     else:
         values = getattr(found.finding, kind)
@@ -213,8 +209,6 @@ def _scan(image: str, path: Path) -> Path:
 
 def _report(image: str, model: str | None, given: Mapping[str, Any], name: str) -> Response:
     """The result as JSON, or the study report, with the review as it is now."""
-    from monailabel_app.pipelines.study_report import study_report
-
     app = app_instance()
     if name == "result.json":
         return answer(_describe(app.analysed(image, model, given), given))

@@ -34,7 +34,7 @@ from monailabel_app.weights.model_folder import seal, write_config
 SCORES = ("signed", "l1")
 SHAPE = (20, 22, 24)
 AFFINE = np.array([[-2.0, 0, 0, 20], [0, 2, 0, -22], [0, 0, 2, -24], [0, 0, 0, 1.0]])
-# Centre and height of what is found; the last two run together below 3.
+# Centre and height of what is found; the last two run together below 4.
 BLOBS = (((5, 5, 5), 9.0), ((14, 5, 5), 6.0), ((8, 15, 15), 7.0), ((13, 15, 15), 5.0))
 POINTS = {"balanced": 3.5, "sensitive": 2.0, "specific": 8.0, "bounded": 4.0}
 TAILS = tuple(float(n) for n in range(1, len(TAIL_SHARES) + 1))
@@ -50,7 +50,7 @@ def anomaly_map():
 def calibration(tails=TAILS):
     points = {name: OperatingPoint(0.01, value, 0.01, (0.0, 0.02), 0.02, 4) for name, value in POINTS.items()}
     scores = {name: points for name in options.SMOOTHING}
-    healthy = {name: (1.0, 2.0, 3.0, float("inf")) for name in options.SMOOTHING}
+    healthy = {name: (1.0, 2.0, 3.0, 4.0) for name in options.SMOOTHING}
     return ScoreCalibration(None, scores, healthy, {name: tails for name in options.SMOOTHING} if tails else {})
 
 
@@ -86,6 +86,7 @@ class SmallApp:
     working: dict = field(default_factory=dict)
     warnings: list = field(default_factory=list)
     score: ScoreCalibration = field(default_factory=calibration)
+    p_value: float = float("nan")
     conf: dict = field(default_factory=dict)
 
     @property
@@ -121,7 +122,7 @@ class SmallApp:
             affine=volume.affine,
             lesions=lesions,
             anomaly_score=np.float32(8.5),
-            p_value=float("nan"),
+            p_value=self.p_value,
             threshold=threshold,
             model_id=task.entry.id,
             model_hash=task.entry.hash,
@@ -132,8 +133,12 @@ class SmallApp:
             uncertainty_map=values * 0.1 if images and settings["uncertainty"] else None,
             calibration={"id": "shipped"},
         )
-        calibrated = SimpleNamespace(score=lambda name: self.score, scores={name: self.score for name in SCORES})
-        return Analysed(image, Path(path), volume, finding, task, SimpleNamespace(calibration=calibrated))
+        scores = {name: self.score for name in SCORES}
+        model = SimpleNamespace(
+            id=task.entry.id, folder=task.entry.folder, meta=task.entry.config, modality="t1", description="a model",
+            calibration=SimpleNamespace(score=scores.__getitem__, scores=scores, warnings=()),
+        )  # fmt: skip
+        return Analysed(image, Path(path), volume, finding, task, model)
 
 
 def _read(path):
