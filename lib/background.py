@@ -7,7 +7,8 @@ far they are is read from the small files that the processes write.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any
 
@@ -25,7 +26,37 @@ _STATES = {"SUBMITTED": QUEUED, "RUNNING": RUNNING, "DONE": DONE, "ERROR": FAILE
 _LISTED = 20
 # The end of a traceback: the error's class with its module, and its text.
 _ERROR = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*: (.+)$")
+# How a training is divided, roughly; each part has its own steps.
+_TRAINING = {"preparing": (0.0, 0.15), "training": (0.15, 0.8), "calibrating": (0.8, 0.95), "evaluating": (0.95, 1.0)}
 _NOT_PARAMS = {"model", "method", "gpus", "bundle_path", "images"}
+
+
+class _Line(ThreadPoolExecutor):
+    """MONAI Label's line of one kind of task, from which a waiting one can be taken out; it has no way to do that."""
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1)
+        self._futures: dict[str, Future] = {}
+
+    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        """As ever, but the future is remembered under the id of the task."""
+        future = super().submit(fn, *args, **kwargs)
+        self._futures = {name: held for name, held in self._futures.items() if not held.done()}
+        if args and isinstance(args[0], Mapping):
+            self._futures[str(args[0].get("id"))] = future
+        return future
+
+    def take_out(self, task_id: str) -> bool:
+        """Whether the task waited and will not begin now."""
+        future = self._futures.get(task_id)
+        return future is not None and future.cancel()
+
+
+def prepare() -> None:
+    """Before the first task: give MONAI Label lines from which waiting tasks can be taken out."""
+    for kind in (TRAIN, SCORING, BATCH):
+        if utils.background_executors.get(kind) is None:
+            utils.background_executors[kind] = _Line()
 
 
 def role_to_stop(kind: str) -> str:
@@ -69,7 +100,8 @@ def cancel(job_id: str) -> None:
     if found is None:
         raise UnknownJob(f"no job {job_id[:40]!r}")
     kind, task = found
-    if task["status"] == "SUBMITTED" and _take_out(kind, task):
+    executor = utils.background_executors.get(kind)
+    if task["status"] == "SUBMITTED" and isinstance(executor, _Line) and executor.take_out(job_id):
         task["status"] = "STOPPED"
         task["end_ts"] = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
     elif task["status"] == "RUNNING" and job_id in utils.processes(kind):
@@ -78,23 +110,13 @@ def cancel(job_id: str) -> None:
         raise NotAllowed("this task is just being started and cannot be stopped now: try again in a moment")
 
 
-def _take_out(kind: str, task: Mapping[str, Any]) -> bool:
-    """MONAI Label has no way to call off what has not begun; the future in its executor's line can be cancelled."""
-    line = getattr(utils.background_executors.get(kind), "_work_queue", None)
-    for item in list(getattr(line, "queue", ())):
-        args = getattr(item, "args", None)
-        if args and args[0] is task:
-            return item.future.cancel()
-    return False
-
-
 def _as_job(app: MONAILabelApp, kind: str, task: Mapping[str, Any], waiting: list[str]) -> dict[str, Any]:
     request = task.get("request") or {}
     state = _STATES.get(task["status"], FAILED)
     created, finished = _moment(task.get("start_ts")), _moment(task.get("end_ts"))
     now = _progress(app, kind, request) if state == RUNNING else {}
-    if created is not None and float(now.get("updated") or 0) < created.timestamp():
-        # The file is of the run before.
+    if now.get("status") not in {RUNNING, *_TRAINING}:
+        # The file is of a run before: a process that has gone is not said to be running.
         now = {}
     started = datetime.fromtimestamp(now["started"]).astimezone() if now.get("started") else None
     began = started or (created if state not in {QUEUED, CANCELLED} or finished else None)
@@ -147,11 +169,16 @@ def _stage(state: str, now: Mapping[str, Any]) -> str:
 
 
 def _share(now: Mapping[str, Any]) -> float | None:
-    if isinstance(now.get("share"), (int, float)):
-        return min(1.0, max(0.0, float(now["share"])))
-    if now.get("total"):
-        return min(1.0, max(0.0, float(now.get("done") or 0) / float(now["total"])))
-    return None
+    """A training goes through the parts of _TRAINING; of other work so many of all steps are done."""
+    if now.get("status") in _TRAINING:
+        begin, end = _TRAINING[now["status"]]
+        share = float(now.get("share") or 0) if now["status"] == "training" else _part(now, "stage_done", "stage_total")
+        return begin + (end - begin) * min(1.0, max(0.0, share or 0.0))
+    return _part(now, "done", "total")
+
+
+def _part(now: Mapping[str, Any], done: str, total: str) -> float | None:
+    return min(1.0, max(0.0, float(now.get(done) or 0) / float(now[total]))) if now.get(total) else None
 
 
 def _error(task: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import sys
 
 from fastapi import FastAPI
 
+from lib import background
 from lib.endpoints import (
     archive,
     data,
@@ -58,4 +59,5 @@ def install(server: FastAPI | None = None) -> bool:
         inner = inner.app
     server.router.middleware_stack = Guard(inner)
     server.openapi_schema = None
+    background.prepare()
     return True
