@@ -40,6 +40,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from monailabel_app import __version__
+from monailabel_app.calibration.background import matched
 from monailabel_app.calibration.calibrated_map import calibrated_map
 from monailabel_app.errors import EvaluationFailed
 from monailabel_app.preprocessing.slice_alignment import level_affine
@@ -303,17 +304,18 @@ class Reader:
         """
         if self.one_out:
             return self._reference.map_of(scan, self._score, SMOOTHING, without=self._of_the_same_person(without))
-        statistics = self._model.calibration.score(self._score).statistics
+        known, erosion_mm = self._model.calibration.score(self._score), self._model.calibration.erosion_mm
         mask = scan.prepared.brain_mask
         level = 0 if mask.shape[2] == 1 else None
-        return calibrated_map(
+        values = calibrated_map(
             scan.raw(self._score),
             mask,
-            level_statistics(statistics, mask.shape, level),
+            level_statistics(known.statistics, mask.shape, level),
             score=self._score,
             smoothing=SMOOTHING,
-            erosion_mm=self._model.calibration.erosion_mm,
+            erosion_mm=erosion_mm,
         )
+        return matched(values, mask, known, SMOOTHING, erosion_mm=erosion_mm)[0]
 
     def _of_the_same_person(self, scan: int | None) -> tuple[int, ...]:
         return () if scan is None else self._reference.of_patient(self._patients[scan])

@@ -30,7 +30,7 @@ from .tasks import MeasuredModel, Task
 
 _LOG = logging.getLogger(__name__)
 Stage = Callable[[str, int, int], None]
-VERSION = 3  # raised when a record says more, or other things, of the same maps
+VERSION = 4  # raised when a record says more, or other things, of the same maps
 _HEALTHY = "healthy"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from monailabel_app.calibration.background import matched
 from monailabel_app.calibration.calibrated_map import calibrated_map, scan_score, slice_score
 from monailabel_app.calibration.operating_points import OperatingPoint
 from monailabel_app.metrics.case_histograms import count_voxels
@@ -171,15 +172,17 @@ class Reader:
                 return self.reference.map(protocol.score, protocol.smoothing, healthy)
             without = self.reference.of_patient(case.patient)
             return self.reference.map_of(scan, protocol.score, protocol.smoothing, without=without)
-        statistics = self.model.calibration.score(protocol.score).statistics
-        return calibrated_map(
+        known, erosion_mm = self.model.calibration.score(protocol.score), self.model.calibration.erosion_mm
+        mask = scan.prepared.brain_mask
+        values = calibrated_map(
             scan.raw(protocol.score),
-            scan.prepared.brain_mask,
-            level_statistics(statistics, scan.prepared.brain_mask.shape, self.plan.level),
+            mask,
+            level_statistics(known.statistics, mask.shape, self.plan.level),
             score=protocol.score,
             smoothing=protocol.smoothing,
-            erosion_mm=self.model.calibration.erosion_mm,
+            erosion_mm=erosion_mm,
         )
+        return matched(values, mask, known, protocol.smoothing, erosion_mm=erosion_mm)[0]
 
     def _count(
         self, case: PreparedCase, scan: Analysis, values: np.ndarray, levers: Levers, healthy: bool
