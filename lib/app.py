@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -30,15 +31,17 @@ from lib.datastore import AnomalyLocalDatastore
 from lib.dicomweb import AnomalyDICOMWebDatastore
 from lib.errors import InvalidRequest, UnknownImage
 from lib.healthy import HealthySelection, abnormal_scans, check_conf, contradiction, healthy_scans, info_counts
-from lib.infers import AnomalyInferTask
+from lib.infers import AnomalyInferTask, BandsInferTask
 from lib.infers.anomaly import IMAGES, Progress
+from lib.kept_images import are_current, basis_of, keep_images
 from lib.model_table import ModelTable
 from lib.plans import end_with_server, jobs_for
 from lib.runner import MAX_LOADED, ModelRunner
 from lib.scoring import ANOMALY_SCORES, EVALUATE, AnomalyScores, EvaluateLabels
+from lib.scoring.records import record_result, stamp_of
 from lib.strategies import First, Prototypical, Random
 from lib.trainers import HealthyTrainTask
-from monailabel_app.errors import AnomalyAppError, UnknownModel
+from monailabel_app.errors import AlignmentFailed, BrainNotFound, InvalidVolume, UnknownModel, UnreadableVolume
 from monailabel_app.pipelines.cache import MapCache
 from monailabel_app.pipelines.read_volumes import ReadVolumes
 from monailabel_app.registry import TRAINABLE
@@ -53,6 +56,8 @@ DESCRIPTION = (
 )
 CACHE_BYTES = 512 * 2**20
 SCANS_BYTES = 512 * 2**20
+# What a scan itself is to blame for: noted with it, so that a list of scans says so.
+_OF_THE_SCAN = (UnreadableVolume, InvalidVolume, BrainNotFound, AlignmentFailed)
 
 
 class AnomalyApp(MONAILabelApp):
@@ -61,7 +66,8 @@ class AnomalyApp(MONAILabelApp):
     ``--conf`` understands: ``models`` (names separated by commas, or all), ``trainers`` (methods, or all; none by
     default), ``healthy`` (all: every scan of the datastore is healthy), ``healthy_list`` (CSV or TSV file that says
     which are), ``keep_map`` (true: keep the anomaly map of images in the datastore), ``max_loaded_models``,
-    ``cache_mb`` (for reconstructions), ``auto_update_scoring``.
+    ``cache_mb`` (memory for analyses), ``scans_mb`` (memory for scans that were read), ``bands`` (true: every model is
+    offered a second time, as three bands of suspicion), ``auto_update_scoring``.
 
     Building one is cheap and touches no GPU: MONAI Label builds another in each of its sub-processes.
     """
@@ -75,7 +81,8 @@ class AnomalyApp(MONAILabelApp):
         self._cache = MapCache(_whole_number(conf, "cache_mb", CACHE_BYTES // 2**20) * 2**20)
         self._volumes = ReadVolumes(_whole_number(conf, "scans_mb", SCANS_BYTES // 2**20) * 2**20)
         self._keep_map = strtobool(conf.get("keep_map", "true"))
-        self._table = ModelTable(app_dir, conf.get("models"), self._task_for)
+        bands = strtobool(conf.get("bands", "true"))
+        self._table = ModelTable(app_dir, conf.get("models"), self._task_for, self._bands_for if bands else None)
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -94,21 +101,24 @@ class AnomalyApp(MONAILabelApp):
     def _task_for(self, entry: ModelEntry) -> AnomalyInferTask:
         return AnomalyInferTask(entry, METHODS[entry.method], self._runner, self._cache, self._volumes)
 
+    def _bands_for(self, entry: ModelEntry) -> BandsInferTask:
+        return BandsInferTask(entry, METHODS[entry.method], self._runner, self._cache, self._volumes)
+
     def init_infers(self) -> dict[str, InferTask]:
-        """One task per model that serves."""
-        return dict(self._table.tasks())
+        """One task per model that serves, and one that shows its bands."""
+        return dict(self._table.served())
 
     @property
     def _infers(self) -> Mapping[str, AnomalyInferTask]:
         """The tasks as the model folders are now: MONAI Label reads them here at every request."""
-        return self._table.tasks()
+        return self._table.served()
 
     @_infers.setter
     def _infers(self, tasks: Mapping[str, InferTask]) -> None:
         """MONAI Label's constructor keeps a copy here, which would never change; the table stays the only one."""
 
     def tasks(self) -> Mapping[str, AnomalyInferTask]:
-        """The models that serve now, by name."""
+        """What serves now, by name: the models, then their bands (whose ``entry.name`` is the model's)."""
         return self._infers
 
     @property
@@ -118,7 +128,7 @@ class AnomalyApp(MONAILabelApp):
 
     @property
     def _models(self) -> dict[str, ModelEntry]:
-        return {name: task.entry for name, task in self._infers.items()}
+        return {name: task.entry for name, task in self._table.tasks().items()}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """One trainer per method of ``--conf trainers``; none unless asked for, as OHIF's button starts every one.
@@ -160,7 +170,7 @@ class AnomalyApp(MONAILabelApp):
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """What can be done with the whole datastore."""
         return {
-            ANOMALY_SCORES: AnomalyScores(self.app_dir, lambda: self._infers),
+            ANOMALY_SCORES: AnomalyScores(self.app_dir, self._table.tasks),
             EVALUATE: EvaluateLabels(self.app_dir, lambda: self._models, self._healthy, self._contamination),
         }
 
@@ -191,9 +201,9 @@ class AnomalyApp(MONAILabelApp):
         meta = super().info()
         meta["datastore"] = info_counts(self._datastore, self.conf, meta["datastore"], bool(self._trainers))
         abnormal = abnormal_scans(self._datastore)
-        models = self._models
+        tasks = self._infers
         for name, model in meta["models"].items():
-            entry = models.get(name)
+            entry = tasks[name].entry if name in tasks else None
             seen = self._contamination.of_folder(entry.folder, abnormal) if entry is not None else None
             if seen:
                 model["description"] = f"{model['description']} Caution: {seen}; train it anew."
@@ -241,15 +251,26 @@ class AnomalyApp(MONAILabelApp):
             raise InvalidRequest(
                 "expected an image of a DICOMweb archive for output=dicom_seg; this one has no DICOM series"
             )
-        keep_map = bool(image_id) and self._keep_map and isinstance(datastore, LocalDatastore)
+        path, stamp, began = str(request["image"]), stamp_of(str(request["image"])), time.monotonic()
+        keep = bool(image_id) and self._keep_map and isinstance(datastore, LocalDatastore)
+        basis = basis_of(task, request, path) if keep else ""
         with tempfile.TemporaryDirectory(prefix="anomaly_map_") as folder:
-            files = {name: str(Path(folder) / f"{name}.nii.gz") for name in IMAGES} if keep_map else {}
+            files = {}
+            if keep and not are_current(datastore, image_id, basis):
+                files = {name: str(Path(folder) / f"{name}.nii.gz") for name in IMAGES}
             request["files"] = files
-            file, result = task(request, progress)
+            try:
+                file, result = task(request, progress)
+            except _OF_THE_SCAN as error:
+                if image_id:
+                    self._record(datastore, image_id, task, request, error, began, path, stamp)
+                raise
             answer = {"label": file, "tag": DefaultLabelTag.ORIGINAL.value, "file": file, "params": result}
             try:
-                if keep_map:
-                    _save_images(datastore, image_id, files, request["model"], result)
+                if keep:
+                    keep_images(datastore, image_id, files, basis, request["model"], result)
+                if image_id:
+                    self._record(datastore, image_id, task, request, result, began, path, stamp)
                 if image_id and _is_true(request.get("save_label")):
                     tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
                     info = {"model": request["model"], "params": result}
@@ -261,6 +282,23 @@ class AnomalyApp(MONAILabelApp):
                 Path(file).unlink(missing_ok=True)
                 raise
         return answer
+
+    @staticmethod
+    def _record(
+        datastore: Datastore,
+        image: str,
+        task: AnomalyInferTask,
+        request: Mapping[str, Any],
+        result: Mapping[str, Any] | Exception,
+        began: float,
+        path: str,
+        stamp: str,
+    ) -> None:
+        """Note what an analysis found; a folder that cannot be written does not spoil it."""
+        try:
+            record_result(datastore, image, task, request, result, time.monotonic() - began, path, stamp=stamp)
+        except OSError as error:
+            logger.warning("what an analysis found could not be noted: %s", type(error).__name__)
 
     def analysed(
         self,
@@ -280,7 +318,7 @@ class AnomalyApp(MONAILabelApp):
         """
         datastore = self.datastore()
         path = self._stored_image(datastore, image)
-        task = self._task(model or model_of(image, datastore, self._infers))
+        task = self._task(model or model_of(image, datastore, self._table.tasks()))
         params = dict(params or {})
         device = params.pop("device", None)
         looked = task.look(path, task.read(params), device=device, images=images, run=run, progress=progress)
@@ -321,24 +359,6 @@ class AnomalyApp(MONAILabelApp):
         if not path or not Path(path).exists():
             raise UnknownImage(f"the datastore lists image {image_id[:80]!r}, but its file is gone: upload it again")
         return path
-
-
-def _save_images(
-    datastore: Datastore, image_id: str, files: Mapping[str, str], model: str, result: dict[str, Any]
-) -> None:
-    """Keep the images of a result beside the labels; a folder that cannot be written does not spoil the result."""
-    keys = ("anomaly_score", "p_value", "threshold", "model", "settings", "calibration")
-    info = {"model": model, "params": {key: result.get(key) for key in keys}}
-    try:
-        for tag, file in files.items():
-            if Path(file).is_file():
-                datastore.save_label(image_id, file, tag, info)
-            elif tag in datastore.get_labels_by_image_id(image_id):
-                # Of an earlier analysis: beside this one's map it would be taken for its own.
-                datastore.remove_label(image_id, tag)
-    except (OSError, AnomalyAppError) as error:
-        logger.warning("the anomaly map could not be kept: %s", type(error).__name__)
-        result["warnings"].append("the anomaly map could not be kept: the studies folder cannot be written")
 
 
 def _is_true(value: Any) -> bool:

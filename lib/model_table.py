@@ -15,17 +15,34 @@ from pathlib import Path
 from lib import catalogue
 from lib.catalogue import ModelEntry
 from lib.configs import METHODS
-from lib.infers import AnomalyInferTask
+from lib.infers import SUFFIX, AnomalyInferTask
 from monailabel_app.errors import UnknownModel
 from monailabel_app.weights.listing import fingerprint, trained_names
 
 logger = logging.getLogger(__name__)
 
 
-class ModelTable:
-    """wanted: of ``--conf models``. make: the task for an entry. Raises UnknownModel for a name that is not there."""
+class _Tables:
+    """Replaced as a whole. tasks: by the models' names; served: with the twins behind them."""
 
-    def __init__(self, app_dir: str | Path, wanted: str | None, make: Callable[[ModelEntry], AnomalyInferTask]):
+    def __init__(self, tasks: Mapping[str, AnomalyInferTask], twins: Mapping[str, AnomalyInferTask]):
+        self.tasks, self.served = tasks, {**tasks, **twins}
+
+
+class ModelTable:
+    """wanted: of ``--conf models``. make: the task for an entry; twin: another way to show what that task finds.
+
+    Raises UnknownModel for a name that is not there.
+    """
+
+    def __init__(
+        self,
+        app_dir: str | Path,
+        wanted: str | None,
+        make: Callable[[ModelEntry], AnomalyInferTask],
+        twin: Callable[[ModelEntry], AnomalyInferTask] | None = None,
+    ):
+        self._twin = twin
         self._root = Path(app_dir)
         self._wanted = wanted
         self._make = make
@@ -44,23 +61,39 @@ class ModelTable:
                 catalogue.TRAINED,
             )
         extra = catalogue.still_chosen(self._usable(), wanted, trained_names(self._root))
-        self._tasks: Mapping[str, AnomalyInferTask] = {n: make(entry) for n, entry in {**chosen, **extra}.items()}
+        tasks = {name: make(entry) for name, entry in {**chosen, **extra}.items()}
+        self._tables = _Tables(tasks, self._twins(tasks))
 
     def tasks(self) -> Mapping[str, AnomalyInferTask]:
-        """The tasks by name, as the folders are now; not to be changed."""
+        """A task for every model by its name, as the folders are now; not to be changed."""
+        return self._current().tasks
+
+    def served(self) -> Mapping[str, AnomalyInferTask]:
+        """The same, and after all of them their twins."""
+        return self._current().served
+
+    def _current(self) -> _Tables:
         now = fingerprint(self._root)
         if now == self._seen:
-            return self._tasks
+            return self._tables
         with self._changes:
             now = fingerprint(self._root)
             if now != self._seen:
-                self._tasks = self._renewed()
+                tasks = self._renewed()
+                self._tables = _Tables(tasks, self._twins(tasks))
                 self._seen = now
-            return self._tasks
+            return self._tables
+
+    def _twins(self, tasks: Mapping[str, AnomalyInferTask]) -> dict[str, AnomalyInferTask]:
+        """Of every model whose twin's name is not a model's own."""
+        if self._twin is None:
+            return {}
+        named = {f"{name}{SUFFIX}": task.entry for name, task in tasks.items()}
+        return {name: self._twin(entry) for name, entry in named.items() if name not in tasks}
 
     def _renewed(self) -> dict[str, AnomalyInferTask]:
         """Tasks of what there is now."""
-        held = self._tasks
+        held = self._tables.tasks
         entries = catalogue.still_chosen(self._usable(), self._wanted, trained_names(self._root))
         tasks = {}
         for name, entry in entries.items():

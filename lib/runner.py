@@ -69,7 +69,9 @@ class ModelRunner:
             if held is not None and held[0] == stamp:
                 self._models.move_to_end(key)
                 return held[1]
-        model = self._load(folder)
+            read = self._readers.pop((folder, ""), None)
+        # One that was loaded to look at analyses serves from now on: looking does not mind.
+        model = read[1] if read is not None and read[0] == stamp else self._load(folder)
         with self._table:
             self._models[key] = (stamp, model)
             self._models.move_to_end(key)

@@ -161,6 +161,7 @@ class Finding:
     uncertainty: of the scan's figures, and what it rests on; None where it was not asked.
     calibration: which one the thresholds come from, and what the operating point promises about healthy scans.
     drift: how far the scan's bulk is from the calibration's scans; None for a calibration of an earlier version.
+    reconstructs: whether there is a reconstruction to ask for.
 
     Made only where images are asked for: reconstruction, (x, y, z) float32, the pseudo-healthy brain in the scan's own
     grey values, 0 outside the brain; None for methods that make none. uncertainty_map, (x, y, z) float32, the
@@ -188,6 +189,7 @@ class Finding:
     calibration: Mapping[str, Any] | None = None
     drift: Mapping[str, Any] | None = None
     uncertainty_map: np.ndarray | None = None
+    reconstructs: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON types (no numpy scalars, no NaN)."""

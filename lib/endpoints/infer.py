@@ -29,7 +29,7 @@ from lib.plans import recorded
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Infer"])
 
 # Where the scan comes from is said by the address, the uploaded file or the session, never by the parameters.
-RESERVED = {"model", "image", "session", "label", "image_path", "map_file", "description"}
+RESERVED = {"model", "image", "session", "label", "image_path", "files", "description"}
 
 
 @router.post("/infer/{model}", summary="Find anomalies in an image of the datastore, an upload or a session")

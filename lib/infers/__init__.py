@@ -1,5 +1,6 @@
-"""One generic inference task for every method."""
+"""One generic inference task for every method, and its twin that shows bands."""
 
 from lib.infers.anomaly import AnomalyInferTask
+from lib.infers.bands import SUFFIX, BandsInferTask
 
-__all__ = ["AnomalyInferTask"]
+__all__ = ["SUFFIX", "AnomalyInferTask", "BandsInferTask"]

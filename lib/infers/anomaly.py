@@ -19,7 +19,7 @@ from lib.catalogue import ModelEntry
 from lib.configs.base import MethodConfig, site_calibration
 from lib.errors import ServerBusy
 from lib.runner import ModelRunner, choose_device, list_devices
-from monailabel_app.errors import InvalidSettings, UnknownModel
+from monailabel_app.errors import InvalidSettings, NotAnalysed, UnknownModel
 from monailabel_app.io import images
 from monailabel_app.pipelines import predict as pipeline
 from monailabel_app.pipelines.read_volumes import ReadVolumes
@@ -51,6 +51,8 @@ class AnomalyInferTask(InferTask):
     The folder is that of one version: when another is published, the server makes another task (``lib.model_table``).
     """
 
+    labels_of_task: Mapping[str, int] = LABELS
+
     def __init__(
         self,
         entry: ModelEntry,
@@ -61,9 +63,9 @@ class AnomalyInferTask(InferTask):
     ):
         super().__init__(
             type=InferType.SEGMENTATION,
-            labels=dict(LABELS),
+            labels=dict(self.labels_of_task),
             dimension=3,
-            description=method.describe(entry),
+            description="",
             config=options.for_viewers(method.scores_of(entry)),
         )
         self.entry = entry
@@ -78,8 +80,12 @@ class AnomalyInferTask(InferTask):
 
         The description is made anew: measurements and site calibrations come and go without a new version.
         """
-        self.description = self._method.describe(self.entry)
+        self.description = self.describe()
         return to_json({**super().info(), "type": InferType.SEGMENTATION.value, "modality": self.entry.modality})
+
+    def describe(self) -> str:
+        """One line for the viewers."""
+        return self._method.describe(self.entry)
 
     def config(self) -> dict[str, Any]:
         """The drop-downs; device and calibration are offered only where there is a choice."""
@@ -129,13 +135,17 @@ class AnomalyInferTask(InferTask):
             raise
         result = looked.finding.to_json()
         result["seconds"] |= to_json({**looked.seconds, "write": time.perf_counter() - writing})
-        result["label_names"] = dict(self.labels)
+        result |= {"label_names": dict(self.labels_of_task), **self.about_label(looked)}
         result["latencies"] = {"total": round(time.perf_counter() - started, 3)}
         return file, result
 
     def label(self, looked: Looked) -> np.ndarray:
         """The label map (x, y, z) uint8 that viewers get."""
         return looked.finding.mask
+
+    def about_label(self, looked: Looked) -> Mapping[str, Any]:
+        """What a result says about its label beside its names; plain JSON types."""
+        return {}
 
     def look(
         self,
@@ -149,12 +159,17 @@ class AnomalyInferTask(InferTask):
     ) -> Looked:
         """The finding of a scan with the settings ``values`` (of ``read``); images: its images, too.
 
-        run: False never runs a network and never waits for a device. Raises AnomalyAppError, NotAnalysed among it.
+        An analysis that is at hand is looked at without waiting for a device. run: False never runs a network. Raises
+        AnomalyAppError, NotAnalysed among it.
         """
         device = choose_device(device)
         tell = progress or (lambda stage, share: None)
-        if not run:
-            return self._look(path, values, device, images, progress, run=False)
+        try:
+            looked = self._look(path, values, device, images, progress, run=False)
+            return replace(looked, seconds={**looked.seconds, "waiting": 0.0})
+        except NotAnalysed:
+            if not run:
+                raise
         started = time.perf_counter()
         tell("waiting", 0.0)
         with self._runner.device(device, lambda: tell("waiting", 0.0)):

@@ -156,6 +156,7 @@ def predict(
             *notes_of(settings, drift),
         ),
         reconstruction=native_reconstruction(held) if images else None,
+        reconstructs=held.reconstruction is not None,
         uncertainty_map=to_native(deviation, prepared) if deviation is not None else None,
         analysed=analysed_part(prepared),
         gate=asked,

@@ -99,7 +99,52 @@ def test_nothing_found_is_an_empty_label(client, healthy_scan):
 
 def test_each_model_of_the_list_answers(client):
     for name in client.info()["models"]:
-        assert client.infer(name, "ixi_lesion", {})[1]["model"]["id"] == name
+        assert client.infer(name, "ixi_lesion", {})[1]["model"]["id"] == name.removesuffix("_bands")
+
+
+def test_every_model_is_offered_again_as_bands_after_all_plain_ones(client):
+    models = client.info()["models"]
+    assert list(models) == ["one", "two", "one_bands", "two_bands"]
+    assert models["one"]["labels"] == {"anomaly": 1}
+    assert models["one_bands"]["labels"] == {"low suspicion": 1, "medium suspicion": 2, "high suspicion": 3}
+    assert list(models["one_bands"]["labels"].values()) == [1, 2, 3]  # Slicer counts them in this order.
+    assert "operating_point" in models["one"]["config"]
+    assert "operating_point" not in models["one_bands"]["config"]
+
+
+def test_bands_are_another_label_of_the_same_finding(client, lesion_scan):
+    file, result = client.infer("one_bands", "ixi_lesion", {})
+    scan = nib.load(lesion_scan).get_fdata()
+    share = scan / scan.max()
+    bands = np.asarray(nib.load(file).dataobj)
+    assert geometry(file) == geometry(lesion_scan)
+    assert set(np.unique(bands)) <= {0, 1, 2, 3}
+    assert bands.max() == 3
+    assert (share[bands == 3] > 0.95 - 1e-6).all()
+    assert (share[bands == 1] <= 0.8 + 1e-6).all()
+    assert result["label_names"] == {"low suspicion": 1, "medium suspicion": 2, "high suspicion": 3}
+    assert [band["value"] for band in result["bands"]] == [0.6, 0.8, 0.95]
+    assert "one_bands" not in client.datastore()["objects"]["ixi_lesion"]["image"]["info"]["anomaly"]
+
+
+def test_the_images_of_the_last_analysis_are_kept_under_their_tags(client, lesion_scan):
+    scan = nib.load(lesion_scan)
+    client.infer("one", "ixi_lesion", {"uncertainty": "on"})
+    made = nib.load(client.download_label("ixi_lesion", "reconstruction"))
+    np.testing.assert_allclose(made.get_fdata(), scan.get_fdata() / 2, atol=1e-3)
+    spread = nib.load(client.download_label("ixi_lesion", "uncertainty_map"))
+    assert geometry(spread.get_filename()) == geometry(lesion_scan)
+    client.infer("one", "ixi_lesion", {})
+    labels = client.datastore()["objects"]["ixi_lesion"]["labels"]
+    assert {"anomaly_map", "reconstruction"} <= set(labels)
+    assert "uncertainty_map" not in labels, "of an earlier analysis"
+
+
+def test_an_inference_notes_its_result_with_the_scan(client):
+    client.infer("one", "ixi_lesion", {"threshold": 0.5})
+    record = client.datastore()["objects"]["ixi_lesion"]["image"]["info"]["anomaly"]["one"]
+    assert record["lesions"] == 1
+    assert record["threshold"] == 0.5
 
 
 def test_the_anomaly_map_is_kept_and_no_label(client, lesion_scan):

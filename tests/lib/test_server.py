@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.server_fixture import FAKE_PIPELINE, copy_studies, make_app, running_
 def test_info_is_what_the_viewers_need(server):
     info = server.get("/info/").json()
     assert info["labels"] == ["anomaly"]
-    assert list(info["models"]) == ["one", "two"]
+    assert list(info["models"]) == ["one", "two", "one_bands", "two_bands"]
     model = info["models"]["one"]
     assert model["type"] == "segmentation"
     assert model["dimension"] == 3
@@ -52,6 +53,31 @@ def test_one_job_at_a_time_and_everybody_else_is_answered(server, hold_file):
     seconds = [answers[name].json()["seconds"]["waiting"] for name in ("one", "two")]
     assert max(seconds) > 0.01
     assert min(seconds) < max(seconds)
+
+
+def test_an_analysis_that_is_at_hand_is_shown_anew_while_another_runs(server, hold_file):
+    scan = {"image": "ixi_lesion", "output": "json"}
+    assert server.infer("one", params=scan).status_code == 200
+    hold_file.write_text("only what is new")
+    busy = threading.Thread(
+        target=server.infer,
+        args=("one",),
+        kwargs={"params": {"image": "ixi_healthy", "output": "json"}, "data": {"params": '{"seed": 4711}'}},
+    )
+    try:
+        busy.start()
+        deadline = time.monotonic() + 30
+        while not Path(f"{hold_file}.busy").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for model in ("one", "one_bands"):
+            moved = server.infer(model, params=scan, data={"params": '{"threshold": 0.7}'})
+            assert moved.json()["threshold"] == 0.7
+            assert moved.json()["seconds"]["waiting"] == 0
+        assert busy.is_alive()
+    finally:
+        Path(f"{hold_file}.busy").unlink(missing_ok=True)
+        hold_file.unlink()
+        busy.join(60)
 
 
 def test_a_changed_model_folder_is_noticed_without_a_restart(server):

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from lib.endpoints import viewer
 from lib.endpoints.guard import Guard
 from lib.errors import UnknownImage
+from monailabel_app.calibration.bands import COLOURS as BAND_COLOURS
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,9 @@ def test_nothing_outside_the_viewers_folder_is_found(path):
 def test_the_panel_paints_anomaly_in_our_colour(client):
     file, script = viewer.panel_script()
     assert b"label: 'anomaly',\n  value: rgbToHex(255, 112, 32)" in script
+    for name, colour in BAND_COLOURS.items():
+        entry = f"label: '{name}',\n  value: rgbToHex({', '.join(map(str, colour))})"
+        assert script.index(entry.encode()) < script.index(b"label: 'mass'")
     assert script.count(b"label: 'mass',") == file.read_bytes().count(b"label: 'mass',")
     assert script.count(b"backgroundColor: 'white', color: 'black'") == 3
     reply = client.get(f"/ohif/{file.name}")
