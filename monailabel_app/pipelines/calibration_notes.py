@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monailabel_app.calibration.background import Background
 from monailabel_app.calibration.calibrated_map import ScoreCalibration, analysed_mask
 from monailabel_app.calibration.drift import ScanDrift, scan_drift
 from monailabel_app.calibration.false_volume import SMALLEST_LESION_ML
@@ -61,9 +62,16 @@ def identity_of(model: AnomalyModel, calibration: ScoreCalibration, settings: Pr
     }
 
 
-def notes_of(settings: PredictSettings, drift: ScanDrift | None) -> tuple[str, ...]:
+def drift_json(drift: ScanDrift | None, background: Background | None) -> dict[str, Any] | None:
+    """What a result says of both; None where the calibration is of an earlier version."""
+    if drift is None:
+        return None
+    return {**drift.to_json(), "background": None if background is None else background.to_json()}
+
+
+def notes_of(settings: PredictSettings, drift: ScanDrift | None, background: Background | None) -> tuple[str, ...]:
     """Warnings in plain sentences."""
-    notes = [drift.sentence()] if drift is not None else []
+    notes = [found.sentence() for found in (drift, background) if found is not None]
     bounded = settings.operating_point == BOUNDED and settings.threshold is None
     if bounded and settings.min_volume_ml < SMALLEST_LESION_ML:
         notes.append(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from monailabel_app.calibration.background import matched
 from monailabel_app.calibration.calibrated_map import calibrated_map, scan_score, slice_score
 from monailabel_app.errors import InvalidVolume, NotAnalysed, ScanRefused
 from monailabel_app.metrics.imagewise import rank_p_value
@@ -24,7 +25,7 @@ from monailabel_app.types import BrainMask, Finding, GateReport, PreparedVolume,
 from .analysis import Analysis, examine
 from .anomaly_model import AnomalyModel, load_model
 from .cache import MapCache, analysis_key
-from .calibration_notes import drift_of, identity_of, notes_of
+from .calibration_notes import drift_json, drift_of, identity_of, notes_of
 from .find_model import SHIPPED_MODELS, find_model, list_model_folders
 from .levels import analysed_part, at_levels, middle_level, on_grid_of
 from .members import analyse_members
@@ -107,9 +108,10 @@ def predict(
         smoothing=settings.smoothing,
         erosion_mm=model.calibration.erosion_mm,
     )
+    about = (prepared.brain_mask, calibration, settings.smoothing)
+    drift = drift_of(model_map, *about, erosion_mm=model.calibration.erosion_mm)
+    model_map, background = matched(model_map, *about, erosion_mm=model.calibration.erosion_mm)
     anomaly_score = scan_score(model_map) if model.levels is None else slice_score(model_map)
-    erosion = model.calibration.erosion_mm
-    drift = drift_of(model_map, prepared.brain_mask, calibration, settings.smoothing, erosion_mm=erosion)
     seconds["scoring"] = time.perf_counter() - started
 
     tell("post-processing", 0.0)
@@ -153,7 +155,7 @@ def predict(
             *volume.warnings,
             *prepared.warnings,
             *model.calibration.warnings,
-            *notes_of(settings, drift),
+            *notes_of(settings, drift, background),
         ),
         reconstruction=native_reconstruction(held) if images else None,
         reconstructs=held.reconstruction is not None,
@@ -162,7 +164,7 @@ def predict(
         gate=asked,
         uncertainty=uncertainty,
         calibration=identity_of(model, calibration, settings),
-        drift=None if drift is None else drift.to_json(),
+        drift=drift_json(drift, background),
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
+from monailabel_app.calibration.background import matched
 from monailabel_app.calibration.calibrated_map import calibrated_map, scan_score, slice_score
 from monailabel_app.calibration.tails import rarity, value_of
 from monailabel_app.errors import InvalidSettings
@@ -165,6 +166,8 @@ def _maps(
             smoothing=settings.smoothing,
             erosion_mm=part.calibration.erosion_mm,
         )
+        about = (scan.prepared.brain_mask, calibration, settings.smoothing)
+        values, _ = matched(values, *about, erosion_mm=part.calibration.erosion_mm)
         table = calibration.tails.get(settings.smoothing, ())
         scale = (lambda v, table=table: rarity(v, table)) if model.members else (lambda v: v)
         yield values, scale, _threshold(model, part, score, settings)
@@ -187,15 +190,17 @@ def _on_scale_of(model: AnomalyModel, scan: Analysis, settings: PredictSettings)
     raw = [scan.raw(score)]
     if model.members:
         raw = member_rarities(model, scan.prepared, scan.evidence.members, own_statistics(model))
+    erosion_mm = model.calibration.erosion_mm
     for values in raw:
-        yield calibrated_map(
+        made = calibrated_map(
             values,
             mask,
             calibration.statistics,
             score=score,
             smoothing=settings.smoothing,
-            erosion_mm=model.calibration.erosion_mm,
+            erosion_mm=erosion_mm,
         )
+        yield matched(made, mask, calibration, settings.smoothing, erosion_mm=erosion_mm)[0]
 
 
 class _VoxelSpread:

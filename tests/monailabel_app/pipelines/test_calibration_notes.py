@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from monailabel_app.calibration.background import Background
 from monailabel_app.calibration.calibrated_map import Calibration
-from monailabel_app.calibration.drift import bulk_distance
+from monailabel_app.calibration.drift import ScanDrift, bulk_distance
 from monailabel_app.errors import InvalidSettings
-from monailabel_app.pipelines.calibration_notes import drift_of, notes_of
+from monailabel_app.pipelines.calibration_notes import drift_json, drift_of, notes_of
 from monailabel_app.pipelines.predict import PredictSettings, load_model, predict
 from monailabel_app.weights.model_folder import seal
 from tests.monailabel_app.synthetic import person, scan
@@ -73,10 +74,10 @@ def test_numbers_stay_on_one_line_of_the_file(made):
 
 def test_lesions_smaller_than_the_bound_counted_are_said():
     bounded = PredictSettings(operating_point="bounded")
-    assert notes_of(bounded, None) == ()
-    (note,) = notes_of(replace(bounded, min_volume_ml=0.03), None)
+    assert notes_of(bounded, None, None) == ()
+    (note,) = notes_of(replace(bounded, min_volume_ml=0.03), None, None)
     assert "does not hold with those of 0.03 ml" in note
-    assert notes_of(PredictSettings(min_volume_ml=0.0), None) == ()
+    assert notes_of(PredictSettings(min_volume_ml=0.0), None, None) == ()
 
 
 def test_levels_analysed_one_by_one_are_compared_one_by_one(made):
@@ -93,3 +94,13 @@ def test_levels_analysed_one_by_one_are_compared_one_by_one(made):
     together = bulk_distance(values.ravel(), table)
     assert drift_of(values, brain, entry, "standard", erosion_mm=0.0).distance == pytest.approx(together)
     assert drift_of(values, ~brain, entry, "standard", erosion_mm=0.0) is None
+
+
+def test_a_background_that_was_brought_back_is_said_and_kept_in_the_result():
+    drift = ScanDrift(0.6, 0.05, 20, 0.04, 0.12)
+    wide, usual = Background(4.2, 2.1), Background(1.1, 1.0)
+    assert any("divided by 2.1" in note for note in notes_of(PredictSettings(), drift, wide))
+    assert not any("divided" in note for note in notes_of(PredictSettings(), drift, usual))
+    assert drift_json(drift, wide)["background"] == {"ratio": 4.2, "divided_by": 2.1}
+    assert drift_json(drift, None)["background"] is None
+    assert drift_json(None, None) is None
