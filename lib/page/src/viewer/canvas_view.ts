@@ -1,10 +1,10 @@
 /** One NiiVue canvas: a scan, at most one painted layer, and the places of its tiles. */
 
-import { Niivue, SLICE_TYPE } from "@niivue/niivue";
+import { SLICE_TYPE, type Niivue } from "@niivue/niivue";
 
-import { fromColumns, multiply, sameGrid, voxelToTexture } from "./geometry";
+import { Engine } from "./engine";
 import type { Image } from "./image_source";
-import { OverlayPainter, type Look } from "./overlay_painter";
+import type { Look } from "./overlay_painter";
 import type { Tile, Vec3 } from "./types";
 
 const PLANES = ["axial", "coronal", "sagittal", "3d", "3d"] as const;
@@ -19,66 +19,27 @@ export interface Place {
   box: [number, number, number, number];
 }
 
-/**
- * NiiVue with its second layer painted by us, and without its fonts and its ball of light: both are pictures behind
- * `data:` addresses, which the page's content security policy does not let in. Letters are HTML here.
- */
-class Painted extends Niivue {
-  painter: OverlayPainter | null = null;
-  layer: Image | null = null;
-  look: Look | null = null;
-  private overlayFor = "";
-
-  override async loadDefaultFont(): Promise<void> {}
-  override async loadDefaultMatCap(): Promise<WebGLTexture | null> {
-    return null;
-  }
-  override drawLoadingText(): void {}
-
-  override refreshLayers(item: Parameters<Niivue["refreshLayers"]>[0], layer: number): void {
-    if (layer === 0) super.refreshLayers(item, 0);
-    else this.paintLayer();
-  }
-
-  paintLayer(): void {
-    const dims = this.back?.dims;
-    if (!dims || !this.layer || !this.look || !this.volumes[0]) return;
-    this.painter ??= new OverlayPainter(this.gl);
-    const name = dims.slice(1, 4).join();
-    if (this.overlayFor !== name || !this.overlayTexture) {
-      this.overlayTexture = this.rgbaTex(this.overlayTexture, this.gl.TEXTURE2, dims);
-      this.overlayFor = name;
-    }
-    const base = this.volumes[0];
-    const texture = multiply(voxelToTexture(this.layer.dims), multiply(this.layer.inverse, fromColumns(base.frac2mm!)));
-    const grid = { dims: [1, 2, 3].map((k) => base.hdr!.dims[k]!) as Vec3, affine: base.hdr!.affine.flat() };
-    this.gl.bindVertexArray(this.genericVAO);
-    this.painter.paint(this.overlayTexture!, dims.slice(1, 4), this.layer, texture, sameGrid(grid, this.layer), this.look);
-    this.gl.bindVertexArray(this.unusedVAO);
-  }
-
-  forget(): void {
-    this.painter?.keepOnly([]);
-    this.overlayFor = "";
-  }
-}
-
 export class CanvasView {
   readonly canvas = document.createElement("canvas");
-  private nv: Painted | null = null;
+  private nv: Engine | null = null;
   private scan: Image | null = null;
   private waiting = 0;
+  private lost = false;
+  /** What a change of look asks to be painted anew before the next picture. */
+  private readonly stale = { scan: false, layer: false };
   private places: Place[] = [];
   onDrawn: () => void = () => {};
 
   constructor(readonly host: HTMLElement) {
     this.canvas.className = "av-canvas";
     host.append(this.canvas);
+    // What the context held died with it: there is nothing left to free.
+    this.canvas.addEventListener("webglcontextlost", () => (this.lost = true));
   }
 
   /** Raises an Error in words where WebGL 2 cannot start. */
   async start(radiological: boolean): Promise<void> {
-    const nv = new Painted({
+    const nv = new Engine({
       isRadiologicalConvention: radiological,
       sagittalNoseLeft: true,
       isOrientationTextVisible: false,
@@ -104,6 +65,8 @@ export class CanvasView {
           "a current Firefox, Chrome, Edge or Safari.",
       );
     }
+    // Shading by the direction of surfaces, for the 3-D view.
+    await nv.setVolumeRenderIllumination(0.7);
     this.nv = nv;
     this.resize();
   }
@@ -112,21 +75,21 @@ export class CanvasView {
     return this.nv !== null;
   }
 
-  get engine(): Niivue {
+  get engine(): Engine {
     if (!this.nv) throw new Error("the canvas has not started");
     return this.nv;
   }
 
-  /** Show a scan with a layer (or none) in place of what was there. */
-  show(scan: Image, layer: Image | null, look: Look): void {
+  /** Show a scan with a layer (or none) in place of what was there. brain: what the 3-D view shows of it. */
+  show(scan: Image, brain: Image | null, layer: Image | null, look: Look, range: [number, number]): void {
     const nv = this.nv!;
-    nv.painter?.keepOnly([]);
+    nv.forget();
     this.scan = scan;
-    nv.layer = layer;
-    nv.look = look;
-    nv.volumes = layer ? [scan.nv, layer.nv] : [scan.nv];
+    nv.scan = scan;
+    nv.brain = brain;
+    nv.range = range;
     nv.back = scan.nv;
-    nv.overlays = layer ? [layer.nv] : [];
+    this.setLayers(layer, look);
     nv.updateGLVolume();
   }
 
@@ -135,24 +98,25 @@ export class CanvasView {
     const nv = this.nv;
     if (!nv || !this.scan) return;
     const had = nv.layer !== null;
-    nv.look = look;
-    nv.layer = layer;
-    if (had !== (layer !== null)) {
-      nv.volumes = layer ? [this.scan.nv, layer.nv] : [this.scan.nv];
-      nv.overlays = layer ? [layer.nv] : [];
-      nv.updateGLVolume();
-    } else if (layer) {
-      nv.paintLayer();
-    }
+    this.setLayers(layer, look);
+    if (had !== (layer !== null)) nv.updateGLVolume();
+    else this.stale.layer = true;
     this.draw();
   }
 
   setWindow(lo: number, hi: number): void {
     if (!this.nv || !this.scan) return;
-    this.scan.nv.cal_min = lo;
-    this.scan.nv.cal_max = hi;
-    this.nv.refreshLayers(this.scan.nv, 0);
+    this.nv.range = [lo, hi];
+    this.stale.scan = true;
     this.draw();
+  }
+
+  private setLayers(layer: Image | null, look: Look): void {
+    const nv = this.nv!;
+    nv.layer = layer;
+    nv.look = look;
+    nv.volumes = layer ? [this.scan!.nv, layer.nv] : [this.scan!.nv];
+    nv.overlays = layer ? [layer.nv] : [];
   }
 
   setPlaces(places: Place[]): void {
@@ -270,7 +234,11 @@ export class CanvasView {
   }
 
   drawNow(): void {
-    if (!this.nv || !this.scan || this.canvas.width < 2 || !this.places.length) return;
+    if (!this.nv || !this.scan || this.lost || this.canvas.width < 2 || !this.places.length) return;
+    if (this.stale.scan) this.nv.paintScan();
+    if (this.stale.layer) this.nv.paintLayer();
+    this.stale.scan = this.stale.layer = false;
+    this.hairline();
     this.nv.drawScene();
     this.onDrawn();
   }
@@ -278,11 +246,6 @@ export class CanvasView {
   /** Forget the study, keep the canvas. */
   clear(): void {
     if (!this.nv) return;
-    this.nv.volumes = [];
-    this.nv.overlays = [];
-    this.nv.back = null;
-    this.nv.layer = null;
-    this.nv.screenSlices = [];
     this.nv.forget();
     this.scan = null;
     const { gl } = this.nv;
@@ -291,17 +254,25 @@ export class CanvasView {
     gl.clear(gl.COLOR_BUFFER_BIT);
   }
 
+  /** The crosshair as thin as the screen can show it, at any zoom: NiiVue counts its width in mm. */
+  private hairline(): void {
+    const nv = this.nv!;
+    const { dims, spacing } = this.grid;
+    const largest = Math.max(...dims.map((n, k) => n * spacing[k]!));
+    const tile = Math.max(...this.places.map(({ box }) => Math.max(box[2] * this.canvas.width, box[3] * this.canvas.height)));
+    const width = (1.5 * largest) / tile / nv.scene.pan2Dxyzmm[3]!;
+    if (Math.abs(width - nv.opts.crosshairWidth) < 0.02 * width) return;
+    nv.opts.crosshairWidth = width;
+    if (nv.crosshairs3D?.mm) nv.crosshairs3D.mm[0] = NaN;
+  }
+
   destroy(): void {
     if (this.waiting) cancelAnimationFrame(this.waiting);
     this.waiting = 0;
-    if (this.nv) {
+    if (this.nv && this.lost) this.nv.cleanup();
+    else if (this.nv) {
       const lose = this.nv.gl.getExtension("WEBGL_lose_context");
-      this.nv.painter?.destroy();
-      this.nv.volumes = [];
-      this.nv.overlays = [];
-      this.nv.back = null;
-      this.nv.layer = null;
-      this.nv.cleanup();
+      this.nv.close();
       lose?.loseContext();
     }
     this.nv = null;

@@ -55,6 +55,7 @@ export class ColourBar {
     if (layer === "uncertainty") return "Spread of the map over repeated analyses, in healthy SD";
     const shown = `shown from ${threshold.toFixed(2)} healthy SD`;
     if (!scale.known) return `Deviation in healthy SD, ${shown} (this calibration knows no healthy shares)`;
+    if (layer === "bands") return "Exceeded by 1 %, 0.1 %, 0.01 % of healthy voxels";
     return `Share of healthy voxels above, ${shown}`;
   }
 
@@ -73,11 +74,12 @@ export class ColourBar {
     this.marks.replaceChildren();
     if (layer === "uncertainty") {
       for (const share of [0, 0.5, 1]) this.mark(share, (share * top).toFixed(1));
+    } else if (layer === "bands") {
+      const ends = [...scale.edges, top];
+      bands.forEach((band, k) => this.mark((ends[k]! + ends[k + 1]!) / 2 / top, band.name.replace(" suspicion", "")));
     } else {
       scale.edges.forEach((edge, k) => {
-        const share = scale.known ? shareInWords(SHARES[k]!) : edge.toFixed(0);
-        const band = layer === "bands" ? bands[k]!.name.replace(" suspicion", "") : "";
-        this.mark(edge / top, [share, band].filter(Boolean).join(" "), `${edge.toFixed(2)} healthy SD`);
+        this.mark(edge / top, scale.known ? shareInWords(SHARES[k]!) : edge.toFixed(0), `${edge.toFixed(2)} healthy SD`);
       });
     }
   }

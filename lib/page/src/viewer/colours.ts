@@ -9,9 +9,9 @@ export type Rgb = [number, number, number];
 export const SHARES = [0.01, 0.001, 0.0001] as const;
 
 export const BANDS: { name: string; colour: Rgb }[] = [
-  { name: "low suspicion", colour: [86, 180, 233] },
-  { name: "medium suspicion", colour: [240, 228, 66] },
-  { name: "high suspicion", colour: [213, 94, 0] },
+  { name: "low suspicion", colour: [255, 221, 51] },
+  { name: "medium suspicion", colour: [255, 128, 0] },
+  { name: "high suspicion", colour: [200, 16, 46] },
 ];
 
 /**

@@ -25,6 +25,20 @@ export function valueAt(image: Image, voxel: Vec3): number | null {
   return raw === undefined ? null : raw * image.slope + image.intercept;
 }
 
+/** Grey values to show as black and white where nobody knows the brain: the darkest and brightest 0.5 % are cut. */
+export function windowOf(image: Image): [number, number] {
+  const step = Math.max(1, Math.floor(image.data.length / 200_000));
+  const seen: number[] = [];
+  for (let k = 0; k < image.data.length; k += step) {
+    const value = image.data[k]! * image.slope + image.intercept;
+    if (Number.isFinite(value)) seen.push(value);
+  }
+  seen.sort((a, b) => a - b);
+  const lo = seen[Math.floor(0.005 * seen.length)] ?? 0;
+  const hi = seen[Math.floor(0.995 * seen.length)] ?? 1;
+  return hi > lo ? [lo, hi] : [lo, lo + 1];
+}
+
 /** Raises an Error with a sentence for the reader. `what` is such as "the scan". */
 export async function readImage(
   url: string,

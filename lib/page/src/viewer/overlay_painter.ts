@@ -8,6 +8,7 @@
 import { mapTable, spreadTable, spreadTop, type Rgb, type Scale } from "./colours";
 import { toColumns, type Mat4 } from "./geometry";
 import type { Image } from "./image_source";
+import { VolumePass, type ValueTextures } from "./volume_pass";
 
 export type Paint = "map" | "bands" | "uncertainty";
 
@@ -18,14 +19,6 @@ export interface Look {
   opacity: number;
   bands: Rgb[];
 }
-
-const VERTEX = `#version 300 es
-layout(location = 0) in vec3 pos;
-out vec2 at;
-void main() {
-  at = pos.xy;
-  gl_Position = vec4(pos.xy * 2.0 - 1.0, 0.0, 1.0);
-}`;
 
 // Below the threshold the colour stays that of the threshold and only the opacity is 0: the card interpolates between
 // voxels, and black with opacity 0 would give every spot a dark rim.
@@ -39,13 +32,14 @@ uniform float level, threshold, opacity, top, slope, intercept;
 uniform vec3 edges;
 uniform vec3 band[3];
 uniform int paint;
+uniform bool solid;
 in vec2 at;
 out vec4 colour;
 void main() {
   vec3 where = (toValues * vec4(at, level, 1.0)).xyz;
-  vec3 below = step(where, vec3(-1e-5)) + step(vec3(1.00001), where);
+  vec3 outside = step(where, vec3(-1e-5)) + step(vec3(1.00001), where);
   float value = texture(values, clamp(where, 0.0, 1.0)).r * slope + intercept;
-  bool inside = below.x + below.y + below.z == 0.0;
+  bool inside = outside.x + outside.y + outside.z == 0.0;
   float shown = inside && value >= threshold ? 1.0 : 0.0;
   float seen = max(value, threshold);
   if (paint == 1) {
@@ -58,109 +52,54 @@ void main() {
   } else {
     colour = vec4(texture(colours, vec2(clamp(seen / top, 0.0, 1.0), 0.5)).rgb, shown * opacity);
   }
+  if (solid) {
+    float core = clamp((value - threshold) / max(top - threshold, 1e-6), 0.0, 1.0);
+    colour.a *= paint == 0 ? mix(0.08, 0.9, core * core) : 0.35;
+  }
 }`;
-
-interface Held {
-  texture: WebGLTexture;
-  image: Image;
-}
 
 const VALUES_UNIT = 11;
 const COLOURS_UNIT = 12;
 
 export class OverlayPainter {
-  private readonly program: WebGLProgram;
-  private readonly places = new Map<string, WebGLUniformLocation | null>();
-  private readonly held = new Map<Image, Held>();
-  private readonly linear: boolean;
+  private readonly pass: VolumePass;
   private colours: WebGLTexture | null = null;
   private coloursOf = "";
 
-  constructor(private readonly gl: WebGL2RenderingContext) {
-    this.program = linked(gl, VERTEX, FRAGMENT);
-    this.linear = gl.getExtension("OES_texture_float_linear") !== null;
+  constructor(private readonly gl: WebGL2RenderingContext, private readonly values: ValueTextures) {
+    this.pass = new VolumePass(gl, FRAGMENT);
   }
 
   /**
    * Fill `out`, an RGBA8 3-D texture of `size`, with the look of `image`.
-   * toValues: texture coordinates of `out` to those of `image`. exact: both lie on the same voxels.
+   * toValues: texture coordinates of `out` to those of `image`. exact: both lie on the same voxels. solid: for the
+   * 3-D view, where low values are thin as mist, so that they do not hide the core of a lesion.
    */
-  paint(out: WebGLTexture, size: number[], image: Image, toValues: Mat4, exact: boolean, look: Look): void {
-    const { gl } = this;
-    const held = this.upload(image);
-    gl.activeTexture(gl.TEXTURE0 + VALUES_UNIT);
-    gl.bindTexture(gl.TEXTURE_3D, held.texture);
-    const filter = exact || !this.linear ? gl.NEAREST : gl.LINEAR;
-    gl.texParameteri(gl.TEXTURE_3D, gl.TEXTURE_MIN_FILTER, filter);
-    gl.texParameteri(gl.TEXTURE_3D, gl.TEXTURE_MAG_FILTER, filter);
+  paint(
+    out: WebGLTexture, size: number[], image: Image, toValues: Mat4, exact: boolean, look: Look, solid: boolean,
+  ): void {
+    const { gl, pass } = this;
+    this.values.bind(VALUES_UNIT, image, exact);
     this.bindColours(look);
-
-    gl.useProgram(this.program);
-    gl.uniform1i(this.at("values"), VALUES_UNIT);
-    gl.uniform1i(this.at("colours"), COLOURS_UNIT);
-    gl.uniformMatrix4fv(this.at("toValues"), false, toColumns(toValues));
-    gl.uniform1f(this.at("threshold"), look.threshold);
-    gl.uniform1f(this.at("opacity"), look.opacity);
-    gl.uniform1f(this.at("top"), look.paint === "uncertainty" ? spreadTop(look.scale) : look.scale.top);
-    gl.uniform1f(this.at("slope"), image.slope);
-    gl.uniform1f(this.at("intercept"), image.intercept);
-    gl.uniform3fv(this.at("edges"), look.scale.edges);
-    gl.uniform3fv(this.at("band"), look.bands.flat().map((v) => v / 255));
-    gl.uniform1i(this.at("paint"), { map: 0, bands: 1, uncertainty: 2 }[look.paint]);
-    this.fill(out, size);
-  }
-
-  /** Free what belongs to images that are no longer shown. */
-  keepOnly(images: readonly (Image | null)[]): void {
-    for (const [image, held] of this.held) {
-      if (images.includes(image)) continue;
-      this.gl.deleteTexture(held.texture);
-      this.held.delete(image);
-    }
+    gl.useProgram(pass.program);
+    gl.uniform1i(pass.at("values"), VALUES_UNIT);
+    gl.uniform1i(pass.at("colours"), COLOURS_UNIT);
+    gl.uniformMatrix4fv(pass.at("toValues"), false, toColumns(toValues));
+    gl.uniform1f(pass.at("threshold"), look.threshold);
+    gl.uniform1f(pass.at("opacity"), look.opacity);
+    gl.uniform1f(pass.at("top"), look.paint === "uncertainty" ? spreadTop(look.scale) : look.scale.top);
+    gl.uniform1f(pass.at("slope"), image.slope);
+    gl.uniform1f(pass.at("intercept"), image.intercept);
+    gl.uniform3fv(pass.at("edges"), look.scale.edges);
+    gl.uniform3fv(pass.at("band"), look.bands.flat().map((v) => v / 255));
+    gl.uniform1i(pass.at("solid"), solid ? 1 : 0);
+    gl.uniform1i(pass.at("paint"), { map: 0, bands: 1, uncertainty: 2 }[look.paint]);
+    pass.fill(out, size);
   }
 
   destroy(): void {
-    this.keepOnly([]);
     this.gl.deleteTexture(this.colours);
-    this.gl.deleteProgram(this.program);
-  }
-
-  private fill(out: WebGLTexture, size: number[]): void {
-    const { gl } = this;
-    const target = gl.createFramebuffer();
-    gl.bindFramebuffer(gl.FRAMEBUFFER, target);
-    gl.viewport(0, 0, size[0]!, size[1]!);
-    gl.disable(gl.BLEND);
-    gl.disable(gl.CULL_FACE);
-    gl.disable(gl.DEPTH_TEST);
-    for (let k = 0; k < size[2]!; k++) {
-      gl.framebufferTextureLayer(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, out, 0, k);
-      gl.uniform1f(this.at("level"), (k + 0.5) / size[2]!);
-      gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
-    }
-    gl.bindFramebuffer(gl.FRAMEBUFFER, null);
-    gl.deleteFramebuffer(target);
-    gl.viewport(0, 0, gl.drawingBufferWidth, gl.drawingBufferHeight);
-  }
-
-  private upload(image: Image): Held {
-    const known = this.held.get(image);
-    if (known) return known;
-    const { gl } = this;
-    const texture = gl.createTexture();
-    gl.activeTexture(gl.TEXTURE0 + VALUES_UNIT);
-    gl.bindTexture(gl.TEXTURE_3D, texture);
-    for (const side of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T, gl.TEXTURE_WRAP_R]) {
-      gl.texParameteri(gl.TEXTURE_3D, side, gl.CLAMP_TO_EDGE);
-    }
-    gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
-    const [x, y, z] = image.dims;
-    gl.texStorage3D(gl.TEXTURE_3D, 1, gl.R32F, x, y, z);
-    const all = image.data instanceof Float32Array ? image.data : Float32Array.from(image.data);
-    gl.texSubImage3D(gl.TEXTURE_3D, 0, 0, 0, 0, x, y, z, gl.RED, gl.FLOAT, all, 0);
-    const held = { texture, image };
-    this.held.set(image, held);
-    return held;
+    this.pass.destroy();
   }
 
   private bindColours(look: Look): void {
@@ -181,25 +120,4 @@ export class OverlayPainter {
     for (const f of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(gl.TEXTURE_2D, f, gl.LINEAR);
     this.coloursOf = name;
   }
-
-  private at(name: string): WebGLUniformLocation | null {
-    if (!this.places.has(name)) this.places.set(name, this.gl.getUniformLocation(this.program, name));
-    return this.places.get(name)!;
-  }
-}
-
-export function linked(gl: WebGL2RenderingContext, vertex: string, fragment: string): WebGLProgram {
-  const program = gl.createProgram();
-  for (const [kind, source] of [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]] as const) {
-    const shader = gl.createShader(kind)!;
-    gl.shaderSource(shader, source);
-    gl.compileShader(shader);
-    gl.attachShader(program, shader);
-    gl.deleteShader(shader);
-  }
-  gl.linkProgram(program);
-  if (!gl.getProgramParameter(program, gl.LINK_STATUS) && !gl.isContextLost()) {
-    throw new Error(`The graphics card refuses the overlay: ${gl.getProgramInfoLog(program) ?? "no reason given"}`);
-  }
-  return program;
 }

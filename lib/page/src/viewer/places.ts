@@ -38,11 +38,11 @@ export function placesFor(layout: Layout, grid: { dims: Vec3; spacing: Vec3 }, w
   let best: Box[] = [];
   let most = -1;
   for (const boxes of layout === "all" ? FOUR : THREE) {
-    const shown = boxes.reduce((sum, [, , w, h], k) => {
+    // The product of the magnifications: none is made tiny for the sake of another.
+    const shown = boxes.reduce((product, [, , w, h], k) => {
       const [a, b] = sizes[k]!;
-      const scale = Math.min((w * width) / a, (h * height) / b);
-      return sum + Math.sqrt(a * b) * scale * (k === 0 ? 1.3 : 1);
-    }, 0);
+      return product * Math.min((w * width) / a, (h * height) / b) ** (k === 0 ? 1.4 : 1);
+    }, 1);
     if (shown > most) [most, best] = [shown, boxes];
   }
   return planes.map((plane, k) => ({ plane, box: best[k]! }));

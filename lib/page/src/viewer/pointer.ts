@@ -1,6 +1,7 @@
 /** Mouse, wheel, pen and fingers on one canvas. */
 
 import type { CanvasView } from "./canvas_view";
+import { STRIP_END, STRIP_WIDTH } from "./letters";
 import type { Vec3 } from "./types";
 
 /** What gestures ask for; all of it is applied to both canvases by the viewer, so they stay linked. */
@@ -8,6 +9,8 @@ export interface Gestures {
   crosshair(ras_mm: Vec3): void;
   /** Steps along a voxel axis (0 right, 1 front, 2 up). */
   scroll(axis: number, steps: number): void;
+  /** To a share 0..1 of a voxel axis. */
+  slice(axis: number, share: number): void;
   pan(pan: number[]): void;
   turn(turn: [number, number, number]): void;
   /** Shares of the window's width: brightness and contrast. */
@@ -18,7 +21,7 @@ const AXIS_OF = { axial: 2, coronal: 1, sagittal: 0 } as const;
 const WHEEL_STEP = 40;
 const MOST_ZOOM = 12;
 
-type Mode = "crosshair" | "pan" | "window" | "turn" | "pinch";
+type Mode = "scrub" | "crosshair" | "pan" | "window" | "turn" | "pinch";
 
 export class Pointer {
   private readonly down = new Map<number, { x: number; y: number }>();
@@ -62,8 +65,10 @@ export class Pointer {
     const solid = this.view.tiles()[this.tile]?.plane === "3d";
     if (event.button === 2) this.mode = "window";
     else if (event.button === 1 || event.shiftKey) this.mode = solid ? "turn" : "pan";
+    else if (!solid && this.onStrip(event, at)) this.mode = "scrub";
     else this.mode = solid ? "turn" : "crosshair";
     if (this.mode === "crosshair") this.point(at);
+    if (this.mode === "scrub") this.scrub(at);
     if (event.button === 1) event.preventDefault();
   }
 
@@ -75,6 +80,7 @@ export class Pointer {
     if (this.mode === "pinch") this.pinch(event.pointerId, before, at);
     this.down.set(event.pointerId, at);
     if (this.mode === "crosshair") this.point(at);
+    if (this.mode === "scrub") this.scrub(at);
     if (this.mode === "pan") this.shift(dx, dy);
     if (this.mode === "window") this.gestures.window(dy / 300, dx / 300);
     if (this.mode === "turn") {
@@ -88,6 +94,20 @@ export class Pointer {
     this.down.delete(event.pointerId);
     // After a pinch the finger that stays must not move the crosshair.
     if (this.down.size === 0) this.mode = null;
+  }
+
+  private onStrip(event: PointerEvent, at: { x: number }): boolean {
+    const tile = this.view.tiles()[this.tile];
+    const width = STRIP_WIDTH[event.pointerType === "touch" ? "touch" : "mouse"];
+    return tile !== undefined && tile.plane !== "3d" && at.x > tile.left + tile.width - width
+      && this.view.grid.dims[AXIS_OF[tile.plane]]! > 1;
+  }
+
+  private scrub(at: { y: number }): void {
+    const tile = this.view.tiles()[this.tile];
+    if (!tile || tile.plane === "3d") return;
+    const share = 1 - (at.y - tile.top - STRIP_END) / Math.max(tile.height - 2 * STRIP_END, 1);
+    this.gestures.slice(AXIS_OF[tile.plane], Math.min(Math.max(share, 0), 1));
   }
 
   private point(at: { x: number; y: number }): void {

@@ -23,11 +23,11 @@ export interface Study {
   reconstruction?: string;
   uncertainty?: string;
   brain?: string;
-  /** Grey values shown as black and as white. */
-  window: [number, number];
+  /** Grey values shown as black and as white; taken from the scan itself where none are given. */
+  window?: [number, number];
   /** The values that 1 %, 0.1 % and 0.01 % of healthy voxels exceed; empty for a model without healthy tails. */
-  edges: number[];
-  threshold: number;
+  edges?: number[];
+  threshold?: number;
   /** Names and colours of the bands; defaults are used without. */
   bands?: Band[];
   /** Sent with every request, such as a bearer token. */
@@ -65,7 +65,11 @@ export interface Tile {
 }
 
 export interface Viewer {
-  /** Rejects with a sentence for the reader; an older load that a newer one overtook rejects with `Superseded`. */
+  /**
+   * Rejects with a sentence for the reader; an older load that a newer one overtook rejects with `Superseded`. The
+   * same scan with another map keeps crosshair, zoom and window, and is not fetched again. Reconstruction and
+   * uncertainty are fetched when they are first asked for.
+   */
   load(study: Study): Promise<void>;
   setThreshold(value: number): void;
   setOpacity(value: number): void;
@@ -82,7 +86,10 @@ export interface Viewer {
   onMove(callback: OnMove): void;
   /** Told when the window is changed by dragging. */
   onWindow(callback: (lo: number, hi: number) => void): void;
-  /** Told when WebGL is lost or cannot start; the sentence also stands in the viewer. */
+  /**
+   * Told, in a sentence, when WebGL is lost or cannot start or an image asked for later cannot be had; "" when that
+   * is over. Where nobody listens the sentence stands in the viewer.
+   */
   onTrouble(callback: (sentence: string) => void): void;
   state(): ViewerState;
   focus(): void;

@@ -1,17 +1,16 @@
 /** A study on the screen: the scan with one painted layer, the pseudo-healthy image, and what links them. */
 
-import { CanvasView } from "./canvas_view";
 import { BANDS, scaleOf, type Scale } from "./colours";
+import { Buttons } from "./buttons";
 import { ColourBar } from "./colour_bar";
 import { Divider } from "./divider";
 import { apply } from "./geometry";
 import { filledOutside } from "./healthy_image";
-import { readImage, valueAt, type Image } from "./image_source";
-import { Letters } from "./letters";
+import { readImage, valueAt, windowOf, type Image } from "./image_source";
 import type { Look, Paint } from "./overlay_painter";
 import { placesFor } from "./places";
-import { Pointer, type Gestures } from "./pointer";
 import { Readout } from "./readout";
+import { Side } from "./side";
 import type {
   Compare, Convention, Layer, Layout, OnMove, Study, Vec3, Viewer, ViewerState,
 } from "./types";
@@ -26,32 +25,18 @@ const LOST =
   "The graphics card took the picture away (its memory ran out, or its driver started again). It comes back by itself " +
   "when the card is ready; if it does not, close other tabs and open the study again.";
 
-class Side {
-  view: CanvasView;
-  letters: Letters;
-  pointer: Pointer;
-
-  constructor(readonly panel: HTMLElement, gestures: Gestures) {
-    this.view = new CanvasView(panel);
-    this.letters = new Letters(this.view);
-    this.pointer = new Pointer(this.view, gestures);
-  }
-
-  destroy(): void {
-    this.pointer.destroy();
-    this.letters.clear();
-    this.view.destroy();
-    this.panel.querySelector(".av-letters")?.remove();
-  }
-}
-
 export class StudyViewer implements Viewer {
   private readonly root = element("div", "av");
   private readonly stage = element("div", "av-stage");
   private readonly message = element("div", "av-message");
-  private readonly caption = element("div", "av-caption");
+  private readonly captions = { scan: element("div", "av-caption"), healthy: element("div", "av-caption") };
   private readonly readout = new Readout();
   private readonly bar = new ColourBar();
+  private readonly buttons = new Buttons({
+    convention: () => this.setConvention(this.convention === "radiological" ? "neurological" : "radiological"),
+    smooth: () => this.setInterpolation(!this.smooth),
+    reset: () => this.resetView(),
+  });
   private readonly divider = new Divider((share) => this.swiped(share));
   private readonly watch = new ResizeObserver(() => this.resize());
   private scanSide: Side;
@@ -88,47 +73,56 @@ export class StudyViewer implements Viewer {
     this.healthyPanel.hidden = true;
     this.divider.element.hidden = true;
     this.message.hidden = true;
-    this.message.setAttribute("role", "alert");
-    this.healthyPanel.append(this.caption);
+    this.message.setAttribute("role", "status");
+    this.captions.scan.textContent = "Scan";
+    this.captions.healthy.textContent = "Pseudo-healthy (outside the brain: the scan, darkened)";
+    panel.append(this.captions.scan);
+    this.healthyPanel.append(this.captions.healthy);
     this.stage.append(panel, this.healthyPanel, this.divider.element, this.message);
     const foot = element("div", "av-foot");
-    foot.append(this.readout.element, this.bar.element);
+    foot.append(this.readout.element, this.buttons.element, this.bar.element);
+    this.buttons.update(this.convention, this.smooth);
     this.root.append(this.stage, foot);
     host.append(this.root);
+    this.root.addEventListener("keydown", (event) => this.key(event));
     this.scanSide = this.newSide(panel);
     this.watch.observe(this.stage);
+    this.captions.scan.hidden = true;
     this.bar.update({ layer: "none", scale: this.scale, threshold: 0, bands: BANDS });
   }
 
   async load(study: Study): Promise<void> {
-    this.loading?.abort(new Superseded("another study was opened"));
+    this.loading?.abort();
     const loading = new AbortController();
     this.loading = loading;
-    this.forget();
+    const before = { study: this.study, scan: this.scan, at: this.scan ? this.scanSide.view.crosshair : null };
+    const same = before.scan !== null && before.study?.scan === study.scan && before.study.name === study.name;
+    if (!same) this.forget();
     this.study = study;
-    this.say("Loading the images …", "wait");
     const fetch = (url: string | undefined, what: string): Promise<Image | null> =>
-      url === undefined ? Promise.resolve(null) : readImage(url, what, study.headers ?? {}, loading.signal);
+      !url ? Promise.resolve(null) : readImage(url, what, study.headers ?? {}, loading.signal);
     try {
       await this.started(this.scanSide);
       const [scan, map, brain] = await Promise.all([
-        fetch(study.scan, "The scan"), fetch(study.map, "The anomaly map"), fetch(study.brain, "The brain mask"),
+        same ? before.scan : fetch(study.scan, "The scan"),
+        fetch(study.map, "The anomaly map"),
+        fetch(study.brain, "The brain mask"),
       ]);
       if (loading.signal.aborted || this.destroyed) throw new Superseded("another study was opened");
       this.scan = scan;
       this.map = map;
       this.brain = brain;
+      this.healthy = this.spread = null;
     } catch (error) {
-      if (loading.signal.aborted) throw new Superseded("another study was opened");
-      const sentence = error instanceof Error ? error.message : String(error);
-      this.say(sentence, "error");
+      if (loading.signal.aborted || this.destroyed) throw new Superseded("another study was opened");
+      this.forget();
       throw error;
     }
-    this.scale = scaleOf(study.edges);
-    this.threshold = study.threshold;
-    this.window = [...study.window];
+    this.scale = scaleOf(study.edges ?? []);
+    this.threshold = study.threshold ?? this.scale.edges[0];
+    if (!same) this.window = study.window ?? windowOf(this.scan!);
     this.say(null);
-    this.present();
+    this.present(same ? before.at : null);
     if (this.compare !== "off") await this.compared();
     if (this.layer === "uncertainty") await this.spreadShown();
   }
@@ -165,11 +159,13 @@ export class StudyViewer implements Viewer {
   setConvention(convention: Convention): void {
     this.convention = convention;
     for (const side of this.sides()) side.view.setConvention(convention === "radiological");
+    this.buttons.update(this.convention, this.smooth);
   }
 
   setInterpolation(smooth: boolean): void {
     this.smooth = smooth;
     for (const side of this.sides()) side.view.setInterpolation(smooth);
+    this.buttons.update(this.convention, this.smooth);
   }
 
   setWindow(lo: number, hi: number): void {
@@ -187,8 +183,8 @@ export class StudyViewer implements Viewer {
       side.view.pan = [0, 0, 0, 1];
       side.view.turn = START_TURN;
     }
-    if (this.study) {
-      this.setWindow(...this.study.window);
+    if (this.study && this.scan) {
+      this.setWindow(...(this.study.window ?? windowOf(this.scan!)));
       this.windows.forEach((told) => told(...this.window));
     }
   }
@@ -245,7 +241,7 @@ export class StudyViewer implements Viewer {
 
   destroy(): void {
     this.destroyed = true;
-    this.loading?.abort(new Superseded("the viewer was closed"));
+    this.loading?.abort();
     this.watch.disconnect();
     for (const side of this.sides()) side.destroy();
     this.scan = this.map = this.brain = this.healthy = this.spread = null;
@@ -255,22 +251,17 @@ export class StudyViewer implements Viewer {
   // Below: how it is done.
 
   private newSide(panel: HTMLElement): Side {
-    const side = new Side(panel, {
+    return new Side(panel, {
       crosshair: (ras_mm) => this.goTo(this.onVoxel(ras_mm)),
-      scroll: (axis, steps) => this.scroll(axis, steps),
+      scroll: (axis, steps) => this.toSlice(axis, (at) => at + steps),
+      slice: (axis, share) => this.toSlice(axis, (_, n) => Math.round(share * (n - 1))),
       pan: (pan) => this.sides().forEach((s) => (s.view.pan = [...pan])),
       turn: (turn) => this.sides().forEach((s) => (s.view.turn = turn)),
       window: (level, width) => this.windowed(level, width),
+      drawn: (side) => this.lettered(side),
+      lost: () => this.say(LOST),
+      restored: (side) => void this.restored(side),
     });
-    side.view.onDrawn = () => this.lettered(side);
-    side.view.canvas.addEventListener("webglcontextlost", (event) => {
-      event.preventDefault();
-      if (this.destroyed) return;
-      this.say(LOST, "error");
-      this.troubles.forEach((told) => told(LOST));
-    });
-    side.view.canvas.addEventListener("webglcontextrestored", () => void this.restored(side));
-    return side;
   }
 
   private sides(): Side[] {
@@ -279,28 +270,21 @@ export class StudyViewer implements Viewer {
 
   private async started(side: Side): Promise<void> {
     if (side.view.started) return;
-    try {
-      await side.view.start(this.convention === "radiological");
-    } catch (error) {
-      const sentence = error instanceof Error ? error.message : String(error);
-      this.troubles.forEach((told) => told(sentence));
-      throw error;
-    }
+    await side.view.start(this.convention === "radiological");
   }
 
-  /** All of the study at hand onto the canvases. */
-  private present(): void {
+  /** All of the study at hand onto the canvas; `at` and the view are kept where the scan is the one before. */
+  private present(at: Vec3 | null): void {
     if (!this.scan) return;
     const { view } = this.scanSide;
-    view.show(this.scan, this.painted(), this.lookOf());
+    const { pan, turn } = view;
+    view.show(this.scan, this.brain, this.painted(), this.lookOf(), this.window);
     view.setInterpolation(this.smooth);
-    view.setWindow(...this.window);
-    view.pan = [0, 0, 0, 1];
-    view.turn = START_TURN;
+    view.pan = at ? pan : [0, 0, 0, 1];
+    view.turn = at ? turn : START_TURN;
     this.arrange();
     this.look();
-    const { dims } = this.scan;
-    this.goTo(apply(this.scan.affine, dims.map((n) => Math.floor(n / 2))));
+    this.goTo(at ?? apply(this.scan.affine, this.scan.dims.map((n) => Math.floor(n / 2))));
   }
 
   private painted(): Image | null {
@@ -333,72 +317,63 @@ export class StudyViewer implements Viewer {
   }
 
   private async compared(): Promise<void> {
-    const on = this.compare !== "off" && this.study !== null;
-    const study = this.study;
-    if (on && !this.healthy) {
-      if (!study?.reconstruction) {
-        this.compare = "off";
-        this.note("This model makes no pseudo-healthy image.");
-      } else {
-        await this.later(study.reconstruction, "The pseudo-healthy image", (image) => {
-          this.healthy = this.scan ? filledOutside(image, this.scan, this.brain, study.window[0]) : null;
-        });
-        if (!this.healthy) this.compare = "off";
-      }
+    const { study, scan } = this;
+    if (study && scan && this.compare !== "off" && !this.healthy) {
+      await this.later(study.reconstruction, "The pseudo-healthy image", "This model makes no pseudo-healthy image.", (image) => {
+        this.healthy = filledOutside(image, scan, this.brain, study.window?.[0] ?? this.window[0]);
+      });
+      if (this.study !== study || this.destroyed) return;
+      if (!this.healthy) this.compare = "off";
     }
-    if (this.study !== study || this.destroyed) return;
-    this.root.dataset.compare = this.compare;
-    this.healthyPanel.hidden = this.compare === "off";
-    this.divider.element.hidden = this.compare !== "swipe";
-    this.caption.textContent = "Pseudo-healthy image (outside the brain: the scan, darkened)";
-    if (this.compare === "off" || !this.healthy) {
+    const on = this.compare !== "off" && this.healthy !== null;
+    this.root.dataset.compare = on ? this.compare : "off";
+    this.healthyPanel.hidden = this.captions.scan.hidden = !on;
+    this.divider.element.hidden = !on || this.compare !== "swipe";
+    this.swiped(this.divider.value);
+    if (!on) {
       this.healthySide?.destroy();
       this.healthySide = null;
-      this.healthyPanel.style.clipPath = "";
-      this.resize();
-      return;
+    } else {
+      this.healthySide ??= this.newSide(this.healthyPanel);
+      await this.started(this.healthySide);
+      if (this.study !== study || !this.healthySide || !this.healthy) return;
+      const [{ view }, first] = [this.healthySide, this.scanSide.view];
+      view.show(this.healthy, this.brain, null, this.lookOf(), this.window);
+      view.setInterpolation(this.smooth);
+      view.setConvention(this.convention === "radiological");
+      view.pan = first.pan;
+      view.turn = first.turn;
+      view.crosshair = first.crosshair;
     }
-    this.healthySide ??= this.newSide(this.healthyPanel);
-    const { view } = this.healthySide;
-    await this.started(this.healthySide);
-    if (this.study !== study || !this.healthy) return;
-    view.show(this.healthy, null, this.lookOf());
-    view.setInterpolation(this.smooth);
-    view.setConvention(this.convention === "radiological");
-    view.setWindow(...this.window);
-    view.pan = this.scanSide.view.pan;
-    view.turn = this.scanSide.view.turn;
-    view.crosshair = this.scanSide.view.crosshair;
-    this.swiped(this.divider.value);
     this.resize();
     this.read();
   }
 
   private async spreadShown(): Promise<void> {
-    if (!this.spread) {
-      const address = this.study?.uncertainty;
-      if (!address) {
-        this.note("The analysis was made without uncertainty, so there is no spread to show.");
-      } else {
-        await this.later(address, "The uncertainty map", (image) => (this.spread = image));
-      }
+    if (this.scan && !this.spread) {
+      const none = "The analysis was made without uncertainty, so there is no spread to show.";
+      await this.later(this.study?.uncertainty, "The uncertainty map", none, (image) => (this.spread = image));
     }
     this.look();
   }
 
-  /** Fetch what is only needed when asked for; trouble is said in the viewer. */
-  private async later(url: string, what: string, take: (image: Image) => void): Promise<void> {
-    const study = this.study;
-    const loading = this.loading;
+  /** Fetch what is only needed when asked for; what is wrong with it is said, the rest stays usable. */
+  private async later(url: string | undefined, what: string, none: string, take: (image: Image) => void): Promise<void> {
+    const { study, loading } = this;
     if (!study || !loading) return;
-    this.say(`Loading: ${what.toLowerCase()} …`, "wait");
+    if (!url) {
+      this.say(none);
+      return;
+    }
+    this.wait(`Loading: ${what.toLowerCase()} …`);
     try {
       const image = await readImage(url, what, study.headers ?? {}, loading.signal);
       if (this.study !== study) return;
       take(image);
-      this.say(null);
+      this.wait(null);
     } catch (error) {
-      if (!loading.signal.aborted) this.note(error instanceof Error ? error.message : String(error));
+      this.wait(null);
+      if (!loading.signal.aborted) this.say(error instanceof Error ? error.message : String(error));
     }
   }
 
@@ -423,13 +398,22 @@ export class StudyViewer implements Viewer {
     return apply(affine, voxel);
   }
 
-  private scroll(axis: number, steps: number): void {
+  /** Leafing through the largest plane without a mouse. */
+  private key(event: KeyboardEvent): void {
+    const steps = { PageUp: 1, PageDown: -1 }[event.key];
+    const plane = this.scanSide.view.tiles()[0]?.plane;
+    if (!steps || !plane || plane === "3d") return;
+    event.preventDefault();
+    this.toSlice({ axial: 2, coronal: 1, sagittal: 0 }[plane], (at) => at + steps);
+  }
+
+  private toSlice(axis: number, choose: (at: number, count: number) => number): void {
     const { view } = this.scanSide;
     if (!this.scan) return;
     const share = Array.from(view.engine.scene.crosshairPos) as Vec3;
     const n = view.grid.dims[axis]!;
-    const at = Math.min(Math.max(Math.floor(share[axis]! * n) + steps, 0), n - 1);
-    share[axis] = (at + 0.5) / n;
+    const at = choose(Math.min(Math.floor(share[axis]! * n), n - 1), n);
+    share[axis] = (Math.min(Math.max(at, 0), n - 1) + 0.5) / n;
     this.goTo(view.millimetres(share));
   }
 
@@ -468,21 +452,19 @@ export class StudyViewer implements Viewer {
     if (!this.scan) return;
     const { dims } = view.grid;
     const voxel = Array.from(view.engine.scene.crosshairPos).map((f, k) => Math.min(Math.floor(f * dims[k]!), dims[k]! - 1));
-    side.letters.update(this.convention, voxel as Vec3, dims);
+    side.letter(this.convention, voxel as Vec3, dims, this.compare === "swipe");
   }
 
-  /** A card that is ready again knows nothing: new canvases, the same study. */
+  /** A card that is ready again knows nothing: a new canvas, the same study. */
   private async restored(side: Side): Promise<void> {
     if (this.destroyed || !this.scan) return;
     const at = this.scanSide.view.crosshair;
-    if (side === this.healthySide) {
-      this.healthySide.destroy();
-      this.healthySide = null;
-    } else {
-      this.scanSide.destroy();
+    side.destroy();
+    if (side === this.healthySide) this.healthySide = null;
+    else {
       this.scanSide = this.newSide(side.panel);
       await this.started(this.scanSide);
-      this.present();
+      this.present(at);
     }
     this.say(null);
     await this.compared();
@@ -490,28 +472,27 @@ export class StudyViewer implements Viewer {
   }
 
   private forget(): void {
-    for (const side of this.sides()) {
-      side.view.clear();
-      side.letters.clear();
-    }
+    for (const side of this.sides()) side.clear();
     this.scan = this.map = this.brain = this.healthy = this.spread = null;
     this.study = null;
     this.readout.clear();
     this.bar.update({ layer: "none", scale: this.scale, threshold: 0, bands: BANDS });
   }
 
-  private say(sentence: string | null, kind: "wait" | "error" | "note" = "wait"): void {
+  /** Trouble goes to whoever listens; nobody does: it stands in the viewer. */
+  private say(sentence: string | null): void {
+    this.troubles.forEach((told) => told(sentence ?? ""));
+    if (this.troubles.length === 0) this.write(sentence, "trouble");
+  }
+
+  private wait(sentence: string | null): void {
+    this.write(sentence, "wait");
+  }
+
+  private write(sentence: string | null, kind: "trouble" | "wait"): void {
     this.message.hidden = sentence === null;
     this.message.dataset.kind = kind;
     this.message.textContent = sentence ?? "";
-  }
-
-  private note(sentence: string): void {
-    this.say(sentence, "note");
-    this.troubles.forEach((told) => told(sentence));
-    window.setTimeout(() => {
-      if (this.message.textContent === sentence) this.say(null);
-    }, 8000);
   }
 }
 
