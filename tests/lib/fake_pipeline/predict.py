@@ -20,6 +20,9 @@ from monailabel_app.types import Finding, Lesion
 _DONE = set()
 
 
+THRESHOLDS = {"sensitive": 0.5, "balanced": 0.9, "specific": 2.0, "bounded": 0.95}
+
+
 @dataclass(frozen=True)
 class PredictSettings:
     operating_point: str = "balanced"
@@ -46,7 +49,13 @@ class Model:
     def calibration(self):
         """Bands from 0.6, 0.8 and 0.95 of the brightest."""
         tails = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.8, 0.85, 0.9, 0.95)
-        score = SimpleNamespace(tails={"standard": tails, "none": tails, "strong": tails})
+        points = {name: SimpleNamespace(threshold=value) for name, value in THRESHOLDS.items()}
+        smoothing = ("standard", "none", "strong")
+        score = SimpleNamespace(
+            tails=dict.fromkeys(smoothing, tails),
+            points=dict.fromkeys(smoothing, points),
+            scan_scores=dict.fromkeys(smoothing, (0.1, 0.2)),
+        )
         return SimpleNamespace(score=lambda name: score)
 
 
@@ -78,7 +87,7 @@ def predict(volume, model, settings, progress=None, cache=None, images=False, ru
     _DONE.add(key)
     data = volume.data[0]
     values = (data / data.max()).astype(np.float32)
-    threshold = {"sensitive": 0.5, "balanced": 0.9, "specific": 2.0, "bounded": 0.95}[settings.operating_point]
+    threshold = THRESHOLDS[settings.operating_point]
     threshold = settings.threshold if settings.threshold is not None else threshold
     mask = (values > threshold).astype(np.uint8)
     lesions = ()
