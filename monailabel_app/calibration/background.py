@@ -4,8 +4,9 @@ On another scanner the map of every voxel is wider, not that of lesions only: a 
 marks half of the brain. Efron's empirical null (JASA 99, 2004) answers this by taking the scale of the null
 distribution from the bulk of the data at hand. Here the bulk is the upper quartile, which a lesion moves little while
 it takes less than that of the brain, and it is used with restraint: scans up to twice as wide as the calibration's
-stay as they are (the widest healthy scan of any shipped calibration of volumes was 1.5 times as wide), wider ones are
-divided until they are twice as wide. So nothing changes for scans like those of the calibration.
+stay as they are (the widest healthy scan of any shipped calibration of volumes was 1.5 times as wide), and so do those
+whose bulk lies no further away than healthy scans' (``drift``); others are divided until they are twice as wide. So
+nothing changes for scans like those of the calibration.
 
 Only for whole volumes: in a single slice a large lesion is a large part of the bulk (measured: up to 14 times as wide).
 """
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .calibrated_map import ScoreCalibration, analysed_mask
-from .drift import DriftReference
+from .drift import DriftReference, scan_drift
 
 LARGEST_RATIO = 2.0
 _QUARTILE = 75  # of 100, of the brain voxels that are scored
@@ -58,7 +59,8 @@ def background_of(values: np.ndarray, reference: DriftReference | None) -> Backg
     if reference is None or not len(values) or reference.quantiles[_QUARTILE] <= 0:
         return None
     ratio = float(np.quantile(values, _QUARTILE / 100)) / reference.quantiles[_QUARTILE]
-    return Background(ratio, max(1.0, ratio / LARGEST_RATIO))
+    elsewhere = ratio > LARGEST_RATIO and scan_drift([values], reference).drifted
+    return Background(ratio, ratio / LARGEST_RATIO if elsewhere else 1.0)
 
 
 def matched(

@@ -64,6 +64,16 @@ def test_a_threshold_marks_less_of_a_healthy_head_from_elsewhere_and_still_the_l
     assert (made > threshold)[cube].mean() > 0.9
 
 
+def test_where_healthy_scans_differ_as_much_nothing_changes(reference):
+    varied = drift_reference(
+        [head(seed, width)[INSIDE] for seed, width in enumerate((0.3, 0.6, 1.0, 3.0))], list("abcd")
+    )
+    background = matched(head(13, 3.0), varied)[1]
+    assert background.ratio > LARGEST_RATIO
+    assert background.divided_by == 1.0
+    assert matched(head(13, 3.0), reference)[1].divided_by > 1.4
+
+
 def test_a_lesion_of_a_tenth_of_the_brain_changes_the_ratio_little(reference):
     values = head(10)
     values[2:-2, 2:-2, 2:4] += 9.0
