@@ -28,7 +28,7 @@ _LISTED = 20
 _ERROR = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*: (.+)$")
 # How a training is divided, roughly; each part has its own steps.
 _TRAINING = {"preparing": (0.0, 0.15), "training": (0.15, 0.8), "calibrating": (0.8, 0.95), "evaluating": (0.95, 1.0)}
-_NOT_PARAMS = {"model", "method", "gpus", "bundle_path", "images"}
+_NOT_PARAMS = {"model", "gpus", "bundle_path", "images"}
 
 
 class _Line(ThreadPoolExecutor):

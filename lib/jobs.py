@@ -21,9 +21,9 @@ from typing import Any
 
 from lib.errors import ServerBusy, UnknownJob
 from lib.line import CANCELLED_WAITING, Lines, Place
-from lib.overall import Overall, StageTimes
-from lib.pace import Pace
 from monailabel_app.errors import AnomalyAppError, Cancelled
+from monailabel_app.pipelines.overall import Overall, StageTimes
+from monailabel_app.pipelines.pace import Pace
 
 logger = logging.getLogger(__name__)
 

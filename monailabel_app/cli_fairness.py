@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -45,28 +46,31 @@ def fairness(
     """Compare healthy false-positive volume and sAUROC between sexes, age bands, sites and their intersections."""
     from monailabel_app.pipelines.evaluation import fairness as pipeline
     from monailabel_app.pipelines.evaluation.score_table import parse_columns
+    from monailabel_app.pipelines.progress_bar import bars
     from monailabel_app.reports.fairness_table import fairness_markdown
 
     if positives is not None and positives.endswith(".csv") and not Path(positives).is_file():
         raise InvalidSettings(f"expected a table for --positives, found none at {positives}")
     if resamples < 100 or permutations < 100:
         raise InvalidSettings("expected at least 100 resamples and permutations: fewer say nothing about 5 %")
-    record = pipeline.fairness(
-        table,
-        pipeline.FairnessOptions(
-            by=tuple(filter(None, (name.strip() for name in by.split(",")))),
-            bands=_ages(bands),
-            min_group=min_group,
-            point=point,
-            intersections=intersections,
-            together=together,
-            resamples=resamples,
-            permutations=permutations,
-        ),
-        columns=parse_columns(columns),
-        positives=positives,
-        mixtures=mixtures,
-    )
+    with bars() as bar:
+        record = pipeline.fairness(
+            table,
+            pipeline.FairnessOptions(
+                by=tuple(filter(None, (name.strip() for name in by.split(",")))),
+                bands=_ages(bands),
+                min_group=min_group,
+                point=point,
+                intersections=intersections,
+                together=together,
+                resamples=resamples,
+                permutations=permutations,
+            ),
+            columns=parse_columns(columns),
+            positives=positives,
+            mixtures=mixtures,
+            progress=partial(bar.stage, "comparing groups"),
+        )
     typer.echo(fairness_markdown(record))
     if out is not None:
         for path in pipeline.write_fairness(record, out):

@@ -54,6 +54,7 @@ def predict(
 
     from monailabel_app.io.images import write_labelmap, write_map
     from monailabel_app.pipelines import predict as pipeline
+    from monailabel_app.pipelines.progress_bar import bars
     from monailabel_app.pipelines.report_files import Reporter, checked_report, scans_of
 
     settings = pipeline.PredictSettings(
@@ -72,7 +73,8 @@ def predict(
     if scans is None:
         target = checked_report(report) if report is not None else None
         reporter = Reporter(pipeline.load_model(pipeline.find_model(model, ROOT)), settings, pixel_mm)
-        volume, finding = reporter.analyse(scan, target, scan_id)
+        with bars() as bar:
+            volume, finding = reporter.analyse(scan, target, scan_id, bar.analysis())
         if mask is not None:
             write_labelmap(mask, finding.mask, volume)
         if anomaly_map is not None:
@@ -85,15 +87,19 @@ def predict(
         )
     reporter = Reporter(pipeline.load_model(pipeline.find_model(model, ROOT)), settings, pixel_mm)
     failed = 0
-    for name, path in scans.items():
-        try:
-            _, finding = reporter.analyse(path, report / f"{name}.html" if report is not None else None, name)
-        except AnomalyAppError as error:
-            failed += 1
-            typer.secho(f"{name}: {type(error).__name__}: {error}", err=True, fg="red")
-            typer.echo(json.dumps({"scan": name, "error": f"{type(error).__name__}: {error}"}))
-            continue
-        typer.echo(json.dumps({"scan": name, **finding.to_json()}))
+    with bars() as bar:
+        for number, (name, path) in enumerate(scans.items()):
+            bar.stage("scans", number, len(scans))
+            page = report / f"{name}.html" if report is not None else None
+            try:
+                _, finding = reporter.analyse(path, page, name, bar.analysis(f"scan {number + 1}"))
+            except AnomalyAppError as error:
+                failed += 1
+                typer.secho(f"{name}: {type(error).__name__}: {error}", err=True, fg="red")
+                typer.echo(json.dumps({"scan": name, "error": f"{type(error).__name__}: {error}"}))
+                continue
+            typer.echo(json.dumps({"scan": name, **finding.to_json()}))
+        bar.stage("scans", len(scans), len(scans))
     if failed:
         typer.secho(f"{failed} of {len(scans)} scans could not be analysed", err=True, fg="yellow")
         raise typer.Exit(1)

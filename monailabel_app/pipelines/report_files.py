@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from monailabel_app.errors import InvalidSettings
@@ -25,14 +26,21 @@ class Reporter:
     def __init__(self, model: AnomalyModel, settings: PredictSettings, pixel_mm: float | None = None) -> None:
         self._model, self._settings, self._pixel_mm = model, settings, pixel_mm
 
-    def analyse(self, path: Path, report: Path | None = None, scan_id: str | None = None) -> tuple[Volume, Finding]:
+    def analyse(
+        self,
+        path: Path,
+        report: Path | None = None,
+        scan_id: str | None = None,
+        progress: Callable[[str, float], None] | None = None,
+    ) -> tuple[Volume, Finding]:
         """The scan and its finding; ``report`` is written too where it is given, with its facts beside it.
 
         scan_id: what the report calls the scan, by default its file's name without its ending. A folder of a DICOM
-        series is called by a checksum of its content, because such folders are often named after the patient.
+        series is called by a checksum of its content, because such folders are often named after the patient. progress:
+        told the stage and its share done.
         """
         volume = read_volume(path, slices=True, pixel_mm=self._pixel_mm)
-        finding = predict(volume, self._model, self._settings, images=report is not None)
+        finding = predict(volume, self._model, self._settings, images=report is not None, progress=progress)
         if report is not None:
             model = self._model.with_calibration(self._settings.calibration)
             name = scan_id or (stem(path.name) if path.is_file() else volume.name)

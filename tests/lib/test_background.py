@@ -79,7 +79,7 @@ def test_a_running_scoring_tells_its_steps_and_when_it_began(table):
     table("scoring", "RUNNING", request={"method": "anomaly_scores", "limit": 7})
     record = {"status": "running", "done": 3, "total": 12, "started": 1_800_000_000}
     (job,) = background.listing(app(scoring=record))
-    assert (job["model"], job["progress"], job["params"]) == ("anomaly_scores", 0.25, {"limit": 7})
+    assert (job["model"], job["progress"], job["params"]) == ("anomaly_scores", 0.25, {"method": "anomaly_scores", "limit": 7})
     assert job["started"].startswith("2027-01-15T08:00:00")
 
 

@@ -169,6 +169,24 @@ def test_jobs_and_requests_are_served_in_order(server, hold_file):
     assert answers[0].status_code == 200
 
 
+def test_a_scoring_is_a_job_with_progress_and_can_be_stopped(server, hold_file):
+    hold_file.touch()
+    requests.post(f"{server.url}/scoring/anomaly_scores", json={"model": "one"}, timeout=60).raise_for_status()
+    deadline = time.monotonic() + 120
+    while True:
+        (job,) = (one for one in server.get(JOBS).json()["jobs"] if one["kind"] == "scoring")
+        if job["state"] == "running" and job["progress"] is not None:
+            break
+        assert time.monotonic() < deadline, job
+        assert job["state"] in {"queued", "running"}, job
+        time.sleep(0.2)
+    assert (job["model"], job["position"], job["progress"], job["image"]) == ("one", 0, 0.0, "")
+    assert job["params"]["method"] == "anomaly_scores"
+    assert cancel(server, job["id"]).json()["state"] == "cancelled"
+    assert server.get("/scoring/").json()["status"] == "STOPPED"
+    assert job_of(server, job["id"])["finished"]
+
+
 def test_the_log_never_names_a_scan(server):
     submitted = submit(server, image="ixi_lesion", model="one", params={"seed": 31}).json()["id"]
     wait_for(server, submitted, "done")

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -93,13 +93,14 @@ def fairness(
     columns: Mapping[str, str] | None = None,
     positives: str | None = None,
     mixtures: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The record of a table, or of several together.
 
     positives: a table of scans with anomalies, or a column of these that marks them; without it they are a set's own
     scans that are not healthy, where it has any. mixtures: a table with the columns model, attribute, group, share that
-    says what share of a group each model was trained on. Raises EvaluationFailed for a table that cannot be used and
-    InvalidSettings for impossible options.
+    says what share of a group each model was trained on. progress(done, total): of the models and sets. Raises
+    EvaluationFailed for a table that cannot be used and InvalidSettings for impossible options.
     """
     if options.min_group < SMALLEST_GROUP:
         raise InvalidSettings(
@@ -116,13 +117,17 @@ def fairness(
     for row in rows:
         units.setdefault((row.model, row.set, "" if options.together else row.split), []).append(row)
     models, left_out = [], []
-    for (model, name, _), members in units.items():
+    for number, ((model, name, _), members) in enumerate(units.items()):
+        if progress is not None:
+            progress(number, len(units))
         if not any(_known(row, by) for row in members if row.healthy):
             left_out += [name or model] if any(row.healthy for row in members) else []
         else:
             ill = other if other is not None else members
             ill = [row for row in ill if not row.healthy and (row.model == model or ill is members)]
             models.append(_unit(model, name, members, ill, by, point, options))
+    if progress is not None:
+        progress(len(units), len(units))
     if not models:
         raise EvaluationFailed(
             f"expected healthy scans with {' or '.join(by)} in {names}, found none: false positives are theirs"

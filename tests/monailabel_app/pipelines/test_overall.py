@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from lib import overall as module
-from lib.overall import ROUGH, Overall, StageTimes
+from monailabel_app.pipelines import overall as module
+from monailabel_app.pipelines.overall import ROUGH, Overall, StageTimes
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """One share of the whole for work that comes in stages: what the stages took last time says what they will take.
 
-The library tells a stage and the share of that stage. How long each takes depends on model, scan and machine, so it is
-learnt from the analyses of this server; before the first one, a rough division stands in.
+An analysis tells a stage and the share of that stage. How long each takes depends on model, scan and machine, so a
+server learns it from its analyses; before the first one, a rough division stands in.
 """
 
 from __future__ import annotations
