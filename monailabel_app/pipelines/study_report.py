@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from monailabel_app import __version__
+from monailabel_app.calibration.bands import BAND_SHARES, BANDS
 from monailabel_app.calibration.tails import TAIL_SHARES, rarity
 from monailabel_app.io.geometry import axcodes, voxel_to_mm
 from monailabel_app.reports.study_page import study_html
@@ -25,6 +26,7 @@ from monailabel_app.weights.versions import split_id
 from .anomaly_model import AnomalyModel
 
 KIND, SCHEMA_VERSION = "study report", 1
+WHOLE, SLICE_MM = "the whole scan", 2.0  # what the healthy volumes of a calibration are of
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,14 @@ def study_record(
 
     - kind, schema_version, intended_use, made (time, app_version)
     - scan: id, sha256 (of the voxels as float32 in the scan's order, then of the affine as float64), shape, spacing_mm,
-      axes, slice, brain_ml
+      axes, slice (whether it is a single one) and across (its direction: 0 right, 1 front, 2 up), brain_ml
     - finding: ``Finding.to_json``, unchanged
     - regions: per lesion index, peak_voxel, peak_ras_mm, peak_healthy_share (share of healthy voxels with a value as
       high; with peak_beyond_table it is less than that), decision and comment of the review
     - highest: value, voxel and ras_mm of the map's highest value in the brain; None where the map is empty
-    - healthy: scan_scores, marked_ml (what is marked in each at this operating point) and marked_of, tails (shares,
-      values)
+    - healthy: scan_scores, marked_ml (what is marked in each at this operating point) and marked_of, scan_marked_ml
+      (the same measure of this scan), tails (shares, values)
+    - bands: name and share of healthy voxels above
     - operating_point: name, threshold, and of healthy scans healthy_rate, healthy_rate_interval, bound_ml, bound_level,
       bound_of
     - model: id, hash, version, method, modality, description, and of what was measured verdict, sets, blind_spots
@@ -117,6 +120,7 @@ def study_record(
             "spacing_mm": volume.spacing_mm,
             "axes": axcodes(volume.affine),
             "slice": 1 in volume.shape,
+            "across": _across(volume),
             "brain_ml": float(finding.brain_mask.sum()) * volume.voxel_volume_mm3 / 1000,
         },
         "finding": finding.to_json(),
@@ -128,7 +132,7 @@ def study_record(
             **_marked_in_healthy(finding, calibration.points.get(smoothing, {})),
         },
         "operating_point": _operating_point(finding, calibration.points.get(smoothing, {})),
-        "bands": [],
+        "bands": [{"name": name, "share": share} for name, share in zip(BANDS, BAND_SHARES, strict=True)],
         "model": _model(finding, model),
         "review": None if review is None else {**review, "elsewhere": elsewhere},
     }
@@ -176,6 +180,7 @@ def _decided(
     lesion that was decided on may be a part of a larger one.
     """
     peaks = {_peak(lesion): lesion.index for lesion in finding.lesions}
+    decisions = [d for d in decisions if d.get("peak_voxel") is not None]
     exact = {peaks[tuple(d["peak_voxel"])]: d for d in decisions if tuple(d["peak_voxel"]) in peaks}
     others = [d for d in decisions if tuple(d["peak_voxel"]) not in peaks]
     if not others:
@@ -192,6 +197,13 @@ def _decided(
         else:
             exact[index] = decision
     return exact, elsewhere
+
+
+def _across(volume: Volume) -> int | None:
+    """Of a single slice the direction across it: 0 for right and left, 1 for front and back, 2 for up and down."""
+    if 1 not in volume.shape:
+        return None
+    return next(i for i, pair in enumerate(("RL", "AP", "SI")) if axcodes(volume.affine)[volume.shape.index(1)] in pair)
 
 
 def _peak(lesion: Lesion) -> tuple[int, int, int]:
@@ -218,10 +230,26 @@ def _highest(finding: Finding) -> dict[str, Any] | None:
 
 
 def _marked_in_healthy(finding: Finding, points: Mapping[str, Any]) -> dict[str, Any]:
-    """Known at the calibrated operating points only, and without the smallest components."""
+    """What is marked in each healthy scan, and the same measure of this one.
+
+    Known at the calibrated operating points only, and without the smallest components. Models of single slices count
+    in a slice of 2 mm, so that a thicker slice, or several of them, are brought to that.
+    """
     point = points.get(str(finding.settings["operating_point"]))
-    of = (finding.calibration or {}).get("false_volume_of", "the whole scan")
-    return {"marked_ml": [] if point is None else list(point.false_ml), "marked_of": of}
+    of = (finding.calibration or {}).get("false_volume_of", WHOLE)
+    volume = sum(lesion.volume_ml for lesion in finding.lesions)
+    if of != WHOLE:
+        volume *= SLICE_MM / _thickness_mm(finding)
+    return {"marked_ml": [] if point is None else list(point.false_ml), "marked_of": of, "scan_marked_ml": volume}
+
+
+def _thickness_mm(finding: Finding) -> float:
+    """Of what a model of single slices has looked at."""
+    if finding.analysed is not None:
+        low, high = finding.analysed["template_mm"]
+        return float(high - low)
+    across = finding.mask.shape.index(1) if 1 in finding.mask.shape else 2
+    return float(np.linalg.norm(finding.affine[:3, across]) * finding.mask.shape[across])
 
 
 def _operating_point(finding: Finding, points: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,7 +262,7 @@ def _operating_point(finding: Finding, points: Mapping[str, Any]) -> dict[str, A
         "healthy_rate_interval": None if point is None else point.interval,
         "bound_ml": about.get("false_volume_ml"),
         "bound_level": about.get("false_volume_level"),
-        "bound_of": about.get("false_volume_of", "the whole scan"),
+        "bound_of": about.get("false_volume_of", WHOLE),
     }
 
 

@@ -14,6 +14,7 @@ _WIDTH, _HEIGHT = 440.0, 172.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 14.0, 14.0, 34.0, 132.0
 _LARGEST_RATIO = 6.0  # of the largest value to the healthy median; beyond it the axis is logarithmic
 _INK, _HEALTHY, _OWN = "#333333", "#0072b2", "#b34e00"
+_MOST_ZEROS = 8
 _TICKS = (0.0, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
@@ -40,7 +41,10 @@ def distribution_chart(
         if x - last > 26:
             parts.append(_text(f"{tick:g}", x, _BOTTOM + 16, "middle"))
             last = x
-    parts += _dots([at(value) for value in values])
+    nothing = sum(value <= 0 for value in values)
+    if nothing > _MOST_ZEROS:
+        parts += _zeros(nothing, len(values), at(0.0))
+    parts += _dots([at(value) for value in values if value > 0 or nothing <= _MOST_ZEROS])
     parts.append(_text(x_label, _WIDTH / 2, _BOTTOM + 34, "middle", size=12))
     x = at(own)
     parts.append(_line(x, _TOP - 10, x, _BOTTOM, _OWN, 2.5))
@@ -60,6 +64,14 @@ def distribution_chart(
         aria_label=f"{title}: {description}",
         class_="chart",
     )
+
+
+def _zeros(count: int, total: int, x: float) -> list[Markup]:
+    """A pile of equal dots would be higher than the chart: a bar, as high as its share of all, and their number."""
+    height = (_BOTTOM - _TOP - 16) * count / total
+    bar = {"x": f"{x - 5:.1f}", "y": f"{_BOTTOM - height:.1f}", "width": 10, "height": f"{height:.1f}"}
+    words = _text(f"{count} of {total} with 0", x + 9, _BOTTOM - height + 4, "start", colour=_HEALTHY)
+    return [element("rect", **bar, fill=_HEALTHY, fill_opacity=0.75), words]
 
 
 def _dots(places: Sequence[float]) -> list[Markup]:

@@ -33,9 +33,9 @@ def study_html(record: Mapping[str, Any], head: Head) -> str:
     parts = [
         sections.head(record, _TITLE),
         sections.result(record),
-        _overview(record, pictures, bar),
+        _overview(record, pictures, short),
         sections.region_table(record),
-        _mosaic(record, pictures, short),
+        _mosaic(record, pictures, bar),
         _key_images(record, pictures, short if pictures.head.flat_axis is None else bar),
         sections.review(record),
         sections.model(record),
@@ -128,7 +128,7 @@ def _key_images(record: Mapping[str, Any], pictures: Pictures, bar: Markup) -> M
     items = []
     for number, (lesion, region) in enumerate(shown):
         inside = [
-            sections.region_heading(lesion, region),
+            sections.region_heading(lesion, region, record["scan"]["across"]),
             pictures.key_image(region["peak_voxel"], name=f"region {lesion['index']}"),
         ]
         if number == 0:

@@ -7,9 +7,10 @@ from typing import Any
 
 from .markup import MISSING, Markup, element, is_number, number
 from .study_chart import distribution_chart
-from .study_words import RESEARCH, checks, ml, nothing_marked, place_words, share_words
+from .study_words import RESEARCH, WHOLE, checks, ml, nothing_marked, place_words, share_words
 
 Record = Mapping[str, Any]
+_ROWS_TOGETHER = 14  # a longer table may go on on the next page
 _DECISIONS = {"accept": "accepted", "reject": "rejected", "undecided": "undecided"}
 _STAGES = {
     "brain_extraction": "brain extraction",
@@ -68,9 +69,9 @@ def result(record: Record) -> Markup:
         ),
         _chart(
             healthy["marked_ml"],
-            finding["anomaly_volume_ml"],
+            healthy["scan_marked_ml"],
             "Marked volume among healthy scans",
-            "marked volume, ml",
+            "marked volume, ml" if healthy["marked_of"] == WHOLE else f"marked volume in {healthy['marked_of']}, ml",
             " ml",
             1,
         ),
@@ -115,7 +116,7 @@ def region_table(record: Record) -> Markup | None:
             _number_cell(number(lesion["peak_score"], 2)),
             _number_cell(number(lesion["mean_score"], 2), _plus_minus(about.get("mean_score_std"), 2)),
             _number_cell(share_words(region) or MISSING),
-            element("td", place_words(lesion["centroid_ras_mm"])),
+            element("td", place_words(lesion["centroid_ras_mm"], record["scan"]["across"])),
         ]
         if uncertain:
             again = about.get("found_again")
@@ -132,15 +133,16 @@ def region_table(record: Record) -> Markup | None:
     whole = element(
         "table", element("caption", caption), element("thead", element("tr", *columns)), element("tbody", *rows)
     )
-    return element("section", element("h2", "Marked regions"), element("div", whole, class_="wide"))
+    together = "keep" if len(lesions) <= _ROWS_TOGETHER else None
+    return element("section", element("h2", "Marked regions"), element("div", whole, class_="wide"), class_=together)
 
 
-def region_heading(lesion: Mapping[str, Any], region: Mapping[str, Any]) -> Markup:
+def region_heading(lesion: Mapping[str, Any], region: Mapping[str, Any], across: int | None) -> Markup:
     """Above the pictures of a region."""
     about = lesion.get("uncertainty") or {}
     facts = [
         f"{ml(lesion['volume_ml'])} ml{_after(_plus_minus(about.get('volume_ml_std'), 2))}",
-        f"peak {number(lesion['peak_score'], 2)} at {place_words(region['peak_ras_mm'])} mm",
+        f"peak {number(lesion['peak_score'], 2)} at {place_words(region['peak_ras_mm'], across)} mm",
         f"mean {number(lesion['mean_score'], 2)}",
     ]
     if share_words(region):
@@ -159,10 +161,10 @@ def region_heading(lesion: Mapping[str, Any], region: Mapping[str, Any]) -> Mark
 
 def highest_words(record: Record) -> str:
     """Where the map of an empty result is highest."""
-    highest = record["highest"]
-    threshold = record["finding"]["threshold"]
+    highest, threshold = record["highest"], record["finding"]["threshold"]
+    place = place_words(highest["ras_mm"], record["scan"]["across"])
     small = ", in a region smaller than the smallest that is marked" if highest["value"] > threshold else ""
-    return f"{highest['value']:.2f} at {place_words(highest['ras_mm'])} mm{small}; the threshold is {threshold:.2f}."
+    return f"{highest['value']:.2f} at {place} mm{small}; the threshold is {threshold:.2f}."
 
 
 def review(record: Record) -> Markup | None:
@@ -182,6 +184,8 @@ def review(record: Record) -> Markup | None:
         ("Decisions", said),
         ("Comment", element("span", told.get("comment") or MISSING, class_="comment")),
     ]
+    if told.get("model_hash") not in (None, record["model"]["hash"]):
+        facts.insert(2, ("Beware", "decided on the result of another model or version than that of this report"))
     elsewhere = [
         element(
             "li",
@@ -203,7 +207,7 @@ def model(record: Record) -> Markup:
     """What is known of the model: verdict, figures, what it misses."""
     about = record["model"]
     parts: list[Any] = [element("h2", "How good this model is")]
-    parts += [element("p", element("strong", sentence)) for sentence in about["verdict"]]
+    parts += [element("p", sentence) for sentence in about["verdict"]]
     if about["sets"]:
         heads = [
             ("Measured on", ""),
@@ -216,11 +220,8 @@ def model(record: Record) -> Markup:
         rows = [_set_row(entry) for entry in about["sets"]]
         columns = [element("th", text, scope="col", class_=class_ or None) for text, class_ in heads]
         caption = "At the operating point balanced, with the model's default score. AP: average precision over voxels."
-        parts.append(
-            element(
-                "table", element("caption", caption), element("thead", element("tr", *columns)), element("tbody", *rows)
-            )
-        )
+        head_row, body = element("thead", element("tr", *columns)), element("tbody", *rows)
+        parts.append(element("table", element("caption", caption), head_row, body, class_="keep"))
     else:
         parts.append(element("p", "Nothing was measured of this model with its present weights and calibration."))
     if record["finding"]["lesion_count"]:
@@ -291,7 +292,7 @@ def _missed(record: Record) -> Markup:
     for spot in spots:
         about = f"Synthetic anomalies in {spot.get('scans', MISSING)} healthy scans ({spot.get('data', MISSING)}), "
         parts.append(element("p", f"{about}operating point {spot.get('point', MISSING)}:", class_="note"))
-        parts.append(element("ul", *(element("li", sentence) for sentence in spot["sentences"]), class_="tight"))
+        parts.append(element("ul", *(element("li", sentence) for sentence in spot["sentences"]), class_="tight spots"))
     return element("div", *parts)
 
 

@@ -15,8 +15,8 @@ from .study_planes import Head, Plane, Printed
 PAGE_MM = 186.0  # between the margins of an A4 page
 _GAP_MM = 2.0
 _LARGE_MM, _SMALL_MM, _SLICE_MM = (60.5, 68.0), (48.0, 31.0), (60.5, 92.0)  # across and down, at most
-_GLASS_MM = (72.0, 62.0)
-_MOSAIC_COLUMNS, _MOSAIC_TILES = 7, 28
+_GLASS_MM = (72.0, 54.0)
+_MOSAIC_COLUMNS, _MOSAIC_TILES = 8, 24
 _LEFT_RIGHT = {"sagittal": "AP", "coronal": "RL", "axial": "RL"}
 _UP_DOWN = {"sagittal": "SI", "coronal": "SI", "axial": "AP"}
 _INK, _HALO, _CROSS = "#f2f2f2", "#000000", "#6fe3ff"
@@ -164,8 +164,7 @@ def colour_bar(thresholds: Sequence[float], names: Mapping[float, str], *, expla
     items = []
     for (share, colour), value in zip(COLOURS, thresholds, strict=True):
         swatch = _swatch(element("rect", width=18, height=10, fill=_rgb(colour)))
-        about = [f"map above {value:.2f}" if explained else None, names.get(share)]
-        more = f" ({', '.join(filter(None, about))})" if any(about) else ""
+        more = f" (map above {', '.join(filter(None, (f'{value:.2f}', names.get(share))))})" if explained else ""
         items.append(element("span", swatch, f" < {100 * share:g} %{more}", class_="key"))
     white = {"stroke": _rgb(MASK_COLOUR), "stroke_width": 1.6}
     edge = element("rect", x=3, y=2, width=12, height=6, fill="none", **white)

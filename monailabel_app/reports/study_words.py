@@ -10,6 +10,7 @@ import numpy as np
 from .markup import is_number
 
 CUSTOM = "custom"  # name of an operating point that was set by hand
+WHOLE = "the whole scan"  # what a calibration's volumes are of; of models of single slices they are of a slice
 RESEARCH = (
     "Research use only. Not a medical device: not for diagnosis, screening or treatment. A region that is not marked "
     "is not thereby healthy, and a marked one is not thereby diseased."
@@ -68,13 +69,14 @@ def share_words(region: Mapping[str, Any]) -> str:
     return f"{sign}{100 * share:.2g} %"
 
 
-def place_words(ras_mm: Sequence[float] | None) -> str:
-    """A place in the head as ``L 34, A 3, S 43``, in mm of the scan's own space."""
+def place_words(ras_mm: Sequence[float] | None, across: int | None = None) -> str:
+    """A place in the head as ``L 34, A 3, S 43``, in mm of the scan's own space; without the direction ``across``."""
     if ras_mm is None:
         return ""
     return ", ".join(
         f"{(negative if value < 0 else positive)} {abs(value):.0f}"
-        for value, (positive, negative) in zip(ras_mm, ("RL", "AP", "SI"), strict=True)
+        for axis, (value, (positive, negative)) in enumerate(zip(ras_mm, ("RL", "AP", "SI"), strict=True))
+        if axis != across
     )
 
 
@@ -106,19 +108,21 @@ def _marked(record: Mapping[str, Any]) -> str:
     count, volume = finding["lesion_count"], finding["anomaly_volume_ml"]
     regions = "no region" if not count else "1 region" if count == 1 else f"{count} regions"
     text = f"Marked: {regions}{f', {ml(volume)} ml together' if count else ''}"
-    others = healthy["marked_ml"]
+    others, of = healthy["marked_ml"], healthy["marked_of"]
     if not others:
         return f"{text}."
-    not_below = sum(value >= volume for value in others)
-    of = "" if healthy["marked_of"] == "the whole scan" else f", of {healthy['marked_of']} each"
-    spread = f"median {ml(float(np.median(others)))} ml, most {ml(max(others))} ml{of}"
+    spread = f"median {ml(float(np.median(others)))} ml, most {ml(max(others))} ml"
+    if of != WHOLE:
+        text += f", which is {ml(healthy['scan_marked_ml'])} ml in {of}" if count else ""
+        spread += f" in {of}"
     if not count:
-        return f"{text}. Healthy scans have {spread} marked at this operating point."
+        return f"{text}. In healthy scans this operating point marks: {spread}."
+    not_below = sum(value >= healthy["scan_marked_ml"] for value in others)
+    if not not_below:
+        return f"{text}: more than in each of the {len(others)} healthy scans at this operating point ({spread})."
     return (
         f"{text}. At this operating point {not_below} of {len(others)} healthy scans have as much or more marked "
         f"({spread}): regions like these can be false alarms."
-        if not_below
-        else f"{text}: more than in each of the {len(others)} healthy scans at this operating point ({spread})."
     )
 
 
@@ -130,15 +134,16 @@ def _point(record: Mapping[str, Any]) -> str:
     if point.get("healthy_rate") is not None:
         limits = point.get("healthy_rate_interval")
         spread = f" (95 % interval {_percent(limits[0])} to {_percent(limits[1])} %)" if limits else ""
-        about = "about " if point["name"] == CUSTOM else ""
-        text += (
-            f", which {about}{_percent(point['healthy_rate'])} % of the voxels of held-out healthy scans exceed{spread}"
-        )
+        rate = f"{_percent(point['healthy_rate'])} %"
+        if point["name"] == CUSTOM:
+            least = min(record["healthy"]["tails"]["shares"], default=0.0)
+            rate = f"about {rate}" if point["healthy_rate"] >= least else f"less than {_percent(least)} %"
+        text += f", which {rate} of the voxels of held-out healthy scans exceed{spread}"
     text += "."
     if point["name"] == CUSTOM:
         text += " How much it marks in a healthy scan was not measured."
     if point.get("bound_ml") is not None:
-        of = "" if point["bound_of"] == "the whole scan" else f" in {point['bound_of']}"
+        of = "" if point["bound_of"] == WHOLE else f" in {point['bound_of']}"
         text += (
             f" A further healthy scan like those of the calibration has at most {ml(point['bound_ml'])} ml marked{of} "
             f"with a probability of {100 * point['bound_level']:.0f} %."
