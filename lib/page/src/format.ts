@@ -70,3 +70,11 @@ export const STATES: Record<State, string> = {
 export function sequence(name: string | null | undefined): string {
   return name ? name.toUpperCase() : "";
 }
+
+/** What the archive says of a series, in one line. */
+export function about(dicom: Record<string, string>): string {
+  const date = /^(\d{4})(\d{2})(\d{2})$/.exec(dicom["StudyDate"] ?? "");
+  const day = date ? new Date(Number(date[1]), Number(date[2]) - 1, Number(date[3])).toLocaleDateString(undefined, { dateStyle: "medium" }) : "";
+  const name = (dicom["PatientName"] ?? "").replace(/\^+/g, " ").trim();
+  return [name, dicom["PatientID"], dicom["StudyDescription"], dicom["SeriesDescription"], day].filter(Boolean).join(" · ");
+}

@@ -44,6 +44,7 @@ export interface Study {
   review: Review | null;
   lease: Lease | null;
   healthy: boolean | null;
+  time?: string | null;
   dicom: Record<string, string> | null;
 }
 
@@ -80,6 +81,8 @@ export interface Drift {
   healthy_median: number | null;
   healthy_largest: number | null;
   drifted: boolean;
+  /** Scans from elsewhere: by how much their background was brought back. */
+  background?: { ratio?: number | null; divided_by?: number | null } | null;
 }
 
 export interface Finding {
@@ -142,7 +145,8 @@ export interface Review {
   lesions?: LesionDecision[];
   rest?: Decision;
   time?: string | null;
-  saved?: string | null;
+  signed?: { reader?: string; time?: string; model?: string } | null;
+  warnings?: string[];
 }
 
 export interface Result {

@@ -24,6 +24,8 @@ export function Facts({ result }: { result: Result }) {
   if (gate) list.push(["Input gate", `${gate.passed ? "passed" : "not passed"}, ${number(gate.score)} of at most ${number(gate.threshold)}`]);
   const drift = finding.drift;
   if (drift) list.push(["Distance from the calibration", `${number(drift.distance)}; healthy scans up to ${number(drift.healthy_largest)}`]);
+  const divided = drift?.background?.divided_by;
+  if (divided != null && divided > 1) list.push(["Map divided by", `${number(divided)}: the scan's background lies higher than in the healthy scans`]);
   const spent = Object.values(finding.seconds).reduce((sum, one) => sum + one, 0);
   return (
     <section class="facts" aria-label="What this rests on">

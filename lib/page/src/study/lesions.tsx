@@ -79,9 +79,9 @@ export function Lesions({ lesions, stale, selected, reviewing, onSelect, onComme
                 <td class="num">{number(lesion.mean_score, 1)}</td>
                 <td class="decide">
                   <span class="sr-only">{WORDS[decided]}</span>
-                  <button type="button" class="square accept" aria-pressed={decided === "accept"} aria-label={`Accept finding ${lesion.index}`} title="Accept (a)" onClick={(event) => { event.stopPropagation(); void reviewing.decide(lesion, "accept"); }}><Check /></button>
-                  <button type="button" class="square reject" aria-pressed={decided === "reject"} aria-label={`Reject finding ${lesion.index}`} title="Reject (r)" onClick={(event) => { event.stopPropagation(); void reviewing.decide(lesion, "reject"); }}><Cross /></button>
-                  <button type="button" class="square quiet" disabled={decided === "undecided"} aria-label={`Undo the decision on finding ${lesion.index}`} title="Undo (u)" onClick={(event) => { event.stopPropagation(); void reviewing.decide(lesion, "undecided"); }}><Undo /></button>
+                  <button type="button" class="square accept" aria-pressed={decided === "accept"} aria-label={`Accept finding ${lesion.index}`} title={decided === "accept" ? "Accepted; press again to undo" : "Accept (a)"} onClick={(event) => { event.stopPropagation(); onSelect(lesion); void reviewing.decide(lesion, decided === "accept" ? "undecided" : "accept"); }}><Check /></button>
+                  <button type="button" class="square reject" aria-pressed={decided === "reject"} aria-label={`Reject finding ${lesion.index}`} title={decided === "reject" ? "Rejected; press again to undo" : "Reject (r)"} onClick={(event) => { event.stopPropagation(); onSelect(lesion); void reviewing.decide(lesion, decided === "reject" ? "undecided" : "reject"); }}><Cross /></button>
+                  <button type="button" class="square quiet undo" disabled={decided === "undecided"} aria-label={`Undo the decision on finding ${lesion.index}`} title="Undo (u)" onClick={(event) => { event.stopPropagation(); void reviewing.decide(lesion, "undecided"); }}><Undo /></button>
                   <button type="button" class={comment ? "square quiet has-note" : "square quiet"} aria-expanded={commenting === key} aria-label={comment ? `Comment on finding ${lesion.index}: ${comment}` : `Comment on finding ${lesion.index}`} title="Comment (c)" onClick={(event) => { event.stopPropagation(); onComment(lesion); }}><Note /></button>
                 </td>
               </tr>,
@@ -104,7 +104,13 @@ export function Lesions({ lesions, stale, selected, reviewing, onSelect, onComme
 function Comment({ lesion, reviewing, onDone }: { lesion: Lesion; reviewing: Reviewing; onDone: () => void }) {
   const box = useRef<HTMLTextAreaElement>(null);
   useEffect(() => box.current?.focus(), []);
-  const keep = () => void reviewing.say(lesion, box.current?.value.trim() ?? "");
+  // Leaving the box keeps its text, too: also when Enter has taken the box away already.
+  const last = useRef(reviewing.comment(peakKey(lesion)));
+  const keep = (text: string) => {
+    if (text === last.current) return;
+    last.current = text;
+    void reviewing.say(lesion, text);
+  };
   return (
     <label class="field">
       <span>Comment on finding {lesion.index}</span>
@@ -113,13 +119,14 @@ function Comment({ lesion, reviewing, onDone }: { lesion: Lesion; reviewing: Rev
         rows={2}
         maxLength={1000}
         defaultValue={reviewing.comment(peakKey(lesion))}
-        onChange={keep}
+        onChange={(event) => keep(event.currentTarget.value.trim())}
         onClick={(event) => event.stopPropagation()}
         onKeyDown={(event) => {
           event.stopPropagation();
           if (event.key === "Escape" || (event.key === "Enter" && !event.shiftKey)) {
             event.preventDefault();
-            if (event.key === "Enter") keep();
+            if (event.key === "Enter") keep(event.currentTarget.value.trim());
+            else event.currentTarget.value = last.current;
             onDone();
           }
         }}

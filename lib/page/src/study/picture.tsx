@@ -2,16 +2,15 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { files, headers, message } from "../api";
-import { number } from "../format";
 import { Warn } from "../parts/icons";
 import { change } from "../route";
 import type { Params, Result } from "../types";
-import type { Compare, Layer, Layout, Vec3, Viewer } from "../viewer";
+import type { Compare, Layer, Layout, Viewer } from "../viewer";
 import { mapParams } from "./settings";
 
 export const LAYOUTS: [Layout, string][] = [["planes", "Planes"], ["axial", "Axial"], ["coronal", "Coronal"], ["sagittal", "Sagittal"], ["3d", "3-D"], ["all", "All"]];
-const COMPARES: [Compare, string][] = [["off", "Off"], ["side", "Side by side"], ["swipe", "Swipe"]];
-const LAYERS: [Layer, string][] = [["map", "Anomaly map"], ["bands", "Bands"], ["uncertainty", "Uncertainty"], ["none", "None"]];
+const COMPARES: [Compare, string][] = [["off", "Off"], ["side", "Side"], ["swipe", "Swipe"]];
+const LAYERS: [Layer, string][] = [["map", "Map"], ["bands", "Bands"], ["uncertainty", "Uncertainty"], ["none", "None"]];
 
 export interface View {
   layout: Layout;
@@ -47,7 +46,6 @@ export function Picture({ image, result, settled, params, threshold, onReady, on
   const [viewer, setViewer] = useState<Viewer | null>(null);
   const [state, setState] = useState<"loading" | "ready" | "failed">("loading");
   const [fault, setFault] = useState("");
-  const [place, setPlace] = useState<{ ras: Vec3; map: number | null; value: number | null } | null>(null);
   const [turn, setTurn] = useState(0);
   const { layout, compare, layer, opacity } = view(params);
   const limit = useRef(threshold);
@@ -62,7 +60,6 @@ export function Picture({ image, result, settled, params, threshold, onReady, on
       ({ createViewer }) => {
         if (gone || !host.current) return;
         made = createViewer(host.current);
-        made.onMove((ras, _voxel, value, map) => setPlace({ ras, value, map }));
         made.onTrouble((sentence) => setFault(sentence));
         setViewer(made);
         onReady(made);
@@ -164,17 +161,6 @@ export function Picture({ image, result, settled, params, threshold, onReady, on
           </div>
         )}
       </div>
-      <p class="place" aria-live="off">
-        {place && state === "ready" ? (
-          <>
-            <span>R {number(-place.ras[0], 0)} · A {number(place.ras[1], 0)} · S {number(place.ras[2], 0)} mm</span>
-            <span>grey value {number(place.value, 0)}</span>
-            {result && <span>anomaly {place.map == null ? "–" : `${number(place.map)} SD`}</span>}
-          </>
-        ) : (
-          <span>&nbsp;</span>
-        )}
-      </p>
     </section>
   );
 }
@@ -182,7 +168,7 @@ export function Picture({ image, result, settled, params, threshold, onReady, on
 function Choice<T extends string>({ name, options, value, pick, disabled }: { name: string; options: [T, string][]; value: T; pick: (value: T) => void; disabled?: boolean }) {
   return (
     <div class="segmented" role="group" aria-label={name}>
-      <span class="segmented-name" aria-hidden="true">{name}</span>
+      {name !== "Layout" && <span class="segmented-name" aria-hidden="true">{name}</span>}
       {options.map(([key, text]) => (
         <button key={key} type="button" aria-pressed={value === key} disabled={disabled} onClick={() => pick(key)}>{text}</button>
       ))}

@@ -11,7 +11,7 @@ import { peakKey } from "./settings";
 export function ReviewBox({ lesions, reviewing, onFinish, onNothing }: { lesions: Lesion[]; reviewing: Reviewing; onFinish: () => void; onNothing: () => void }) {
   const { saved, status } = reviewing;
   const decided = lesions.filter((lesion) => reviewing.decision(peakKey(lesion)) !== "undecided").length;
-  const time = saved?.time ?? saved?.saved ?? null;
+  const time = saved?.time ?? null;
   return (
     <section class="review" aria-label="Review">
       {reviewing.other && <p class="note"><Warn /> There is {reviewing.other.final ? "a finished review" : "a draft"} for {reviewing.other.model}; a review kept here takes its place.</p>}
@@ -22,7 +22,7 @@ export function ReviewBox({ lesions, reviewing, onFinish, onNothing }: { lesions
       </label>
       <p class={`save-state ${status}`} role="status">
         {status === "saving" && "Saving…"}
-        {status === "saved" && (saved?.final ? <><Check /> Review finished{saved.reader ? ` by ${saved.reader}` : ""}{time ? `, ${localTime(time)}` : ""}</> : <><Check /> Draft saved{time ? `, ${clock(time)}` : ""}</>)}
+        {status === "saved" && (saved?.final ? <><Check /> Review finished{saved.reader ? ` by ${saved.reader}` : ""}{time ? `, ${localTime(time)}` : ""}</> : <><Check /> Draft saved{time ? `, ${clock(time)}` : ""}{saved?.signed?.reader ? ` (finished before by ${saved.signed.reader})` : ""}</>)}
         {status === "failed" && <><Warn /> Not saved: {reviewing.fault} <button type="button" class="link" onClick={() => void reviewing.retry()}>Try again</button></>}
         {status === "none" && (lesions.length ? "Nothing decided yet" : "Not reviewed yet")}
       </p>

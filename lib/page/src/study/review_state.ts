@@ -3,6 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { api, message } from "../api";
 import { askReader } from "../parts/reader";
+import { toast } from "../store";
 import type { Decision, Lesion, LesionDecision, Params, Result, Review, Vector } from "../types";
 import { peakKey } from "./settings";
 
@@ -32,7 +33,9 @@ interface Kept {
 
 function kept(review: Review | null): Kept {
   const lesions = review?.lesions ?? [];
-  return { decisions: new Map(lesions.map((one) => [one.peak_voxel.join(","), one])), general: review?.comment ?? "" };
+  // A finished review also holds the lesions' figures, which are the server's to know.
+  const plain = lesions.map(({ peak_voxel, decision, comment }): LesionDecision => ({ peak_voxel, decision, comment: comment ?? "" }));
+  return { decisions: new Map(plain.map((one) => [one.peak_voxel.join(","), one])), general: review?.comment ?? "" };
 }
 
 export function useReview(image: string, result: Result | null, params: Params, onSaved: () => void): Reviewing {
@@ -58,9 +61,7 @@ export function useReview(image: string, result: Result | null, params: Params, 
   }, [result, model]);
 
   const send = (final: boolean, rest: Decision, reader: string): Promise<boolean> => {
-    const here = new Set(lesions.map(peakKey));
-    const all = [...now.current.decisions.values()].filter((one) => here.has(one.peak_voxel.join(",")) || !final);
-    const review: Review = { model, params, reader, comment: now.current.general, final, lesions: all, rest };
+    const review: Review = { model, params, reader, comment: now.current.general, final, lesions: [...now.current.decisions.values()], rest };
     setStatus("saving");
     const turn = chain.current.then(async () => {
       try {
@@ -68,6 +69,7 @@ export function useReview(image: string, result: Result | null, params: Params, 
         setSaved(answer);
         setStatus("saved");
         setFault("");
+        for (const warning of answer.warnings ?? []) toast(warning, "error");
         onSaved();
         return true;
       } catch (error) {

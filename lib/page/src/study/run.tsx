@@ -148,22 +148,22 @@ interface ChoiceProps {
 
 /** Models that fit the scan's sequence first; the others stay within reach. */
 export function RunChoice({ models, sequence, model, analysed, params, busy, hasResult, onModel, onOption, onRun, onCard }: ChoiceProps) {
-  const fits = (one: Model) => !sequence || one.modality === sequence || one.modality === "any" || !one.modality;
   const listed = [...models].sort((a, b) => Number(!!b.default) - Number(!!a.default) || a.name.localeCompare(b.name));
-  const groups: [string, Model[]][] = [
-    [sequence ? `For ${sequence.toUpperCase()}` : "Models", listed.filter(fits)],
-    ["For other sequences", listed.filter((one) => !fits(one))],
-  ];
+  const kinds = [...new Set(listed.map((one) => one.modality ?? ""))].sort((a, b) => Number(b === sequence) - Number(a === sequence) || Number(b === "any") - Number(a === "any"));
+  const groups: [string, Model[]][] = kinds.map((kind) => [
+    kind === "any" ? "For any sequence" : kind ? `For ${kind.toUpperCase()}` : "Models",
+    listed.filter((one) => (one.modality ?? "") === kind),
+  ]);
   const chosen = models.find((one) => one.name === model);
   const scores = chosen?.scores ?? [];
-  const option = (one: Model) => <option key={one.name} value={one.name}>{one.name}{analysed.has(one.name) ? "  ✓ analysed" : ""}{one.default ? "  (offered first)" : ""}</option>;
+  const option = (one: Model) => <option key={one.name} value={one.name}>{analysed.has(one.name) ? "✓ " : ""}{one.name}</option>;
   return (
     <div class="run-choice">
       <label class="field inline">
         <span class="sr-only">Model</span>
-        <select value={model} onChange={(event) => onModel(event.currentTarget.value)} aria-label="Model">
+        <select value={model} onChange={(event) => onModel(event.currentTarget.value)} aria-label="Model" title="✓ marks models that have analysed this study">
           {!chosen && <option value={model}>{model || "no model"}</option>}
-          {groups.filter(([, list]) => list.length).map(([title, list]) => <optgroup key={title} label={title}>{list.map(option)}</optgroup>)}
+          {groups.map(([title, list]) => <optgroup key={title} label={title}>{list.map(option)}</optgroup>)}
         </select>
       </label>
       <button type="button" class="quiet" disabled={!chosen} onClick={onCard}>Model card</button>

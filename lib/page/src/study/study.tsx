@@ -2,12 +2,12 @@
 
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ApiError, api, isAbort, message } from "../api";
-import { clock, millilitres, number, pValue, plural, sequence } from "../format";
+import { about, clock, millilitres, number, pValue, plural, sequence } from "../format";
 import { HealthyChart } from "../parts/chart";
 import { Back, Lock, Next, Target, Warn } from "../parts/icons";
 import { askReader } from "../parts/reader";
 import { change, go, hashOf, type Route } from "../route";
-import { toast, useShared } from "../store";
+import { shared, toast, useShared } from "../store";
 import type { Lesion, Params, Result, Study } from "../types";
 import type { Viewer } from "../viewer";
 import { Badge } from "../worklist/badge";
@@ -170,7 +170,7 @@ export function StudyView({ route }: { route: Route }) {
   const reviewed = () => {
     setDialog("");
     toast("Review finished.");
-    if (reader) void api.free(image, reader).catch(() => undefined);
+    if (lease && lease.reader === shared().reader) void api.free(image, lease.reader).catch(() => undefined);
     lookAtStudy();
   };
 
@@ -178,12 +178,12 @@ export function StudyView({ route }: { route: Route }) {
     <main class="study" id="main" tabIndex={-1}>
       <div class="study-head">
         <a class="button quiet" href={hashOf({ view: "worklist", image: "", params: worklist })} aria-label="Back to the worklist"><Back /></a>
-        <h1 title={image}>{image}</h1>
+        <h1 title={image}>{study?.dicom ? about(study.dicom) || image : image}</h1>
         {study?.sequence && <span class="tag">{sequence(study.sequence)}</span>}
         {study && <Badge state={study.state} />}
         {lease && lease.reader !== reader && <span class="remark warn"><Lock /> read by {lease.reader} until {clock(lease.until)}</span>}
         {lease && lease.reader === reader && <span class="remark"><Lock /> in your hands until {clock(lease.until)}</span>}
-        {!lease && study && study.state !== "reviewed" && <button type="button" class="link" onClick={() => void take()}>take it</button>}
+        {!lease && study && study.state !== "reviewed" && <button type="button" class="link" title="Tells colleagues that you are reading this study" onClick={() => void take()}>Reserve</button>}
         <span class="grow" />
         <RunChoice
           models={models}
@@ -198,7 +198,7 @@ export function StudyView({ route }: { route: Route }) {
           onRun={start}
           onCard={() => setDialog("card")}
         />
-        <button type="button" onClick={() => void openNext(image)}>Next study <Next /></button>
+        <button type="button" onClick={() => void openNext(image)} aria-label="Next study">Next <span class="wide-words">study</span> <Next /></button>
       </div>
       <RunState running={running} />
       {fault && <div class="banner error" role="alert"><Warn /> <span>{fault}</span><button type="button" onClick={again}>Try again</button></div>}
@@ -216,9 +216,8 @@ export function StudyView({ route }: { route: Route }) {
           />
           {shown && (
             <div class="controls">
-              <ThresholdSlider key={JSON.stringify([shown.model, mapParams(params)])} result={shown} value={threshold} onMove={setLive} onPick={change} />
-              <div class="small-controls">
-                <label class="field inline"><span>Leave out below</span>
+              <ThresholdSlider key={JSON.stringify([shown.model, mapParams(params)])} result={shown} value={threshold} onMove={setLive} onPick={change}>
+                <label class="field inline"><span>Min. volume</span>
                   <select value={volume(params, shown)} onChange={(event) => change({ min_lesion_volume: event.currentTarget.value })}>
                     {[...new Set([...VOLUMES, volume(params, shown)])].map((one) => <option key={one} value={one}>{one}</option>)}
                   </select>
@@ -228,7 +227,7 @@ export function StudyView({ route }: { route: Route }) {
                     {(info?.options?.["smoothing"] ?? SMOOTHING).map((one) => <option key={one} value={one}>{one}</option>)}
                   </select>
                 </label>
-              </div>
+              </ThresholdSlider>
             </div>
           )}
         </div>

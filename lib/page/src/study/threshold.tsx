@@ -1,5 +1,6 @@
 /** The slider over the healthy scale. It moves in the browser; on release the findings are asked for anew. */
 
+import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { number, oneIn, percent, words } from "../format";
 import type { Params, Result } from "../types";
@@ -14,6 +15,8 @@ interface Props {
   value: number;
   onMove: (value: number) => void;
   onPick: (params: Params) => void;
+  /** Stands at the end of the first line. */
+  children?: ComponentChildren;
 }
 
 export function range(result: Result): [number, number] {
@@ -24,7 +27,7 @@ export function range(result: Result): [number, number] {
   return [Math.max(0, Math.floor((low - 0.5) * 4) / 4), Math.ceil((high * 1.08 + 0.1) * 4) / 4];
 }
 
-export function ThresholdSlider({ result, value, onMove, onPick }: Props) {
+export function ThresholdSlider({ result, value, onMove, onPick, children }: Props) {
   // The span must not change under the hand: it only grows.
   const span = useRef<[number, number]>(range(result));
   const now = range(result);
@@ -52,6 +55,8 @@ export function ThresholdSlider({ result, value, onMove, onPick }: Props) {
         <label for="threshold">Threshold</label>
         <output for="threshold" class="threshold-value">{number(value)} <abbr title="healthy standard deviations">SD</abbr></output>
         <span class="muted threshold-meaning">{chosen ? `${words(chosen)}: ` : ""}{meaning}</span>
+        <span class="grow" />
+        {children}
       </div>
       <div class="threshold-track">
         <input
@@ -70,6 +75,7 @@ export function ThresholdSlider({ result, value, onMove, onPick }: Props) {
         </div>
       </div>
       <div class="points" role="group" aria-label="Operating points">
+        <span class="muted points-note">Healthy voxels marked</span>
         {marks.map((mark) => (
           <button
             key={mark.name}
@@ -83,10 +89,9 @@ export function ThresholdSlider({ result, value, onMove, onPick }: Props) {
               onPick({ operating_point: mark.name, threshold: "" });
             }}
           >
-            {words(mark.name)} <span class="muted">{number(mark.at)}{mark.share != null ? ` · ${beyondTails(mark.at, tails) ? "< " : ""}${percent(mark.share)}` : ""}</span>
+            {words(mark.name)} <span class="muted">{mark.share != null ? `${beyondTails(mark.at, tails) ? "< " : ""}${percent(mark.share)}` : number(mark.at)}</span>
           </button>
         ))}
-        <span class="muted points-note">share of healthy voxels marked</span>
       </div>
     </div>
   );

@@ -2,11 +2,11 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { api, files, isAbort, message } from "../api";
-import { clock, millilitres, number, pValue, plural, sequence, STATES } from "../format";
+import { about, clock, millilitres, number, pValue, plural, sequence, STATES } from "../format";
 import { Info, Lock, Next, Search, Warn } from "../parts/icons";
 import { change, hashOf, type Route } from "../route";
 import { toast, update, useShared } from "../store";
-import type { Order, State, Study, StudyList } from "../types";
+import type { Order, Params, State, Study, StudyList } from "../types";
 import { Badge } from "./badge";
 import { openNext } from "./next";
 import { runDefault, UploadArea } from "./upload";
@@ -19,6 +19,9 @@ const ORDERS: Record<Order, string> = {
   name: "By name",
   newest: "Newest first",
 };
+
+// The same order for as long as the page is open, so that pages of the list do not overlap.
+export const SEED = String(Math.floor(Math.random() * 1e6));
 
 export function Worklist({ route }: { route: Route }) {
   const { page, reader } = useShared();
@@ -38,7 +41,8 @@ export function Worklist({ route }: { route: Route }) {
 
   useEffect(() => {
     const stop = new AbortController();
-    const params = { order, state, search, offset, limit: String(LIMIT) };
+    const params: Params = { order, state, search, offset, limit: String(LIMIT) };
+    if (order === "random") params["seed"] = SEED;
     api.studies(params, stop.signal).then(
       (answer) => {
         setList(answer);
@@ -136,7 +140,7 @@ export function Worklist({ route }: { route: Route }) {
       {!list && !fault && <p class="empty" role="status">Fetching the list…</p>}
       {list && list.studies.length === 0 && (
         <div class="empty">
-          {all === 0 ? (
+          {all === 0 && !search ? (
             <>
               <h2>No scans yet</h2>
               <p>{page?.uploads ? "Drop NIfTI or NRRD files on this page, or put them into the server's studies folder." : "The archive has no series that this server looks for."}</p>
@@ -194,6 +198,7 @@ function Row({ study, reader }: { study: Study; reader: string }) {
       <th scope="row">
         <a href={hashOf({ view: "study", image: study.image, params: {} })}>{study.image}</a>
         {study.sequence && <span class="tag">{sequence(study.sequence)}</span>}
+        {study.dicom && <span class="about">{about(study.dicom)}</span>}
       </th>
       <td data-label="State"><Badge state={study.state} /></td>
       <td data-label="Score" class="num strong">{number(study.score)}</td>
