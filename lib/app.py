@@ -36,10 +36,10 @@ from lib.infers.anomaly import IMAGES, Progress
 from lib.kept_images import are_current, basis_of, keep_images
 from lib.model_table import ModelTable
 from lib.plans import end_with_server, jobs_for
-from lib.runner import MAX_LOADED, ModelRunner
+from lib.runner import MAX_LOADED, ModelRunner, list_devices
 from lib.scoring import ANOMALY_SCORES, EVALUATE, AnomalyScores, EvaluateLabels
 from lib.scoring.records import record_result, stamp_of
-from lib.strategies import First, Prototypical, Random
+from lib.strategies import Borderline, First, MostAnomalous, Prototypical, Random
 from lib.trainers import HealthyTrainTask
 from monailabel_app.errors import AlignmentFailed, BrainNotFound, InvalidVolume, UnknownModel, UnreadableVolume
 from monailabel_app.pipelines.cache import MapCache
@@ -161,11 +161,17 @@ class AnomalyApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next scan is chosen."""
-        return {"random": Random(), "first": First(), "prototypical": Prototypical(self.app_dir, self.conf)}
+        return {
+            "random": Random(),
+            "first": First(),
+            "prototypical": Prototypical(self.app_dir, self.conf),
+            "most_anomalous": MostAnomalous(),
+            "borderline": Borderline(self.tasks),
+        }
 
     def init_batch_infer(self) -> AnomalyBatchInfer:
-        """Batch inference that also runs without a GPU."""
-        return AnomalyBatchInfer()
+        """Batch inference that also runs without a GPU, and leaves out what is current."""
+        return AnomalyBatchInfer(self.app_dir)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """What can be done with the whole datastore."""
@@ -327,8 +333,9 @@ class AnomalyApp(MONAILabelApp):
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Every scan with the version that serves when the batch begins, so that its scores can be compared."""
-        infer = partial(self.infer, task=self._task(request.get("model")))
-        return self._batch_infer(request, datastore or self.datastore(), infer)
+        task = self._task(request.get("model"))
+        self._runner.make_room(len(list_devices()))
+        return self._batch_infer(request, datastore or self.datastore(), partial(self.infer, task=task), task)
 
     def infer_wsi(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Refused: there are no whole-slide images here."""

@@ -103,6 +103,10 @@ class ModelRunner:
                     self._readers.popitem(last=False)
         return model
 
+    def make_room(self, models: int) -> None:
+        """Keep at least so many models in memory, such as one for each device that is going to work."""
+        self._max_loaded = max(self._max_loaded, models)
+
     def forget(self) -> None:
         """Drop all loaded models, to give their memory back."""
         with self._table:

@@ -163,6 +163,18 @@ class SharedTable(LocalDatastore):
             entry.image.info[key] = {**(held if isinstance(held, Mapping) else {}), **entries}
             self._update_datastore_file()
 
+    def change_image_info(self, image_id: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        """Put what ``change`` makes of an image's information beside it, as one change: nobody writes in between.
+
+        An error of ``change`` leaves everything as it is. Raises UnknownImage.
+        """
+        with self._changes:
+            entry = self._datastore.objects.get(image_id)
+            if entry is None:
+                raise UnknownImage(f"no image {image_id[:80]!r} in the datastore")
+            entry.image.info.update(change(dict(entry.image.info)))
+            self._update_datastore_file()
+
     def entries(self) -> dict[str, tuple[dict[str, Any], frozenset[str]]]:
         """Information and tags of the labels of every image in the table, as it is at one moment, for listings.
 

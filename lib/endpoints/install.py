@@ -24,6 +24,7 @@ from lib.endpoints import (
     page,
     results,
     reviews,
+    samples,
     studies,
     tasks,
     viewer,
@@ -46,7 +47,8 @@ def install(server: FastAPI | None = None) -> bool:
             return False
     routers = (
         infer.router, data.router, tasks.router, evaluation.router, viewer.router, archive.router, page.router,
-        jobs.router, dicom.router, results.router, studies.router, reviews.router, models.router,
+        jobs.router, dicom.router, results.router, samples.router,
+        studies.router, reviews.router, models.router,
     )  # fmt: skip
     routes = [route for router in routers for route in router.routes]
     for route in routes:

@@ -2,5 +2,6 @@
 
 from lib.strategies.order import First, Random
 from lib.strategies.prototypical import Prototypical
+from lib.strategies.scores import Borderline, MostAnomalous
 
-__all__ = ["First", "Prototypical", "Random"]
+__all__ = ["Borderline", "First", "MostAnomalous", "Prototypical", "Random"]

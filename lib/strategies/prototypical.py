@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from lib.errors import ArchiveUnreachable
 from lib.healthy import healthy_scans
+from lib.strategies.worklist import lend
 from monailabel_app.errors import AnomalyAppError
 
 logger = logging.getLogger(__name__)
@@ -50,12 +51,16 @@ class Prototypical(Strategy):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """``id``, ``reason``, ``distance`` (None before two scans are compared) and ``embedded`` ("n of m").
 
-        None when no unlabelled scan is left. Raises AnomalyAppError when the healthy scans cannot be told.
+        Out of the scans that no other reader has now (``worklist``); None when none is left. Raises AnomalyAppError
+        when the healthy scans cannot be told.
         """
+        return lend(request, datastore, lambda studies, _: self._next(datastore, studies))
+
+    def _next(self, datastore: Datastore, studies: Sequence[str]) -> dict[str, Any] | None:
         selection = healthy_scans(datastore, self._conf, inspect=False)
         centres = sorted(scan.id for scan in selection.scans if scan.reason != "all")
         aside = {*centres, *(scan.id for scan in selection.contaminated)}
-        candidates = sorted(set(datastore.get_unlabeled_images()) - aside)
+        candidates = sorted(set(studies) - aside)
         if not candidates:
             return None
         if self._lock.acquire(blocking=False):

@@ -105,7 +105,7 @@ def _table() -> Markup:
         [
             element("div", body, class_="scroll", tabindex="0", role="region", aria_label="Scans"),
             element("p", *pager, element("span", id="place"), class_="pager"),
-            element("noscript", "Filtering needs JavaScript; cohort.csv beside this page has the same rows."),
+            element("noscript", "Filtering needs JavaScript; the CSV file beside this page has the same rows."),
         ]
     )
 

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from .page import page_parts
 
-CSV, HTML = "cohort.csv", "cohort.html"
+NAME = "cohort"
+FLAGGED_P = 0.05
 SHARE, LEAST_SECONDS = 0.02, 10.0
 
 
@@ -89,11 +90,11 @@ def _p(row: Row) -> float:
     return 1.0 if row.p_value is None else row.p_value
 
 
-def write_tables(folder: Path, rows: Iterable[Row], title: str, notes: Iterable[str] = ()) -> None:
-    """Both files. notes: sentences above the table. Raises OSError."""
+def write_tables(folder: Path, rows: Iterable[Row], title: str, notes: Iterable[str] = (), name: str = NAME) -> None:
+    """Both files, called ``name``. notes: sentences above the table. Raises OSError."""
     order = ranked(rows)
-    _replace(Path(folder) / CSV, lambda stream: _write_csv(stream, order))
-    _replace(Path(folder) / HTML, lambda stream: stream.writelines(page_parts(order, title, list(notes))))
+    _replace(Path(folder) / f"{name}.csv", lambda stream: _write_csv(stream, order))
+    _replace(Path(folder) / f"{name}.html", lambda stream: stream.writelines(page_parts(order, title, list(notes))))
 
 
 class TableWriter:
@@ -104,11 +105,13 @@ class TableWriter:
         folder: Path,
         title: str,
         *,
+        name: str = NAME,
         share: float = SHARE,
         least_seconds: float = LEAST_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder, self._title, self._share, self._least, self._clock = folder, title, share, least_seconds, clock
+        self._folder, self._title, self._name = Path(folder), title, name
+        self._share, self._least, self._clock = share, least_seconds, clock
         self._next = clock() + least_seconds
 
     def maybe(self, rows: Iterable[Row], notes: Callable[[], Iterable[str]]) -> bool:
@@ -121,7 +124,7 @@ class TableWriter:
     def write(self, rows: Iterable[Row], notes: Iterable[str]) -> None:
         """Write now. Raises OSError."""
         began = self._clock()
-        write_tables(self._folder, rows, self._title, notes)
+        write_tables(self._folder, rows, self._title, notes, self._name)
         ended = self._clock()
         self._next = ended + max(self._least, (ended - began) / self._share)
 
@@ -139,7 +142,7 @@ def _safe(value: Any) -> Any:
 
 
 def _replace(path: Path, write: Callable[[Any], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # patient data
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "w", newline="", encoding="utf-8") as stream:
         write(stream)

@@ -23,12 +23,12 @@ from monailabel_app.types import Finding, Volume, to_json
 
 from ..predict import AnomalyModel, PredictSettings, load_model, predict
 from .basis import ModelBasis, basis_of, input_hash, stamp_of
+from .tables import FLAGGED_P
 from .thumbnail import thumbnail
 
 logger = logging.getLogger(__name__)
 
 KEEP = ("none", "masks", "maps")
-FLAGGED_P = 0.05
 _LOADED = 2
 _MOST_SENTENCES = 4
 
