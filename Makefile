@@ -3,6 +3,7 @@
 # make test    setup, then the quick tests in two processes (TEST_WORKERS=...);  make test-real: the slow ones and those with Orthanc and Chromium
 # make lint    ruff;  make format: ruff's layout of the source
 # make weights rebuilds model_weights/ from the data folder (DATA=...);  make benchmark: seconds of one scan (SCAN=...)
+# make page    builds the page /anomaly/ anew from lib/page/src into lib/page/dist (needs Node 20 and npm; the build is part of the repository)
 # make doctor  examines the installation;  make clean: removes the environment
 # Every path is quoted and every tool is called through $(PY) -m, so that a folder with a space in its name works.
 SHELL := /bin/bash
@@ -23,7 +24,7 @@ REQUIREMENTS := requirements.txt requirements-nodeps.txt .ci/setup monailabel_ap
 SETUP := $(VENV)/.setup-done
 SETUP_DEV := $(VENV)/.setup-dev-done
 
-.PHONY: help setup setup-dev serve doctor test test-real test-all lint format weights benchmark clean
+.PHONY: help setup setup-dev serve doctor test test-real test-all lint format weights benchmark page clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -65,6 +66,9 @@ weights: $(SETUP)
 
 benchmark: $(SETUP)
 	"$(PY)" tests/benchmarks/prediction_speed.py "$(SCAN)"
+
+page:
+	cd lib/page && npm ci --ignore-scripts --no-audit --no-fund && npm run build
 
 clean:
 	rm -rf "$(VENV)" .pytest_cache .ruff_cache
