@@ -18,6 +18,7 @@ from lib.scoring.progress import DONE, FAILED
 from lib.scoring.records import Basis, known_stamp, record_result, records_of, stamp_of
 from lib.scoring.sequences import default_model, sequence_of
 from monailabel_app.errors import AnomalyAppError, UnknownModel
+from monailabel_app.pipelines.pace import Pace
 from monailabel_app.types import to_json
 
 logger = logging.getLogger(__name__)
@@ -77,15 +78,16 @@ class AnomalyScores(AppScoring):
         todo = wanted[:limit] if limit else wanted
         counts |= {"analysed": 0, "failed": 0, "left": len(wanted) - len(todo)}
         self.progress.begin(len(todo))
+        pace = Pace()
         logger.info("scoring: %d scans to analyse, %d have a current score", len(todo), counts["current"])
         try:
             for number, one in enumerate(todo, start=1):
                 failed = self._score(datastore, one, tasks[one.model], bases[one.model], given)
                 counts["failed" if failed else "analysed"] += 1
                 left = self.progress.step(number, counts["failed"])
-                logger.info(
-                    "scoring: %d of %d done, %d failed, about %.0f s left", number, len(todo), counts["failed"], left
-                )
+                if pace.due(last=number == len(todo)):
+                    text = "scoring: %d of %d done, %d failed, about %.0f s left"
+                    logger.info(text, number, len(todo), counts["failed"], left)
         except BaseException:
             self.progress.end(FAILED)
             raise

@@ -27,6 +27,7 @@ from lib.scoring.progress import DONE, FAILED
 from lib.scoring.sequences import ANY, default_model, sequence_of
 from monailabel_app.errors import AnomalyAppError, EvaluationFailed, UnknownModel
 from monailabel_app.pipelines.evaluation.dataset_types import Dataset
+from monailabel_app.pipelines.pace import Pace
 from monailabel_app.types import to_json
 
 logger = logging.getLogger(__name__)
@@ -157,9 +158,10 @@ class EvaluateLabels(AppScoring):
 
     def _stage(self) -> Callable[[str, int, int], None]:
         told: set[str] = set()
+        pace = Pace()
 
         def tell(stage: str, done: int, total: int) -> None:
-            if stage not in told or done >= total:
+            if pace.due(last=stage not in told or done >= total):
                 told.add(stage)
                 logger.info("evaluation: %s, %d of %d", stage, done, total)
             self.progress.step(done, total=total, stage=stage)
