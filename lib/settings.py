@@ -28,7 +28,7 @@ def apply() -> None:
         settings.MONAI_LABEL_DATASTORE_FILE_EXT = list(SCANS)
     add_environment_to_path()
     # At INFO these write the ids of scans, which may be names; a training's log is shown to every user.
-    for name in ("monailabel.datastore", "monailabel.endpoints.datastore", "dicomweb_client"):
+    for name in ("monailabel.datastore", "monailabel.endpoints.datastore", "dicomweb_client", "highdicom"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Sessions may be uploaded as an archive, which MONAI Label unpacks without a filter; the class attribute
     # is Python's documented way to refuse absolute paths, parent folders and links (PEP 706).

@@ -4,7 +4,8 @@ Each change replaces a few lines that are looked up in the script as it is shipp
 has mended them itself, is served as it came.
 
 * A measurement report (SR) with a group that belongs to the whole scan is not shown at all, because a number without a
-  point of its own ends in an error; and of a lesion's measurements only the site is written at its point.
+  point of its own ends in an error, and so does a point in space that names no image: it gets the nearest one. And of a
+  lesion's measurements only the site is written at its point.
 * A parametric map is coloured in a window that is written into the script (for maps from 0 to 1), not in the one that
   is written in the file, so that nearly everything above a healthy brain's noise is red.
 * The MONAI Label mode does not know parametric maps, so that the anomaly map cannot be laid over its three planes.
@@ -30,11 +31,28 @@ class Change:
 
 _REPORT = (
     Change(
+        """    if (MeasuredValueSequence) {
+      measurement.labels.push(_getLabelFromMeasuredValueSequence(ConceptNameCodeSequence, MeasuredValueSequence));
+    }
+  });
+  const findingSites =""",
+        """    if (MeasuredValueSequence) {
+      const told = _getLabelFromMeasuredValueSequence(ConceptNameCodeSequence, MeasuredValueSequence);
+      const derived = _getSequenceAsArray(item.ContentSequence).find(
+        part => part.ConceptNameCodeSequence?.CodeValue === '121401'
+      );
+      const how = derived ? ` (${derived.ConceptCodeSequence.CodeMeaning})` : '';
+      measurement.labels.push({ label: told.label + how, value: told.value });
+    }
+  });
+  const findingSites =""",
+    ),
+    Change(
         """    const {
       ValueType
     } = ContentSequence;
     if (!ValueType === 'SCOORD') {""",
-        """    if (!ContentSequence) {
+        """    if (!['SCOORD', 'SCOORD3D'].includes(ContentSequence?.ValueType)) {
       if (MeasuredValueSequence) {
         measurement.labels.push(_getLabelFromMeasuredValueSequence(ConceptNameCodeSequence, MeasuredValueSequence));
       }
@@ -52,7 +70,35 @@ _REPORT = (
       continue;
     }
     if (is3DSR) {
-      addSRAnnotation(measurement, null, null);""",
+      const [x, y, z] = measurement.coords[0].GraphicData;
+      const [nearest] = imageIds
+        .map(id => ({ id, plane: core_dist_esm.metaData.get('imagePlaneModule', id) }))
+        .filter(({ plane }) => plane?.imagePositionPatient && plane.rowCosines && plane.columnCosines)
+        .filter(({ plane }) => plane.frameOfReferenceUID === measurement.coords[0].ReferencedFrameOfReferenceSequence)
+        .map(({ id, plane: { imagePositionPatient: at, rowCosines: r, columnCosines: c } }) => ({
+          id,
+          distance: Math.abs(
+            (r[1] * c[2] - r[2] * c[1]) * (x - at[0]) +
+            (r[2] * c[0] - r[0] * c[2]) * (y - at[1]) +
+            (r[0] * c[1] - r[1] * c[0]) * (z - at[2])
+          ),
+        }))
+        .sort((a, b) => a.distance - b.distance);
+      if (!nearest) {
+        continue;
+      }
+      addSRAnnotation(measurement, nearest.id, 1);""",
+    ),
+    Change(
+        """          FrameOfReferenceUID: annotation.metadata.FrameOfReferenceUID,
+          cameraFocalPoint: point
+        }, {
+          asNearbyProjection: true""",
+        """          FrameOfReferenceUID: annotation.metadata.FrameOfReferenceUID,
+          referencedImageId: annotation.metadata.referencedImageId,
+          cameraFocalPoint: point
+        }, {
+          asNearbyProjection: true""",
     ),
     Change(
         """        textLines.push(`Finding Site: ${label.value}`);

@@ -1,0 +1,95 @@
+"""Stored results in OHIF's basic viewer: the segmentation, the map and the report are seen where the lesion is."""
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from tests.dicom_factory import PATIENT_NAME
+from tests.real.ohif_viewer import go_to, open_panel, open_series, open_viewer, segments, series_kinds, written
+from tests.real.phantom import mask_points_lps
+
+pytestmark = [pytest.mark.browser, pytest.mark.orthanc, pytest.mark.slow]
+
+MODEL = "cold_diffusion_t1"
+
+
+@pytest.fixture(scope="module")
+def stored(shipped_server, lesion_series):
+    """A lesion's series with all three objects in the archive, and the result."""
+    series = lesion_series("sagittal")
+    query = {"image": series.series_uid, "output": "json"}
+    result = shipped_server.infer(MODEL, params=query, timeout=900).json()
+    body = {"model": MODEL}
+    reply = requests.post(f"{shipped_server.url}/anomaly/dicom/{series.series_uid}", json=body, timeout=300)
+    assert reply.status_code == 200, reply.text
+    assert [item["object"] for item in reply.json()["stored"]] == ["segmentation", "parametric_map", "report"]
+    return series, result
+
+
+@pytest.fixture
+def centre(lesion_mask):
+    """Where the implanted lesion is, mm to L, P, S."""
+    return mask_points_lps(lesion_mask).mean(axis=0)
+
+
+def seen_at(ohif, point_lps) -> np.ndarray:
+    """(r, g, b) in the picture at a point, over 5 by 5 pixels."""
+    column, row = go_to(ohif, point_lps)
+    (picture,) = ohif.drawn().values()
+    return picture[row - 2 : row + 3, column - 2 : column + 3].reshape(-1, 3).astype(int).mean(axis=0)
+
+
+def is_red(colour: np.ndarray) -> bool:
+    """A scan is grey, so colour is what was laid over it."""
+    return colour[0] > colour[1] + 30 and colour[0] > colour[2] + 30
+
+
+def test_the_segmentation_lies_on_the_lesion_and_its_segments_are_named(
+    ohif, shipped_server, stored, centre, screenshots
+):
+    series, result = stored
+    open_viewer(ohif, shipped_server.url, series.study_uid)
+    assert {"MR", "SEG", "PMAP", "SR"} <= set(series_kinds(ohif))
+    assert not is_red(seen_at(ohif, centre))
+    open_series(ohif, "SEG")
+    named = [f"anomaly {lesion['index']}: {lesion['region']}" for lesion in result["lesions"]]
+    assert segments(ohif) == named
+    assert ohif.wait(lambda: is_red(seen_at(ohif, centre)), "the segment on the lesion")
+    panel = open_panel(ohif)
+    Image.fromarray(ohif.picture()).save(screenshots / "ohif_seg.png")
+    assert all(name in panel for name in named)
+
+
+def test_the_map_is_drawn_in_the_window_of_its_file(ohif, shipped_server, stored, centre, screenshots):
+    series, _ = stored
+    open_viewer(ohif, shipped_server.url, series.study_uid)
+    open_series(ohif, "PMAP")
+    ohif.wait(lambda: is_red(seen_at(ohif, centre)), "the map on the lesion")
+    Image.fromarray(ohif.picture()).save(screenshots / "ohif_map.png")
+    # At the other side's mirror point nothing was implanted; OHIF's own window paints healthy brain, too.
+    assert not is_red(seen_at(ohif, centre * [-1, 1, 1]))
+
+
+def test_the_report_is_written_beside_the_lesion(ohif, shipped_server, stored, screenshots):
+    series, result = stored
+    open_viewer(ohif, shipped_server.url, series.study_uid)
+    open_series(ohif, "SR")
+    largest = result["lesions"][0]
+    place = np.array(largest["centroid_ras_mm"]) * [-1, -1, 1]
+    wanted = f"Volume: {largest['volume_ml']:.2f} ml"
+    ohif.wait(lambda: go_to(ohif, place) and wanted in written(ohif), f"{wanted!r} on the picture")
+    Image.fromarray(ohif.picture()).save(screenshots / "ohif_report.png")
+
+
+def test_the_monai_label_mode_still_shows_the_scan_beside_stored_results(ohif, shipped_server, stored, screenshots):
+    series, _ = stored
+    ohif.open_study(shipped_server.url, series.study_uid)
+    assert MODEL in ohif.connect()
+    ohif.run(MODEL)
+    assert ohif.label().mask.any()
+    if f"{MODEL}_bands" in ohif.connect():
+        ohif.run(f"{MODEL}_bands")
+        ohif.look_at(np.array([34.0, -3.0, 43.0]), (0, 0.8 * float(series.volume.data.max())))
+        Image.fromarray(ohif.picture()).save(screenshots / "ohif_bands.png")
+    assert PATIENT_NAME not in shipped_server.log.read_text(errors="replace")
