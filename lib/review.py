@@ -43,7 +43,7 @@ class LesionDecision(BaseModel):
 class ReviewRequest(BaseModel):
     """What a reader sends. params: the settings of the result that was looked at. rest: of lesions not listed."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
     model: str = Field(min_length=1, max_length=200)
     params: dict[str, Any] = {}

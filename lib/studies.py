@@ -10,12 +10,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
-from lib.errors import InvalidRequest, StudyTaken, UnknownImage
+from lib import leases
+from lib.errors import InvalidRequest, UnknownImage
 from lib.infers import AnomalyInferTask
 from lib.review import summary_of
 from lib.reviewed import is_final
@@ -103,7 +103,7 @@ class Study:
             "time": record.get("time"),
             "results": records_of(self.info),
             "review": summary_of(self.info),
-            "lease": lease_of(self.info),
+            "lease": leases.held_by(self.info),
             "healthy": healthy if isinstance(healthy, bool) else None,
             "dicom": dict(self.dicom) or None,
         }
@@ -159,24 +159,6 @@ def model_task(tasks: Mapping[str, AnomalyInferTask], model: str) -> AnomalyInfe
     if model not in own:
         raise UnknownModel(f"no model {model[:80]!r} on this server; available: {', '.join(own) or 'none'}")
     return own[model]
-
-
-def lease_of(info: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Who works on a study, and until when; None where nobody does."""
-    held = info.get("lease")
-    if not isinstance(held, Mapping) or str(held.get("until") or "") <= datetime.now(timezone.utc).isoformat():
-        return None
-    return {"reader": str(held.get("reader") or ""), "until": held["until"]}
-
-
-def check_lease(info: Mapping[str, Any], reader: str) -> None:
-    """Raises StudyTaken while another reader holds the study."""
-    held = lease_of(info)
-    if held is not None and held["reader"] != reader:
-        raise StudyTaken(
-            f"{held['reader'][:80]} works on this study until {held['until']}: take another one, or wait until it is "
-            "free again"
-        )
 
 
 def _studies(datastore: Datastore, working: Mapping[str, str]) -> list[Study]:

@@ -18,6 +18,7 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 
+from lib import leases
 from lib.endpoints.answers import NO_STORE, answer, check_settings, json_body, read_query
 from lib.errors import InvalidRequest, NotAllowed, UnknownImage
 from lib.ids import check_image_id
@@ -34,7 +35,7 @@ from lib.review import (
 )
 from lib.reviewed import FINAL
 from lib.scoring.base import keep
-from lib.studies import check_lease, model_task
+from lib.studies import model_task
 from monailabel_app.io import images
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def put_review(image: str, body: dict = Depends(json_body), user: User = _ANNOTA
     given = check_settings(review.params)
     model_task(app.tasks(), review.model).read(given)
     datastore.get_image_uri(image)
-    check_lease(datastore.get_image_info(image) or {}, review.reader)
+    leases.check(datastore.get_image_info(image) or {}, review.reader)
     with _FINISHING[hash(image) % len(_FINISHING)], _writable():
         if not review.final:
             keep(datastore, image, KEY, {"draft": draft_entry(review)})
@@ -103,7 +104,7 @@ def discard_draft(image: str, reader: str = "", user: User = _ANNOTATOR) -> JSON
     if _review(image).get("final"):
         raise UnknownImage("there is no draft to discard: the review is finished")
     datastore = app_instance().datastore()
-    check_lease(datastore.get_image_info(image) or {}, user.username if settings.MONAI_LABEL_AUTH_ENABLE else reader)
+    leases.check(datastore.get_image_info(image) or {}, user.username if settings.MONAI_LABEL_AUTH_ENABLE else reader)
     with _writable():
         keep(datastore, image, KEY, {"draft": None})
     return answer(review_of(datastore.get_image_info(image) or {}) or {})
@@ -144,6 +145,8 @@ def _finish(app, image: str, review: ReviewRequest, given: Mapping[str, Any]) ->
         datastore.save_label(image, str(file), FINAL, info)
     keep(datastore, image, KEY, {"draft": None, "final": entry})
     warnings = list(app.final_label_changed(image))
+    if review.reader:
+        leases.free(datastore, image, review.reader)
     if former:
         warnings.append("the segmentation of the former review stays in the archive: remove it there")
     return warnings

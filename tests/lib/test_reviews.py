@@ -158,7 +158,8 @@ def test_no_two_readers_on_one_study(app, client):
     app.store.add_to_image_info("a", "lease", {"reader": "bert", "until": until})
     for body in (decided(FIRST, final=False), decided(rest="reject")):
         assert "bert works on this study" in put(client, body, status=409)
-    put(client, decided(rest="reject", reader="bert"))
+    put(client, decided(rest="reject", reader=" bert "))
+    assert client.get("/anomaly/studies/a").json()["lease"] is None  # done, so nobody works on it any more
 
 
 def test_feedback_has_a_line_for_each_lesion_with_what_it_was_judged_on(app, client):

@@ -188,3 +188,39 @@ def test_the_points_of_a_shipped_calibration_are_listed(tmp_path, monkeypatch):
     (app.models["ddpm_t1"].entry.folder / "calibration.json").write_text(json.dumps(calibration))
     points = client_of(app, monkeypatch).get("/anomaly/models").json()[0]["points"]
     assert points == {"signed": {"standard": {"balanced": {**point, "bound_ml": None}}}}
+
+
+def lease(client, image="a", **body):
+    return client.post(f"/anomaly/studies/{image}/lease", json=body)
+
+
+def test_a_study_is_lent_to_one_reader_at_a_time(app, client):
+    taken = lease(client, reader="anna").json()
+    assert taken["reader"] == "anna"
+    assert client.get("/anomaly/studies/a").json()["lease"] == taken
+    assert lease(client, reader="anna").status_code == 200
+    refused = lease(client, reader="bert")
+    assert (refused.status_code, "anna works on this study" in refused.json()["detail"]) == (409, True)
+    assert client.delete("/anomaly/studies/a/lease", params={"reader": "bert"}).status_code == 409
+    assert client.delete("/anomaly/studies/a/lease", params={"reader": "anna"}).json() == {"freed": True}
+    assert client.delete("/anomaly/studies/a/lease", params={"reader": "anna"}).json() == {"freed": False}
+    assert lease(client, reader="bert").status_code == 200
+    assert client.get("/anomaly/studies/b_FLAIR").json()["lease"] is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"reader": ""},
+        {"reader": [1, 2]},
+        {"reader": "a\nb"},
+        {"reader": "anna", "minutes": True},
+        {"reader": "anna", "minutes": 1e9},
+        {"reader": "anna", "surprise": 1},
+    ],
+)
+def test_a_lease_that_is_none_is_refused_in_words(client, body):
+    reply = lease(client, **body)
+    assert (reply.status_code, "expected" in reply.json()["detail"]) == (400, True)
+    assert lease(client, image="nobody", reader="anna").status_code == 404
