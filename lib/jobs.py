@@ -232,7 +232,8 @@ class Jobs:
         with self._lock:
             if job.cancelling:
                 raise Cancelled(job.cancelling)
-            if stage == WAITING:
+            if stage in {WAITING, DONE}:
+                # Not at work yet; or the library has done its part, and the files are to be written still.
                 return
             self._begin(job)
             changed = stage != job.stage

@@ -109,6 +109,16 @@ def test_progress_grows_through_the_stages(jobs, stage):
     assert 0 <= shares[0] < shares[-1] < 1
 
 
+def test_a_job_is_done_when_its_files_are_written_and_not_when_the_library_is(jobs, stage):
+    job = jobs.submit("a", "one", {})
+    stage.say("a", ("post-processing", 0.0), ("done", 1.0), ("writing", 0.0))
+    until(lambda: jobs.get(job.id)["stage"] in {"writing", "reconstruction"})
+    assert jobs.get(job.id)["state"] == "running"
+    stage.say("a", "end")
+    until(lambda: jobs.get(job.id)["stage"] == "done")
+    assert state(jobs, job) == "done"
+
+
 def test_jobs_and_requests_stand_in_one_line(jobs, stage):
     first = jobs.submit("a", "one", {})
     until(lambda: state(jobs, first) == "running")
