@@ -1,8 +1,8 @@
 """Workers on the machines of a Ray cluster: one actor per GPU or group of cores, one scan under way for each.
 
-Ray places the actors and notices when they or their nodes are gone; a lost actor is asked for again, and begins where
-there is room, also on a node that joins later. What it had under way is tried once more after all others. Nothing waits
-in Ray's queues: a scan is handed out when an actor is free.
+Ray tells which nodes there are, runs the actors, and notices when they or their nodes are gone; wherever there is room
+another is asked for, also on a node that joins later. What a lost one had under way is tried once more after all else.
+Nothing waits in Ray's queues: a scan is handed out when an actor is free.
 
 Every node reads the scans and writes pictures and masks itself, so that scans, the run's folder and the app have to lie
 at the same paths on all of them; an actor on a node where they do not gets no work. No dashboard is opened, and Ray's
@@ -14,8 +14,9 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 _TOP_UP_SECONDS = 20.0
 _NO_ROOM_SECONDS = 300.0
+_REACH_SECONDS = 10.0
 
 
 class RayPool:
@@ -64,23 +66,36 @@ class RayPool:
         self._make, self._timeout, self._devices, self._cores = make, timeout, devices, cores
         self._shared = [str(path) for path in (root, *shared)]
         self._most, self._no_room = workers, no_room_seconds
-        self._starting: dict[Any, Any] = {}
+        self._starting: dict[Any, _Actor] = {}
         self._idle: list[_Actor] = []
         self._busy: dict[Any, tuple[_Actor, Task, float]] = {}
+        self._unfit: dict[str, str] = {}
+        self._gpus = False
         self._topped_up = 0.0
         self._in_a_row = 0
 
     @property
     def size(self) -> int:
         """How many actors the cluster has room for now."""
-        total = self._ray.cluster_resources()
-        gpus = int(total.get("GPU", 0)) if self._devices != "cpu" else 0
+        return max(1, sum(self._room().values()))
+
+    def _room(self) -> dict[str, int]:
+        """By id of the nodes that can be used, how many actors each has room for."""
+        nodes = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+        if nodes and not nodes.keys() - self._unfit.keys():
+            raise WorkersFail(next(iter(self._unfit.values())))
+        gpus = self._devices != "cpu" and any(node.get("GPU") for node in nodes.values())
         if self._devices == "cuda" and not gpus:
             raise InvalidSettings("expected a cluster with GPUs for --devices cuda, found none")
-        # A node's odd core is of no use to an actor of two, so that it is counted by node.
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        room = gpus or sum(int(node.get("CPU", 0)) // self._cores for node in nodes)
-        return max(1, room if self._most is None else min(room, self._most))
+        room, left = {}, self._most
+        for name, node in sorted(nodes.items()):
+            if name in self._unfit:
+                continue
+            count = int(node.get("GPU", 0) if gpus else node.get("CPU", 0) // self._cores)
+            room[name] = count if left is None else min(count, left)
+            left = None if left is None else left - room[name]
+        self._gpus = gpus
+        return room
 
     def results(self, tasks: Iterator[Task]) -> Iterator[tuple[Task, dict[str, Any] | Lost]]:
         """As ``ProcessPool.results``. Raises WorkersFail."""
@@ -113,17 +128,24 @@ class RayPool:
             self._close()
 
     def _top_up(self) -> None:
-        """Ask for as many actors as there is room for."""
+        """Ask for an actor wherever there is room for another."""
         if time.monotonic() - self._topped_up < _TOP_UP_SECONDS:
             return
         self._topped_up = time.monotonic()
-        missing = self.size - len(self._starting) - len(self._idle) - len(self._busy)
-        for _ in range(missing):
-            gpus = int(self._ray.cluster_resources().get("GPU", 0)) if self._devices != "cpu" else 0
-            wanted = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_gpus": 0, "num_cpus": self._cores}
-            actor_class = self._ray.remote(max_restarts=0, max_task_retries=0, **wanted)(Worker)
-            handle = actor_class.remote(self._make, "cuda:0" if gpus else "cpu", 1 if gpus else self._cores)
-            self._starting[handle.begin.remote(self._shared)] = handle
+        actors = [*self._idle, *self._starting.values(), *(actor for actor, _, _ in self._busy.values())]
+        there_are = Counter(actor.node for actor in actors)
+        affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        for node, count in self._room().items():
+            for _ in range(count - there_are[node]):
+                device, threads = ("cuda:0", 1) if self._gpus else ("cpu", self._cores)
+                wanted = {
+                    "num_gpus": int(self._gpus),
+                    "num_cpus": threads,
+                    "scheduling_strategy": affinity(node, False),
+                }
+                actor_class = self._ray.remote(max_restarts=0, max_task_retries=0, **wanted)(Worker)
+                handle = actor_class.remote(self._make, device, threads)
+                self._starting[handle.begin.remote(self._shared)] = _Actor(handle, node)
 
     def _finished(self) -> Iterator[tuple[Task, dict[str, Any] | Lost]]:
         """What came back within a moment; actors that are ready meanwhile can be given work."""
@@ -138,26 +160,26 @@ class RayPool:
         for reference, (actor, task, began) in list(self._busy.items()):
             if began <= late:
                 del self._busy[reference]
-                self._drop(actor.handle)
+                self._drop(actor)
                 text = f"took longer than {self._timeout:.0f} s (--timeout) and was stopped"
                 yield task, Lost("TimedOut", text, time.monotonic() - began, actor.name)
 
     def _begun(self, reference: Any) -> None:
-        handle = self._starting.pop(reference)
+        actor = self._starting.pop(reference)
         try:
-            name, missing = self._ray.get(reference)
+            actor.name, missing = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            self._drop(handle)
+            self._drop(actor)
             self._count(True, Lost("WorkerDied", _first_line(error), 0.0, "ray"))
             return
         if missing:
-            # Without this, such a node would fail all scans faster than the others can analyse them.
-            self._drop(handle)
-            text = f"the node {name} does not have {', '.join(missing)[:200]}: every node needs the same paths"
-            logger.warning("%s", text)
-            self._count(True, Lost("WorkerDied", text, 0.0, name))
+            # Such a node would fail all scans faster than the others can analyse them.
+            self._drop(actor)
+            text = f"the node {actor.name} does not have {', '.join(missing)[:200]}: every node needs the same paths"
+            self._unfit[actor.node] = text
+            logger.warning("a node is left out: it does not have the paths that all have to share")
             return
-        self._idle.append(_Actor(handle, name))
+        self._idle.append(actor)
 
     def _collected(self, reference: Any) -> tuple[Task, dict[str, Any] | Lost]:
         actor, task, began = self._busy.pop(reference)
@@ -165,11 +187,11 @@ class RayPool:
         try:
             answer = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            self._drop(actor.handle)
+            self._drop(actor)
             text = f"its worker or the machine it ran on is gone ({_first_line(error)})"
             return task, Lost("WorkerDied", text, seconds, actor.name)
         if isinstance(answer, str):
-            self._drop(actor.handle)
+            self._drop(actor)
             return task, Lost("OutOfMemory", answer, seconds, actor.name)
         self._idle.append(actor)
         return task, answer
@@ -179,23 +201,22 @@ class RayPool:
         if self._in_a_row >= DEATHS_IN_A_ROW + self.size:
             raise WorkersFail(f"{self._in_a_row} workers were lost one after the other, the last: {outcome.text}")
 
-    def _drop(self, handle: Any) -> None:
-        self._ray.kill(handle, no_restart=True)
+    def _drop(self, actor: _Actor) -> None:
+        self._ray.kill(actor.handle, no_restart=True)
         self._topped_up = 0.0
 
     def _close(self) -> None:
-        actors = [actor for actor, _, _ in self._busy.values()] + self._idle
-        for handle in [*(actor.handle for actor in actors), *self._starting.values()]:
-            self._ray.kill(handle, no_restart=True)
+        for actor in [*(actor for actor, _, _ in self._busy.values()), *self._idle, *self._starting.values()]:
+            self._ray.kill(actor.handle, no_restart=True)
         self._busy, self._idle, self._starting = {}, [], {}
         self._ray.shutdown()
 
 
 class _Actor:
-    """handle: Ray's. name: of its machine and device, for records."""
+    """handle: Ray's. node: its id. name: of machine and device, for records, once it has begun."""
 
-    def __init__(self, handle: Any, name: str) -> None:
-        self.handle, self.name = handle, name
+    def __init__(self, handle: Any, node: str) -> None:
+        self.handle, self.node, self.name = handle, node, "ray"
 
 
 class Worker:
@@ -230,10 +251,12 @@ def _connected(address: str, root: Path) -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         import ray
+        import ray.util.scheduling_strategies
     except ImportError:
         raise InvalidSettings(
             "expected Ray for --ray, it is not installed: pip install -r requirements-ray.txt"
         ) from None
+    _check_address(address)
     environment = {"PYTHONPATH": str(root), "RAY_USAGE_STATS_ENABLED": "0"}
     options = {"logging_level": logging.ERROR, "log_to_driver": False, "runtime_env": {"env_vars": environment}}
     if address == "local":
@@ -241,11 +264,28 @@ def _connected(address: str, root: Path) -> Any:
     try:
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InvalidSettings(
-            f"expected a Ray cluster at {address}, could not reach it ({_first_line(error)}); start its head with "
-            "`ray start --head --include-dashboard=false --disable-usage-stats`"
-        ) from None
+        raise InvalidSettings(_unreachable(address, error)) from None
     return ray
+
+
+def _check_address(address: str) -> None:
+    """Ray itself waits for minutes where nobody listens."""
+    if address == "local":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise InvalidSettings(f"expected --ray host:port of the cluster's head, or local; got {address[:80]!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InvalidSettings(_unreachable(address, error)) from None
+
+
+def _unreachable(address: str, error: BaseException) -> str:
+    return (
+        f"expected a Ray cluster at {address}, could not reach it ({_first_line(error)}); start its head with "
+        "`ray start --head --include-dashboard=false --disable-usage-stats`"
+    )
 
 
 def _first_line(error: BaseException) -> str:

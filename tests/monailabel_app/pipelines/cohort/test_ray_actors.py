@@ -2,13 +2,12 @@
 
 import importlib.util
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from monailabel_app.errors import InvalidSettings
-from monailabel_app.pipelines.cohort.processes import Lost
+from monailabel_app.pipelines.cohort.processes import Lost, WorkersFail
 
 from .fakes import Errand, Obedient
 
@@ -103,12 +102,8 @@ def test_a_node_that_joins_later_gets_work(cluster):
 
 
 def test_nodes_without_the_shared_paths_get_no_work(cluster, tmp_path):
-    from monailabel_app.pipelines.cohort.processes import WorkersFail
-
-    began = time.monotonic()
     with pytest.raises(WorkersFail, match="every node needs the same paths"):
         list(pool(cluster, shared=[tmp_path / "not mounted"]).results(iter([Errand("a")])))
-    assert time.monotonic() - began < 300
 
 
 def test_an_address_where_no_cluster_is_is_refused():
@@ -116,3 +111,5 @@ def test_an_address_where_no_cluster_is_is_refused():
 
     with pytest.raises(InvalidSettings, match="could not reach it"):
         RayPool(Obedient, "127.0.0.1:1", 10.0, root=ROOT)
+    with pytest.raises(InvalidSettings, match="host:port"):
+        RayPool(Obedient, "somewhere", 10.0, root=ROOT)
