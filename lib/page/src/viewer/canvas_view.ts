@@ -25,6 +25,7 @@ export class CanvasView {
   private scan: Image | null = null;
   private waiting = 0;
   private lost = false;
+  private starting: Promise<void> | null = null;
   /** What a change of look asks to be painted anew before the next picture. */
   private readonly stale = { scan: false, layer: false };
   private places: Place[] = [];
@@ -37,8 +38,13 @@ export class CanvasView {
     this.canvas.addEventListener("webglcontextlost", () => (this.lost = true));
   }
 
-  /** Raises an Error in words where WebGL 2 cannot start. */
-  async start(radiological: boolean): Promise<void> {
+  /** Once, however often it is asked for. Raises an Error in words where WebGL 2 cannot start. */
+  start(radiological: boolean): Promise<void> {
+    this.starting ??= this.startNow(radiological);
+    return this.starting;
+  }
+
+  private async startNow(radiological: boolean): Promise<void> {
     const nv = new Engine({
       isRadiologicalConvention: radiological,
       sagittalNoseLeft: true,
@@ -181,6 +187,21 @@ export class CanvasView {
     const nv = this.scan?.nv;
     if (!nv?.dimsRAS || !nv.pixDimsRAS) return { dims: [1, 1, 1], spacing: [1, 1, 1] };
     return { dims: nv.dimsRAS.slice(1, 4) as Vec3, spacing: nv.pixDimsRAS.slice(1, 4).map(Math.abs) as Vec3 };
+  }
+
+  /** The slices shown, counted right, front, up from 0. */
+  get slices(): Vec3 {
+    const { dims } = this.grid;
+    if (!this.nv) return [0, 0, 0];
+    return Array.from(this.nv.scene.crosshairPos).map((f, k) => Math.min(Math.floor(f * dims[k]!), dims[k]! - 1)) as Vec3;
+  }
+
+  /** The crosshair moved to another slice of an axis (0 right, 1 front, 2 up), the nearest there is. */
+  atSlice(axis: number, slice: number): Vec3 {
+    const share = Array.from(this.engine.scene.crosshairPos) as Vec3;
+    const n = this.grid.dims[axis]!;
+    share[axis] = (Math.min(Math.max(slice, 0), n - 1) + 0.5) / n;
+    return this.millimetres(share);
   }
 
   tiles(): Tile[] {

@@ -54,7 +54,8 @@ void main() {
   }
   if (solid) {
     float core = clamp((value - threshold) / max(top - threshold, 1e-6), 0.0, 1.0);
-    colour.a *= paint == 0 ? mix(0.08, 0.9, core * core) : 0.35;
+    float banded = value >= edges.z ? 0.9 : value >= edges.y ? 0.25 : 0.08;
+    colour.a *= paint == 0 ? mix(0.08, 0.9, core * core) : paint == 1 ? banded : 0.35;
   }
 }`;
 

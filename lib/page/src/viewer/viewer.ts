@@ -1,55 +1,37 @@
 /** A study on the screen: the scan with one painted layer, the pseudo-healthy image, and what links them. */
 
 import { BANDS, scaleOf, type Scale } from "./colours";
-import { Buttons } from "./buttons";
-import { ColourBar } from "./colour_bar";
-import { Divider } from "./divider";
-import { apply } from "./geometry";
+import { Frame } from "./frame";
 import { filledOutside } from "./healthy_image";
-import { readImage, valueAt, windowOf, type Image } from "./image_source";
+import { readImage, windowOf, type Image } from "./image_source";
 import type { Look, Paint } from "./overlay_painter";
 import { placesFor } from "./places";
-import { Readout } from "./readout";
 import { Side } from "./side";
-import type {
-  Compare, Convention, Layer, Layout, OnMove, Study, Vec3, Viewer, ViewerState,
-} from "./types";
+import { StudyImages } from "./study_images";
+import type { Compare, Convention, Layer, Layout, OnMove, Study, Vec3, Viewer, ViewerState } from "./types";
 
 /** An older load that a newer one overtook; nothing for the reader. */
 export class Superseded extends Error {
   override name = "Superseded";
 }
 
+const AXIS_OF = { axial: 2, coronal: 1, sagittal: 0 } as const;
+const START_PAN = [0, 0, 0, 1];
 const START_TURN: [number, number, number] = [110, 10, 1];
 const LOST =
   "The graphics card took the picture away (its memory ran out, or its driver started again). It comes back by itself " +
   "when the card is ready; if it does not, close other tabs and open the study again.";
 
 export class StudyViewer implements Viewer {
-  private readonly root = element("div", "av");
-  private readonly stage = element("div", "av-stage");
-  private readonly message = element("div", "av-message");
-  private readonly captions = { scan: element("div", "av-caption"), healthy: element("div", "av-caption") };
-  private readonly readout = new Readout();
-  private readonly bar = new ColourBar();
-  private readonly buttons = new Buttons({
-    convention: () => this.setConvention(this.convention === "radiological" ? "neurological" : "radiological"),
-    smooth: () => this.setInterpolation(!this.smooth),
-    reset: () => this.resetView(),
-  });
-  private readonly divider = new Divider((share) => this.swiped(share));
+  private readonly frame: Frame;
+  private readonly images = new StudyImages();
   private readonly watch = new ResizeObserver(() => this.resize());
   private scanSide: Side;
   private healthySide: Side | null = null;
-  private readonly healthyPanel = element("div", "av-panel av-healthy");
-
   private study: Study | null = null;
   private loading: AbortController | null = null;
-  private scan: Image | null = null;
-  private map: Image | null = null;
-  private brain: Image | null = null;
-  private healthy: Image | null = null;
-  private spread: Image | null = null;
+  /** Changes of comparing come one after the other: each may fetch, and starts or closes a canvas. */
+  private comparing: Promise<void> = Promise.resolve();
 
   private scale: Scale = scaleOf([]);
   private threshold = 0;
@@ -66,53 +48,40 @@ export class StudyViewer implements Viewer {
   private readonly troubles: ((sentence: string) => void)[] = [];
 
   constructor(host: HTMLElement) {
-    this.root.tabIndex = -1;
-    this.root.setAttribute("role", "group");
-    this.root.setAttribute("aria-label", "Image viewer");
-    const panel = element("div", "av-panel av-scan");
-    this.healthyPanel.hidden = true;
-    this.divider.element.hidden = true;
-    this.message.hidden = true;
-    this.message.setAttribute("role", "status");
-    this.captions.scan.textContent = "Scan";
-    this.captions.healthy.textContent = "Pseudo-healthy (outside the brain: the scan, darkened)";
-    panel.append(this.captions.scan);
-    this.healthyPanel.append(this.captions.healthy);
-    this.stage.append(panel, this.healthyPanel, this.divider.element, this.message);
-    const foot = element("div", "av-foot");
-    foot.append(this.readout.element, this.buttons.element, this.bar.element);
-    this.buttons.update(this.convention, this.smooth);
-    this.root.append(this.stage, foot);
-    host.append(this.root);
-    this.root.addEventListener("keydown", (event) => this.key(event));
-    this.scanSide = this.newSide(panel);
-    this.watch.observe(this.stage);
-    this.captions.scan.hidden = true;
-    this.bar.update({ layer: "none", scale: this.scale, threshold: 0, bands: BANDS });
+    this.frame = new Frame(host, {
+      convention: () => this.setConvention(this.convention === "radiological" ? "neurological" : "radiological"),
+      smooth: () => this.setInterpolation(!this.smooth),
+      reset: () => this.resetView(),
+    });
+    this.frame.buttons.update(this.convention, this.smooth);
+    this.frame.root.addEventListener("keydown", (event) => this.key(event));
+    this.scanSide = this.newSide(this.frame.scanPanel);
+    this.watch.observe(this.frame.stage);
+    this.barred("none");
   }
 
   async load(study: Study): Promise<void> {
     this.loading?.abort();
     const loading = new AbortController();
     this.loading = loading;
-    const before = { study: this.study, scan: this.scan, at: this.scan ? this.scanSide.view.crosshair : null };
-    const same = before.scan !== null && before.study?.scan === study.scan && before.study.name === study.name;
-    if (!same) this.forget();
+    const { images } = this;
+    const kept = images.scan && this.study?.scan === study.scan && this.study.name === study.name ? images.scan : null;
+    const at = kept ? this.scanSide.view.crosshair : null;
+    if (!kept) this.forget();
     this.study = study;
     const fetch = (url: string | undefined, what: string): Promise<Image | null> =>
       !url ? Promise.resolve(null) : readImage(url, what, study.headers ?? {}, loading.signal);
     try {
-      await this.started(this.scanSide);
+      await this.scanSide.view.start(this.convention === "radiological");
       const [scan, map, brain] = await Promise.all([
-        same ? before.scan : fetch(study.scan, "The scan"),
+        kept ?? readImage(study.scan, "The scan", study.headers ?? {}, loading.signal),
         fetch(study.map, "The anomaly map"),
         fetch(study.brain, "The brain mask"),
       ]);
       if (loading.signal.aborted || this.destroyed) throw new Superseded("another study was opened");
-      this.scan = scan;
-      this.map = map;
-      this.brain = brain;
-      this.healthy = this.spread = null;
+      images.clear();
+      Object.assign(images, { scan, map, brain });
+      if (!kept) this.window = study.window ?? windowOf(scan);
     } catch (error) {
       if (loading.signal.aborted || this.destroyed) throw new Superseded("another study was opened");
       this.forget();
@@ -120,9 +89,8 @@ export class StudyViewer implements Viewer {
     }
     this.scale = scaleOf(study.edges ?? []);
     this.threshold = study.threshold ?? this.scale.edges[0];
-    if (!same) this.window = study.window ?? windowOf(this.scan!);
     this.say(null);
-    this.present(same ? before.at : null);
+    this.present(at);
     if (this.compare !== "off") await this.compared();
     if (this.layer === "uncertainty") await this.spreadShown();
   }
@@ -159,13 +127,13 @@ export class StudyViewer implements Viewer {
   setConvention(convention: Convention): void {
     this.convention = convention;
     for (const side of this.sides()) side.view.setConvention(convention === "radiological");
-    this.buttons.update(this.convention, this.smooth);
+    this.frame.buttons.update(this.convention, this.smooth);
   }
 
   setInterpolation(smooth: boolean): void {
     this.smooth = smooth;
     for (const side of this.sides()) side.view.setInterpolation(smooth);
-    this.buttons.update(this.convention, this.smooth);
+    this.frame.buttons.update(this.convention, this.smooth);
   }
 
   setWindow(lo: number, hi: number): void {
@@ -175,16 +143,16 @@ export class StudyViewer implements Viewer {
   }
 
   setSwipe(share: number): void {
-    this.divider.set(share);
+    this.frame.divider.set(share);
   }
 
   resetView(): void {
     for (const side of this.sides()) {
-      side.view.pan = [0, 0, 0, 1];
+      side.view.pan = START_PAN;
       side.view.turn = START_TURN;
     }
-    if (this.study && this.scan) {
-      this.setWindow(...(this.study.window ?? windowOf(this.scan!)));
+    if (this.study && this.images.scan) {
+      this.setWindow(...(this.study.window ?? windowOf(this.images.scan)));
       this.windows.forEach((told) => told(...this.window));
     }
   }
@@ -210,9 +178,9 @@ export class StudyViewer implements Viewer {
     const { view } = this.scanSide;
     const other = this.healthySide?.view;
     return {
-      ready: this.scan !== null,
+      ready: this.images.scan !== null,
       ras_mm: view.crosshair,
-      voxel: this.voxel(),
+      voxel: this.images.voxel(view.crosshair),
       threshold: this.threshold,
       opacity: this.opacity,
       window: [...this.window],
@@ -220,7 +188,7 @@ export class StudyViewer implements Viewer {
       compare: this.compare,
       layer: this.layer,
       convention: this.convention,
-      swipe: this.divider.value,
+      swipe: this.frame.divider.value,
       zoom: view.pan[3]!,
       tiles: { scan: view.tiles(), healthy: other?.tiles() ?? [] },
       crosshair: { scan: view.crosshair, healthy: other?.crosshair ?? [0, 0, 0] },
@@ -228,13 +196,12 @@ export class StudyViewer implements Viewer {
   }
 
   focus(): void {
-    this.root.focus();
+    this.frame.root.focus();
   }
 
   resize(): void {
     if (this.destroyed) return;
-    const { clientWidth, clientHeight } = this.stage;
-    this.root.toggleAttribute("data-tall", clientHeight > clientWidth * 1.1);
+    this.frame.measure();
     for (const side of this.sides()) side.view.resize();
     this.arrange();
   }
@@ -244,15 +211,15 @@ export class StudyViewer implements Viewer {
     this.loading?.abort();
     this.watch.disconnect();
     for (const side of this.sides()) side.destroy();
-    this.scan = this.map = this.brain = this.healthy = this.spread = null;
-    this.root.remove();
+    this.images.clear();
+    this.frame.root.remove();
   }
 
   // Below: how it is done.
 
   private newSide(panel: HTMLElement): Side {
     return new Side(panel, {
-      crosshair: (ras_mm) => this.goTo(this.onVoxel(ras_mm)),
+      crosshair: (ras_mm) => this.goTo(this.images.centreOf(this.images.voxel(ras_mm))),
       scroll: (axis, steps) => this.toSlice(axis, (at) => at + steps),
       slice: (axis, share) => this.toSlice(axis, (_, n) => Math.round(share * (n - 1))),
       pan: (pan) => this.sides().forEach((s) => (s.view.pan = [...pan])),
@@ -268,28 +235,25 @@ export class StudyViewer implements Viewer {
     return this.healthySide ? [this.scanSide, this.healthySide] : [this.scanSide];
   }
 
-  private async started(side: Side): Promise<void> {
-    if (side.view.started) return;
-    await side.view.start(this.convention === "radiological");
-  }
-
   /** All of the study at hand onto the canvas; `at` and the view are kept where the scan is the one before. */
   private present(at: Vec3 | null): void {
-    if (!this.scan) return;
+    const { scan, brain } = this.images;
+    if (!scan) return;
     const { view } = this.scanSide;
-    const { pan, turn } = view;
-    view.show(this.scan, this.brain, this.painted(), this.lookOf(), this.window);
+    view.show(scan, brain, this.painted(), this.lookOf(), this.window);
     view.setInterpolation(this.smooth);
-    view.pan = at ? pan : [0, 0, 0, 1];
-    view.turn = at ? turn : START_TURN;
+    if (!at) {
+      view.pan = START_PAN;
+      view.turn = START_TURN;
+    }
     this.arrange();
     this.look();
-    this.goTo(at ?? apply(this.scan.affine, this.scan.dims.map((n) => Math.floor(n / 2))));
+    this.goTo(at ?? this.images.centreOf(scan.dims.map((n) => Math.floor(n / 2)) as Vec3));
   }
 
   private painted(): Image | null {
     if (this.layer === "none") return null;
-    return this.layer === "uncertainty" ? this.spread : this.map;
+    return this.layer === "uncertainty" ? this.images.spread : this.images.map;
   }
 
   private lookOf(): Look {
@@ -303,42 +267,53 @@ export class StudyViewer implements Viewer {
 
   private look(): void {
     this.scanSide.view.setLook(this.painted(), this.lookOf());
-    const layer = this.painted() === null ? "none" : this.layer;
-    this.bar.update({ layer, scale: this.scale, threshold: this.threshold, bands: this.bands() });
+    this.barred(this.painted() === null ? "none" : this.layer);
     this.read();
   }
 
+  private barred(layer: Layer): void {
+    this.frame.bar.update({ layer, scale: this.scale, threshold: this.threshold, bands: this.bands() });
+  }
+
   private arrange(): void {
-    if (!this.scan) return;
+    if (!this.images.scan) return;
     for (const side of this.sides()) {
       const { clientWidth, clientHeight } = side.panel;
       if (clientWidth > 0) side.view.setPlaces(placesFor(this.layout, this.scanSide.view.grid, clientWidth, clientHeight));
     }
   }
 
-  private async compared(): Promise<void> {
-    const { study, scan } = this;
-    if (study && scan && this.compare !== "off" && !this.healthy) {
-      await this.later(study.reconstruction, "The pseudo-healthy image", "This model makes no pseudo-healthy image.", (image) => {
-        this.healthy = filledOutside(image, scan, this.brain, study.window?.[0] ?? this.window[0]);
+  private compared(): Promise<void> {
+    this.comparing = this.comparing.then(() => this.compareNow()).catch((error: unknown) => {
+      this.compare = "off";
+      this.frame.arrange("off");
+      if (!this.destroyed) this.say(wordsOf(error));
+    });
+    return this.comparing;
+  }
+
+  private async compareNow(): Promise<void> {
+    const { study, images } = this;
+    const { scan } = images;
+    if (study && scan && this.compare !== "off" && !images.healthy) {
+      const none = "This model makes no pseudo-healthy image.";
+      await this.later(study.reconstruction, "The pseudo-healthy image", none, (image) => {
+        images.healthy = filledOutside(image, scan, images.brain, study.window?.[0] ?? this.window[0]);
       });
-      if (this.study !== study || this.destroyed) return;
-      if (!this.healthy) this.compare = "off";
+      if (this.study !== study || images.scan !== scan || this.destroyed) return;
+      if (!images.healthy) this.compare = "off";
     }
-    const on = this.compare !== "off" && this.healthy !== null;
-    this.root.dataset.compare = on ? this.compare : "off";
-    this.healthyPanel.hidden = this.captions.scan.hidden = !on;
-    this.divider.element.hidden = !on || this.compare !== "swipe";
-    this.swiped(this.divider.value);
+    const on = this.compare !== "off" && images.healthy !== null;
+    this.frame.arrange(on ? this.compare : "off");
     if (!on) {
       this.healthySide?.destroy();
       this.healthySide = null;
     } else {
-      this.healthySide ??= this.newSide(this.healthyPanel);
-      await this.started(this.healthySide);
-      if (this.study !== study || !this.healthySide || !this.healthy) return;
+      this.healthySide ??= this.newSide(this.frame.healthyPanel);
       const [{ view }, first] = [this.healthySide, this.scanSide.view];
-      view.show(this.healthy, this.brain, null, this.lookOf(), this.window);
+      await view.start(this.convention === "radiological");
+      if (this.study !== study || !images.healthy) return;
+      view.show(images.healthy, images.brain, null, this.lookOf(), this.window);
       view.setInterpolation(this.smooth);
       view.setConvention(this.convention === "radiological");
       view.pan = first.pan;
@@ -350,9 +325,10 @@ export class StudyViewer implements Viewer {
   }
 
   private async spreadShown(): Promise<void> {
-    if (this.scan && !this.spread) {
+    const { images } = this;
+    if (images.scan && !images.spread) {
       const none = "The analysis was made without uncertainty, so there is no spread to show.";
-      await this.later(this.study?.uncertainty, "The uncertainty map", none, (image) => (this.spread = image));
+      await this.later(this.study?.uncertainty, "The uncertainty map", none, (image) => (images.spread = image));
     }
     this.look();
   }
@@ -365,20 +341,16 @@ export class StudyViewer implements Viewer {
       this.say(none);
       return;
     }
-    this.wait(`Loading: ${what.toLowerCase()} …`);
+    this.frame.write(`Loading: ${what.toLowerCase()} …`);
     try {
       const image = await readImage(url, what, study.headers ?? {}, loading.signal);
-      if (this.study !== study) return;
+      if (this.study !== study || loading.signal.aborted) return;
       take(image);
-      this.wait(null);
+      this.frame.write(null);
     } catch (error) {
-      this.wait(null);
-      if (!loading.signal.aborted) this.say(error instanceof Error ? error.message : String(error));
+      this.frame.write(null);
+      if (!loading.signal.aborted) this.say(wordsOf(error));
     }
-  }
-
-  private swiped(share: number): void {
-    this.healthyPanel.style.clipPath = this.compare === "swipe" ? `inset(0 0 0 ${100 * share}%)` : "";
   }
 
   private windowed(level: number, width: number): void {
@@ -390,80 +362,56 @@ export class StudyViewer implements Viewer {
     this.windows.forEach((told) => told(...this.window));
   }
 
-  /** The centre of the voxel that a point lies in. */
-  private onVoxel(ras_mm: Vec3): Vec3 {
-    if (!this.scan) return ras_mm;
-    const { inverse, affine, dims } = this.scan;
-    const voxel = apply(inverse, ras_mm).map((v, k) => Math.min(Math.max(Math.round(v), 0), dims[k]! - 1));
-    return apply(affine, voxel);
-  }
-
   /** Leafing through the largest plane without a mouse. */
   private key(event: KeyboardEvent): void {
     const steps = { PageUp: 1, PageDown: -1 }[event.key];
     const plane = this.scanSide.view.tiles()[0]?.plane;
     if (!steps || !plane || plane === "3d") return;
     event.preventDefault();
-    this.toSlice({ axial: 2, coronal: 1, sagittal: 0 }[plane], (at) => at + steps);
+    this.toSlice(AXIS_OF[plane], (at) => at + steps);
   }
 
   private toSlice(axis: number, choose: (at: number, count: number) => number): void {
     const { view } = this.scanSide;
-    if (!this.scan) return;
-    const share = Array.from(view.engine.scene.crosshairPos) as Vec3;
-    const n = view.grid.dims[axis]!;
-    const at = choose(Math.min(Math.floor(share[axis]! * n), n - 1), n);
-    share[axis] = (Math.min(Math.max(at, 0), n - 1) + 0.5) / n;
-    this.goTo(view.millimetres(share));
-  }
-
-  private voxel(): Vec3 {
-    return this.scan ? (apply(this.scan.inverse, this.scanSide.view.crosshair).map(Math.round) as Vec3) : [0, 0, 0];
+    if (this.images.scan) this.goTo(view.atSlice(axis, choose(view.slices[axis]!, view.grid.dims[axis]!)));
   }
 
   private moved(): void {
-    const { view } = this.scanSide;
-    if (!this.scan) return;
+    const { images } = this;
+    if (!images.scan) return;
     this.read();
-    const ras_mm = view.crosshair;
-    const value = valueAt(this.scan, this.voxel());
-    for (const told of this.moves) told(ras_mm, this.voxel(), value, this.at(this.map, ras_mm));
+    const at = this.scanSide.view.crosshair;
+    for (const told of this.moves) told(at, images.voxel(at), images.value("scan", at), images.value("map", at));
   }
 
   private read(): void {
-    if (!this.scan) return;
+    const { images } = this;
+    if (!images.scan) return;
     const ras_mm = this.scanSide.view.crosshair;
-    this.readout.update({
+    this.frame.readout.update({
       ras_mm,
-      voxel: this.voxel(),
-      scan: valueAt(this.scan, this.voxel()),
-      map: this.at(this.map, ras_mm),
-      healthy: this.compare === "off" ? null : this.at(this.healthy, ras_mm),
-      spread: this.at(this.spread, ras_mm),
+      voxel: images.voxel(ras_mm),
+      scan: images.value("scan", ras_mm),
+      map: images.value("map", ras_mm),
+      healthy: this.compare === "off" ? null : images.value("healthy", ras_mm),
+      spread: images.value("spread", ras_mm),
     });
-  }
-
-  private at(image: Image | null, ras_mm: Vec3): number | null {
-    return image ? valueAt(image, apply(image.inverse, ras_mm)) : null;
   }
 
   private lettered(side: Side): void {
     const { view } = this.scanSide;
-    if (!this.scan) return;
-    const { dims } = view.grid;
-    const voxel = Array.from(view.engine.scene.crosshairPos).map((f, k) => Math.min(Math.floor(f * dims[k]!), dims[k]! - 1));
-    side.letter(this.convention, voxel as Vec3, dims, this.compare === "swipe");
+    if (this.images.scan) side.letter(this.convention, view.slices, view.grid.dims, this.compare === "swipe");
   }
 
   /** A card that is ready again knows nothing: a new canvas, the same study. */
   private async restored(side: Side): Promise<void> {
-    if (this.destroyed || !this.scan) return;
+    if (this.destroyed || !this.images.scan) return;
     const at = this.scanSide.view.crosshair;
     side.destroy();
     if (side === this.healthySide) this.healthySide = null;
     else {
       this.scanSide = this.newSide(side.panel);
-      await this.started(this.scanSide);
+      await this.scanSide.view.start(this.convention === "radiological");
       this.present(at);
     }
     this.say(null);
@@ -473,31 +421,19 @@ export class StudyViewer implements Viewer {
 
   private forget(): void {
     for (const side of this.sides()) side.clear();
-    this.scan = this.map = this.brain = this.healthy = this.spread = null;
+    this.images.clear();
     this.study = null;
-    this.readout.clear();
-    this.bar.update({ layer: "none", scale: this.scale, threshold: 0, bands: BANDS });
+    this.frame.readout.clear();
+    this.barred("none");
   }
 
   /** Trouble goes to whoever listens; nobody does: it stands in the viewer. */
   private say(sentence: string | null): void {
     this.troubles.forEach((told) => told(sentence ?? ""));
-    if (this.troubles.length === 0) this.write(sentence, "trouble");
-  }
-
-  private wait(sentence: string | null): void {
-    this.write(sentence, "wait");
-  }
-
-  private write(sentence: string | null, kind: "trouble" | "wait"): void {
-    this.message.hidden = sentence === null;
-    this.message.dataset.kind = kind;
-    this.message.textContent = sentence ?? "";
+    if (this.troubles.length === 0) this.frame.write(sentence, "trouble");
   }
 }
 
-function element(tag: string, name: string): HTMLElement {
-  const made = document.createElement(tag);
-  made.className = name;
-  return made;
+function wordsOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
