@@ -165,9 +165,9 @@ def _studies(datastore: Datastore, working: Mapping[str, str]) -> list[Study]:
     """All of them, from one look at the table. An archive's series may not be in it yet."""
     images = datastore.list_images()
     entries = datastore.entries() if hasattr(datastore, "entries") else {}
-    reviewed = getattr(datastore, "reviewed_images", datastore.get_labeled_images)()
-    reviewed = frozenset(reviewed)
     about = getattr(datastore, "series_info", None)
+    # Of files, the table's tags say it; an archive may hold segmentations that the table does not know.
+    reviewed = frozenset(datastore.reviewed_images() if about is not None else ())
     studies = []
     for image in images:
         info, tags = entries.get(image) or ({}, ())

@@ -22,12 +22,14 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 
-from lib.analyses import Analysed
+from lib.analyses import Analysed, model_of
 from lib.endpoints.answers import NO_STORE, SETTINGS, address, answer, check_settings, read_query
 from lib.errors import UnknownImage
 from lib.ids import check_image_id
+from lib.recent import Recent
 from lib.review import review_of
-from lib.scoring.records import records_of
+from lib.scoring.records import records_of, stamp_of
+from lib.studies import model_task, own_models
 from monailabel_app.calibration.bands import BAND_SHARES, BANDS, COLOURS, band_edges, band_map
 from monailabel_app.calibration.tails import TAIL_SHARES
 from monailabel_app.errors import InvalidSettings
@@ -54,6 +56,8 @@ _LABELS = frozenset({"mask", "bands", "brain_mask"})
 _WINDOW = (0.5, 99.5)  # percent of the brain's voxels
 AT_ONCE = 3
 _TURNS = threading.BoundedSemaphore(AT_ONCE)
+# A viewer asks for a result and then for its images at once; later it asks for others.
+_RECENT: Recent[Analysed] = Recent(entries=2, seconds=15.0)
 
 
 @router.get("/anomaly/results/{image}", summary="What a model found in a scan")
@@ -64,7 +68,7 @@ def result(request: Request, image: str, user: User = _USER) -> JSONResponse:
     """
     model, given = _asked(request, image)
     with _TURNS:
-        return answer(_describe(app_instance().analysed(image, model, given), given))
+        return answer(_describe(_found(image, model, given), given))
 
 
 @router.get("/anomaly/results/{image}/{name}", summary="An image of a result, or a report")
@@ -119,6 +123,20 @@ def _asked(request: Request, image: str) -> tuple[str | None, dict[str, Any]]:
     return model, check_settings(query)
 
 
+def _found(image: str, model: str | None, given: Mapping[str, Any], images: bool = False) -> Analysed:
+    """Of the analysis at hand. Raises NotAnalysed, UnknownImage, UnknownModel, InvalidSettings."""
+    app = app_instance()
+    datastore, tasks = app.datastore(), own_models(app.tasks())
+    # Fetched first where it has to be: the model and the stamp follow from what is known then.
+    stamp = stamp_of(datastore.get_image_uri(image))
+    task = model_task(tasks, model or model_of(image, datastore, tasks))
+    about = (image, stamp, task, task.calibration(), tuple(sorted(given.items())))
+    with_images = _RECENT.peek((*about, True))
+    if with_images is not None:
+        return with_images
+    return _RECENT.get((*about, images), lambda: app.analysed(image, task.entry.name, given, images=images))
+
+
 def _describe(found: Analysed, given: Mapping[str, Any]) -> dict[str, Any]:
     name, finding = found.task.entry.name, found.finding
     info = app_instance().datastore().get_image_info(found.image) or {}
@@ -150,7 +168,7 @@ def _addresses(found: Analysed, given: Mapping[str, Any], bands: bool) -> dict[s
     finding, query = found.finding, {"model": found.task.entry.name, **given}
     there = {
         "anomaly_map": True,
-        "reconstruction": getattr(finding, "reconstructs", True),
+        "reconstruction": finding.reconstructs,
         "uncertainty_map": bool(finding.uncertainty),
         "mask": True,
         "bands": bands,
@@ -179,7 +197,7 @@ def _edges(found: Analysed) -> tuple[float, ...]:
 
 
 def _image(image: str, model: str | None, given: Mapping[str, Any], kind: str, path: Path) -> Path:
-    found = app_instance().analysed(image, model, given, images=kind in {"reconstruction", "uncertainty_map"})
+    found = _found(image, model, given, images=kind in {"reconstruction", "uncertainty_map"})
     if kind == "bands":
         finding = found.finding
         smallest = float(finding.settings["min_volume_ml"])
@@ -209,11 +227,10 @@ def _scan(image: str, path: Path) -> Path:
 
 def _report(image: str, model: str | None, given: Mapping[str, Any], name: str) -> Response:
     """The result as JSON, or the study report, with the review as it is now."""
-    app = app_instance()
     if name == "result.json":
-        return answer(_describe(app.analysed(image, model, given), given))
-    found = app.analysed(image, model, given, images=name.endswith(".html"))
-    info = app.datastore().get_image_info(image) or {}
+        return answer(_describe(_found(image, model, given), given))
+    found = _found(image, model, given, images=name.endswith(".html"))
+    info = app_instance().datastore().get_image_info(image) or {}
     report = study_report(found.volume, found.finding, found.model, image_id=image, review=review_of(info))
     if name == "report.json":
         return answer(report.json())

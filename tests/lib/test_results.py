@@ -9,7 +9,17 @@ import SimpleITK as sitk
 
 from lib.endpoints import results
 from lib.scoring.records import record_result
-from tests.lib.results_app import AFFINE, POINTS, SHAPE, TAILS, anomaly_map, calibration, client_of, small_app
+from tests.lib.results_app import (
+    AFFINE,
+    POINTS,
+    SHAPE,
+    TAILS,
+    anomaly_map,
+    calibration,
+    client_of,
+    small_app,
+    write_scan,
+)
 
 ID = "6: t1_mprage sag?"
 
@@ -152,6 +162,30 @@ def test_a_report_shows_the_review_and_fetches_nothing(app, client):
     assert record["review"]["reader"] == "anna"
     as_result = client.get(files["report_json"].replace("report.json", "result.json")).json()
     assert as_result == result(client, model="ddpm_t1", threshold=3.5)
+
+
+@pytest.fixture
+def asked(app, monkeypatch):
+    """What was asked of the analyses at hand."""
+    calls, found = [], app.analysed
+    monkeypatch.setattr(app, "analysed", lambda *args, **kwargs: calls.append(args) or found(*args, **kwargs))
+    return calls
+
+
+def test_the_images_of_a_result_are_worked_out_once(client, asked):
+    files = result(client, model="ddpm_t1", threshold="3.25")["files"]
+    for kind in ("anomaly_map", "mask", "bands", "brain_mask"):
+        assert client.get(files[kind]).status_code == 200
+    assert len(asked) == 1
+    result(client, model="ddpm_t1", threshold="3.5")
+    assert len(asked) == 2
+
+
+def test_a_scan_that_was_replaced_is_looked_at_anew(client, asked, tmp_path):
+    result(client)
+    write_scan(tmp_path / "studies" / "a.nii.gz", seed=99)
+    result(client)
+    assert len(asked) == 2
 
 
 def test_without_an_analysis_it_says_how_to_ask_for_one(client):
