@@ -117,8 +117,9 @@ def test_the_readers_of_3d_slicer_get_the_same(stored, files):
     voxels = sum(int((sitk.GetArrayViewFromImage(image) > 0).sum()) for image in drawn)
     voxel_ml = float(np.prod(drawn[0].GetSpacing())) / 1000
     assert voxels * voxel_ml == pytest.approx(result["anomaly_volume_ml"], rel=1e-4)
-    run_dcmqi("paramap2itkimage", "--inputDICOM", values, "--outputDirectory", out, "-t", "nrrd", "-p", "map")
-    (image,) = (sitk.ReadImage(str(path)) for path in out.glob("map*.nrrd"))
+    (out / "map").mkdir()
+    run_dcmqi("paramap2itkimage", "--inputDICOM", values, "--outputDirectory", out / "map", "-t", "nrrd")
+    (image,) = (sitk.ReadImage(str(path)) for path in (out / "map").glob("*.nrrd"))
     assert sitk.GetArrayViewFromImage(image).max() == pytest.approx(objects["parametric_map"].pixel_array.max())
     run_dcmqi("tid1500reader", "--inputDICOM", files / "report.dcm", "--outputMetadata", out / "report.json")
     assert json.loads((out / "report.json").read_text())["Measurements"]
