@@ -26,7 +26,7 @@ def test_info_is_what_the_viewers_need(server):
     assert "Research use only" in model["description"]
     assert all(isinstance(choice, str) for choices in model["config"].values() for choice in choices)
     assert model["config"]["score"] == ["l1", "ssim_ensemble"]
-    assert set(info["strategies"]) == {"random", "first", "prototypical"}
+    assert set(info["strategies"]) == {"random", "first", "prototypical", "most_anomalous", "borderline"}
     assert info["trainers"] == {}
 
 
