@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .calibrated_map import ScoreCalibration, analysed_mask
+from .calibrated_map import SMOOTHED_MM, ScoreCalibration, analysed_mask
 from .drift import DriftReference, scan_drift
 
 LARGEST_RATIO = 2.0
@@ -64,13 +64,20 @@ def background_of(values: np.ndarray, reference: DriftReference | None) -> Backg
 
 
 def matched(
-    anomaly_map: np.ndarray, brain_mask: np.ndarray, calibration: ScoreCalibration, smoothing: str, *, erosion_mm: float
+    anomaly_map: np.ndarray,
+    brain_mask: np.ndarray,
+    calibration: ScoreCalibration,
+    *,
+    score: str,
+    smoothing: str,
+    erosion_mm: float,
 ) -> tuple[np.ndarray, Background | None]:
     """The calibrated map (X, Y, Z), divided where its background is too wide, and what was found of the background.
 
-    The map given is returned as it is where nothing is to be done, as for single slices and models of them.
+    The map given is returned as it is where nothing is to be done: for single slices and models of them, and for
+    combined scores, which are no longer linear in a deviation; there the members' maps are matched before.
     """
-    if 1 in (calibration.statistics.mean.shape[2], brain_mask.shape[2]):
+    if score in SMOOTHED_MM or 1 in (calibration.statistics.mean.shape[2], brain_mask.shape[2]):
         return anomaly_map, None
     inside = analysed_mask(brain_mask, erosion_mm)
     background = background_of(anomaly_map[inside], calibration.drift.get(smoothing))

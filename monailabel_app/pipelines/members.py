@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from monailabel_app.calibration.background import matched
 from monailabel_app.calibration.calibrated_map import calibrated_map
 from monailabel_app.calibration.tails import rarity
 from monailabel_app.calibration.voxel_statistics import VoxelStatistics
@@ -110,15 +111,11 @@ def member_rarities(
     """How rare each member finds every voxel, (X, Y, Z): the scale on which they are combined."""
     rarities = []
     for member, score, evidence, healthy in zip(model.members, model.config.scores, members, statistics, strict=True):
-        values = calibrated_map(
-            evidence.raw(score),
-            prepared.brain_mask,
-            healthy,
-            score=score,
-            smoothing=MEMBER_SMOOTHING,
-            erosion_mm=member.calibration.erosion_mm,
-        )
-        rarities.append(rarity(values, member.calibration.score(score).tails[MEMBER_SMOOTHING]))
+        known = member.calibration.score(score)
+        about = {"score": score, "smoothing": MEMBER_SMOOTHING, "erosion_mm": member.calibration.erosion_mm}
+        values = calibrated_map(evidence.raw(score), prepared.brain_mask, healthy, **about)
+        values, _ = matched(values, prepared.brain_mask, known, **about)
+        rarities.append(rarity(values, known.tails[MEMBER_SMOOTHING]))
     return rarities
 
 

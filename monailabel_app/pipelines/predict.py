@@ -71,7 +71,7 @@ def predict(
     calibration = model.calibration.score(score)
     threshold = settings.threshold_in(calibration)
 
-    expensive = {"seed": settings.seed, "given_mask": brain is not None}
+    expensive = {"seed": settings.seed, "given_mask": brain is not None, "prepared_by": model.prepared_by}
     key = analysis_key(volume, model.hash, expensive) if cache is not None and brain is None else ""
     held = cache.get(key) if key else None
     fresh = held is None
@@ -108,9 +108,9 @@ def predict(
         smoothing=settings.smoothing,
         erosion_mm=model.calibration.erosion_mm,
     )
-    about = (prepared.brain_mask, calibration, settings.smoothing)
-    drift = drift_of(model_map, *about, erosion_mm=model.calibration.erosion_mm)
-    model_map, background = matched(model_map, *about, erosion_mm=model.calibration.erosion_mm)
+    about = {"smoothing": settings.smoothing, "erosion_mm": model.calibration.erosion_mm}
+    drift = drift_of(model_map, prepared.brain_mask, calibration, **about)
+    model_map, background = matched(model_map, prepared.brain_mask, calibration, score=score, **about)
     anomaly_score = scan_score(model_map) if model.levels is None else slice_score(model_map)
     seconds["scoring"] = time.perf_counter() - started
 

@@ -166,8 +166,8 @@ def _maps(
             smoothing=settings.smoothing,
             erosion_mm=part.calibration.erosion_mm,
         )
-        about = (scan.prepared.brain_mask, calibration, settings.smoothing)
-        values, _ = matched(values, *about, erosion_mm=part.calibration.erosion_mm)
+        about = {"smoothing": settings.smoothing, "erosion_mm": part.calibration.erosion_mm}
+        values, _ = matched(values, scan.prepared.brain_mask, calibration, score=score, **about)
         table = calibration.tails.get(settings.smoothing, ())
         scale = (lambda v, table=table: rarity(v, table)) if model.members else (lambda v: v)
         yield values, scale, _threshold(model, part, score, settings)
@@ -200,7 +200,7 @@ def _on_scale_of(model: AnomalyModel, scan: Analysis, settings: PredictSettings)
             smoothing=settings.smoothing,
             erosion_mm=erosion_mm,
         )
-        yield matched(made, mask, calibration, settings.smoothing, erosion_mm=erosion_mm)[0]
+        yield matched(made, mask, calibration, score=score, smoothing=settings.smoothing, erosion_mm=erosion_mm)[0]
 
 
 class _VoxelSpread:

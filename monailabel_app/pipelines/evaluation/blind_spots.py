@@ -307,15 +307,10 @@ class Reader:
         known, erosion_mm = self._model.calibration.score(self._score), self._model.calibration.erosion_mm
         mask = scan.prepared.brain_mask
         level = 0 if mask.shape[2] == 1 else None
-        values = calibrated_map(
-            scan.raw(self._score),
-            mask,
-            level_statistics(known.statistics, mask.shape, level),
-            score=self._score,
-            smoothing=SMOOTHING,
-            erosion_mm=erosion_mm,
-        )
-        return matched(values, mask, known, SMOOTHING, erosion_mm=erosion_mm)[0]
+        statistics = level_statistics(known.statistics, mask.shape, level)
+        about = {"score": self._score, "smoothing": SMOOTHING, "erosion_mm": erosion_mm}
+        values = calibrated_map(scan.raw(self._score), mask, statistics, **about)
+        return matched(values, mask, known, **about)[0]
 
     def _of_the_same_person(self, scan: int | None) -> tuple[int, ...]:
         return () if scan is None else self._reference.of_patient(self._patients[scan])

@@ -174,15 +174,10 @@ class Reader:
             return self.reference.map_of(scan, protocol.score, protocol.smoothing, without=without)
         known, erosion_mm = self.model.calibration.score(protocol.score), self.model.calibration.erosion_mm
         mask = scan.prepared.brain_mask
-        values = calibrated_map(
-            scan.raw(protocol.score),
-            mask,
-            level_statistics(known.statistics, mask.shape, self.plan.level),
-            score=protocol.score,
-            smoothing=protocol.smoothing,
-            erosion_mm=erosion_mm,
-        )
-        return matched(values, mask, known, protocol.smoothing, erosion_mm=erosion_mm)[0]
+        statistics = level_statistics(known.statistics, mask.shape, self.plan.level)
+        about = {"score": protocol.score, "smoothing": protocol.smoothing, "erosion_mm": erosion_mm}
+        values = calibrated_map(scan.raw(protocol.score), mask, statistics, **about)
+        return matched(values, mask, known, **about)[0]
 
     def _count(
         self, case: PreparedCase, scan: Analysis, values: np.ndarray, levers: Levers, healthy: bool

@@ -14,11 +14,12 @@ INSIDE = np.zeros(SHAPE, dtype=bool)
 INSIDE[2:-2, 2:-2, 2:-2] = True
 
 
-def matched(values, reference, shape=SHAPE, inside=INSIDE):
+def matched(values, reference, shape=SHAPE, inside=INSIDE, score="evidence"):
     """``background.matched`` with a calibration that has this reference."""
     statistics = VoxelStatistics(np.zeros(shape, np.float32), np.ones(shape, np.float32))
     drift = {} if reference is None else {"standard": reference}
-    return module.matched(values, inside, ScoreCalibration(statistics, {}, {}, drift=drift), "standard", erosion_mm=0.0)
+    known = ScoreCalibration(statistics, {}, {}, drift=drift)
+    return module.matched(values, inside, known, score=score, smoothing="standard", erosion_mm=0.0)
 
 
 def head(seed, width=1.0, lesion=0.0):
@@ -88,6 +89,14 @@ def test_what_cannot_be_told_changes_nothing(reference):
         assert kept is values
         assert background is None
     assert matched(values, reference, inside=np.zeros(SHAPE, dtype=bool))[1] is None
+
+
+def test_combined_scores_stay_as_their_members_maps_were_matched_before(reference):
+    values = head(14, 9.0)
+    kept, background = matched(values, reference, score="fisher")
+    assert kept is values
+    assert background is None
+    assert matched(values, reference)[1].divided_by > 4
 
 
 def test_single_slices_stay_as_they_are(reference):
