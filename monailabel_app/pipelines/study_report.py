@@ -16,6 +16,7 @@ from monailabel_app import __version__
 from monailabel_app.calibration.bands import BAND_SHARES, BANDS
 from monailabel_app.calibration.tails import TAIL_SHARES, rarity
 from monailabel_app.io.geometry import axcodes, voxel_to_mm
+from monailabel_app.postprocessing.boxes import bounding_box
 from monailabel_app.reports.study_page import study_html
 from monailabel_app.reports.study_planes import Head
 from monailabel_app.reports.study_words import RESEARCH, summary
@@ -86,7 +87,8 @@ def study_record(
 
     - kind, schema_version, intended_use, made (time, app_version)
     - scan: id, sha256 (of the voxels as float32 in the scan's order, then of the affine as float64), shape, spacing_mm,
-      axes, slice (whether it is a single one) and across (its direction: 0 right, 1 front, 2 up), brain_ml
+      axes, slice (whether it is a single one) and across (its direction: 0 right, 1 front, 2 up),
+      origin_in_brain (of the scan's space), brain_ml
     - finding: ``Finding.to_json``, unchanged
     - regions: per lesion index, peak_voxel, peak_ras_mm, peak_healthy_share (share of healthy voxels with a value as
       high; with peak_beyond_table it is less than that), decision and comment of the review
@@ -121,6 +123,7 @@ def study_record(
             "axes": axcodes(volume.affine),
             "slice": 1 in volume.shape,
             "across": _across(volume),
+            "origin_in_brain": _origin_in_brain(finding),
             "brain_ml": float(finding.brain_mask.sum()) * volume.voxel_volume_mm3 / 1000,
         },
         "finding": finding.to_json(),
@@ -204,6 +207,17 @@ def _across(volume: Volume) -> int | None:
     if 1 not in volume.shape:
         return None
     return next(i for i, pair in enumerate(("RL", "AP", "SI")) if axcodes(volume.affine)[volume.shape.index(1)] in pair)
+
+
+def _origin_in_brain(finding: Finding) -> bool:
+    """Whether 0, 0, 0 lies in the box around the brain, as it does in scanners' and standard spaces."""
+    box = bounding_box(finding.brain_mask)
+    if box is None:
+        return False
+    at = np.linalg.inv(finding.affine)[:3, 3]
+    return all(
+        part.start - 0.5 <= v <= part.stop - 0.5 for v, part in zip(at, box, strict=True) if part.stop - part.start > 1
+    )
 
 
 def _peak(lesion: Lesion) -> tuple[int, int, int]:

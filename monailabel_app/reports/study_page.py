@@ -27,7 +27,7 @@ def study_html(record: Mapping[str, Any], head: Head) -> str:
     """
     tails = record["healthy"]["tails"]
     thresholds = colour_thresholds(dict(zip(tails["shares"], tails["values"], strict=True)))
-    pictures = Pictures(head, thresholds)
+    pictures = Pictures(head, thresholds, letters=record["scan"]["origin_in_brain"])
     names = {band["share"]: band["name"] for band in record["bands"]}
     bar, short = (colour_bar(thresholds, names, explained=explained) for explained in (True, False))
     parts = [
@@ -128,7 +128,7 @@ def _key_images(record: Mapping[str, Any], pictures: Pictures, bar: Markup) -> M
     items = []
     for number, (lesion, region) in enumerate(shown):
         inside = [
-            sections.region_heading(lesion, region, record["scan"]["across"]),
+            sections.region_heading(lesion, region, record["scan"]),
             pictures.key_image(region["peak_voxel"], name=f"region {lesion['index']}"),
         ]
         if number == 0:

@@ -74,7 +74,10 @@ class Head:
         self.window = tuple(float(v) for v in np.percentile(inside if inside.size else volume, _WINDOW))
         self.box = self._box()
         self._grey = self._in_window(volume)
-        self._healthy = None if reconstruction is None else self._in_window(reorient(reconstruction, affine)[0])
+        self._healthy = None
+        if reconstruction is not None:
+            made, _ = reorient(reconstruction, affine)
+            self._healthy = np.where(made != 0, self._in_window(made), 0).astype(np.uint8)  # 0: outside of the brain
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -116,7 +116,7 @@ def region_table(record: Record) -> Markup | None:
             _number_cell(number(lesion["peak_score"], 2)),
             _number_cell(number(lesion["mean_score"], 2), _plus_minus(about.get("mean_score_std"), 2)),
             _number_cell(share_words(region) or MISSING),
-            element("td", place_words(lesion["centroid_ras_mm"], record["scan"]["across"])),
+            element("td", place_words(lesion["centroid_ras_mm"], record["scan"])),
         ]
         if uncertain:
             again = about.get("found_again")
@@ -126,9 +126,9 @@ def region_table(record: Record) -> Markup | None:
         rows.append(element("tr", element("th", lesion["index"], scope="row"), *cells))
     columns = [element("th", text, scope="col", class_=class_ or None) for text, class_ in heads]
     caption = (
-        "Peak and mean: of the anomaly map, in healthy standard deviations. Centre: right/left, anterior/posterior, "
-        "superior/inferior of the scan's own origin."
-        + (" ±: standard deviation over repeated analyses." if uncertain else "")
+        "Peak and mean: of the anomaly map, in healthy standard deviations. Centre: in mm right/left, "
+        "anterior/posterior, superior/inferior of the scan's own origin (x, y, z to the right, front and top where "
+        "that lies outside of the brain)." + (" ±: standard deviation over repeated analyses." if uncertain else "")
     )
     whole = element(
         "table", element("caption", caption), element("thead", element("tr", *columns)), element("tbody", *rows)
@@ -137,12 +137,12 @@ def region_table(record: Record) -> Markup | None:
     return element("section", element("h2", "Marked regions"), element("div", whole, class_="wide"), class_=together)
 
 
-def region_heading(lesion: Mapping[str, Any], region: Mapping[str, Any], across: int | None) -> Markup:
+def region_heading(lesion: Mapping[str, Any], region: Mapping[str, Any], scan: Mapping[str, Any]) -> Markup:
     """Above the pictures of a region."""
     about = lesion.get("uncertainty") or {}
     facts = [
         f"{ml(lesion['volume_ml'])} ml{_after(_plus_minus(about.get('volume_ml_std'), 2))}",
-        f"peak {number(lesion['peak_score'], 2)} at {place_words(region['peak_ras_mm'], across)} mm",
+        f"peak {number(lesion['peak_score'], 2)} at {place_words(region['peak_ras_mm'], scan)} mm",
         f"mean {number(lesion['mean_score'], 2)}",
     ]
     if share_words(region):
@@ -162,7 +162,7 @@ def region_heading(lesion: Mapping[str, Any], region: Mapping[str, Any], across:
 def highest_words(record: Record) -> str:
     """Where the map of an empty result is highest."""
     highest, threshold = record["highest"], record["finding"]["threshold"]
-    place = place_words(highest["ras_mm"], record["scan"]["across"])
+    place = place_words(highest["ras_mm"], record["scan"])
     small = ", in a region smaller than the smallest that is marked" if highest["value"] > threshold else ""
     return f"{highest['value']:.2f} at {place} mm{small}; the threshold is {threshold:.2f}."
 

@@ -11,6 +11,7 @@ from typing import Any
 from .markup import Markup, element, joined
 from .overlay import COLOURS, MASK_COLOUR
 from .study_planes import Head, Plane, Printed
+from .study_words import axis_words
 
 PAGE_MM = 186.0  # between the margins of an A4 page
 _GAP_MM = 2.0
@@ -26,13 +27,14 @@ _SCAN, _MAP, _HEALTHY = "scan", "anomaly map", "pseudo-healthy"
 
 @dataclass
 class Pictures:
-    """Makes the pictures of one report. thresholds: the values at which COLOURS begin.
+    """Makes the pictures of one report. thresholds: the values at which COLOURS begin. letters: of ``axis_words``.
 
     A picture that is shown twice, alone and under the map, is embedded once and used twice.
     """
 
     head: Head
     thresholds: tuple[float, ...]
+    letters: bool = True
     _numbers: count = field(default_factory=count)
 
     def key_image(self, voxel: Sequence[int], *, name: str) -> Markup:
@@ -94,8 +96,9 @@ class Pictures:
         tiles = []
         for level, plane in zip(levels, planes, strict=True):
             printed = Printed(plane, scale, dots_per_mm=6.0)
-            parts = [self._grey(printed), self._colours(printed), _labels(nearest.get(level, ()), scale, plane.size_mm)]
-            place = plane_place(axis, plane.at_mm)
+            numbers = _labels(nearest.get(level, ()), scale, plane.size_mm)
+            parts = [self._grey(printed), self._colours(printed), _path(printed, 0.2 / scale), numbers]
+            place = f"{axis_words(axis, plane.at_mm, letters=self.letters)} mm"
             tiles.append(self._tile(plane, scale, parts, title=f"{plane.name} plane at {place}", caption=place))
         return element("div", *tiles, class_="tiles mosaic")
 
@@ -112,7 +115,7 @@ class Pictures:
     ) -> list[Markup]:
         """One plane in every kind. The scan under the map is the one shown alone."""
         printed, cross = Printed(plane, scale), _cross(self.head.point(axis, at), plane.size_mm, scale)
-        place = "" if plane.at_mm is None else f" {plane_place(axis, plane.at_mm)}"
+        place = "" if plane.at_mm is None else f" {axis_words(axis, plane.at_mm, letters=self.letters)} mm"
         mark, tiles = f"g{next(self._numbers)}", []
         for kind in kinds:
             if kind == _SCAN:
@@ -175,11 +178,6 @@ def colour_bar(thresholds: Sequence[float], names: Mapping[float, str], *, expla
         "p", element("strong", "Healthy voxels with a higher value: "), *items, told if explained else None,
         class_="colour-bar",
     )  # fmt: skip
-
-
-def plane_place(axis: int, at_mm: float) -> str:
-    """Where a plane cuts the head, such as ``S 43 mm``."""
-    return f"{'LPI'[axis] if at_mm < 0 else 'RAS'[axis]} {abs(at_mm):.0f} mm"
 
 
 def _swatch(inside: Any) -> Markup:

@@ -69,15 +69,26 @@ def share_words(region: Mapping[str, Any]) -> str:
     return f"{sign}{100 * share:.2g} %"
 
 
-def place_words(ras_mm: Sequence[float] | None, across: int | None = None) -> str:
-    """A place in the head as ``L 34, A 3, S 43``, in mm of the scan's own space; without the direction ``across``."""
+def place_words(ras_mm: Sequence[float] | None, scan: Mapping[str, Any]) -> str:
+    """A place in mm of the scan's own space: ``L 34, A 3, S 43``, without the direction across a single slice.
+
+    Where the space has its origin outside of the brain, letters would tell a side that is not meant: then signed
+    numbers, ``x -34, y +3, z +43``. scan: of the record.
+    """
     if ras_mm is None:
         return ""
     return ", ".join(
-        f"{(negative if value < 0 else positive)} {abs(value):.0f}"
-        for axis, (value, (positive, negative)) in enumerate(zip(ras_mm, ("RL", "AP", "SI"), strict=True))
-        if axis != across
+        axis_words(axis, value, letters=scan["origin_in_brain"])
+        for axis, value in enumerate(ras_mm)
+        if axis != scan["across"]
     )
+
+
+def axis_words(axis: int, value: float, *, letters: bool) -> str:
+    """A place along one axis, as in ``place_words``."""
+    if not letters:
+        return f"{'xyz'[axis]} {value:+.0f}"
+    return f"{('LPI' if value < 0 else 'RAS')[axis]} {abs(value):.0f}"
 
 
 def ml(value: float) -> str:

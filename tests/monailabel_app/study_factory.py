@@ -20,7 +20,7 @@ FALSE_ML = (0.0, 0.1, 0.4, 9.0)
 REGION = "left <b>frontal</b> white matter"
 RAS = np.array([[2.0, 0, 0, -40], [0, 2, 0, -50], [0, 0, 2, -30], [0, 0, 0, 1]])
 SHAPE = (40, 48, 36)
-FLAT = np.diag([1.0, 1.0, 5.0, 1.0])  # of a single slice
+FLAT = np.array([[1.0, 0, 0, -30], [0, 1, 0, -35], [0, 0, 5, 0], [0, 0, 0, 1]])  # of a single slice
 
 
 def study(

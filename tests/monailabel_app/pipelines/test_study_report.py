@@ -149,7 +149,7 @@ def test_a_single_slice_is_shown_as_one_and_compared_in_slices_of_the_calibratio
     assert "which is 0.03 ml in a slice of 2 mm" in page.text
     assert "Whole brain" not in page.text
     assert len(page.named("svg", **{"class": "tile"})) == 3
-    assert re.search(r"R 2\d, A 3\d mm", page.text)  # no place along the direction that a slice does not have
+    assert "at L 9, P 4 mm" in page.text  # no place along the direction that a slice does not have
 
 
 def test_a_method_without_reconstruction_has_two_pictures_per_plane(tmp_path):
@@ -246,3 +246,16 @@ def test_the_reporter_calls_a_file_by_its_name_and_asks_for_pictures_only_for_a_
     assert asked == [False, True]
     assert json.loads((tmp_path / "r.json").read_text())["scan"]["id"] == "sub-7"
     assert finding.mask.shape == SHAPE
+
+
+def test_a_side_is_told_by_letters_only_where_the_origin_lies_in_the_brain(tmp_path):
+    report, page, finding = made(tmp_path)
+    assert report.json()["scan"]["origin_in_brain"]
+    centre = finding.lesions[0].centroid_ras_mm
+    assert f"{'L' if centre[0] < 0 else 'R'} {abs(centre[0]):.0f}, " in page.text
+    corner = np.diag([-2.0, -2.0, 2.0, 1.0])  # all of the head is left of and behind this origin
+    report, page, finding = made(tmp_path, affine=corner)
+    assert not report.json()["scan"]["origin_in_brain"]
+    centre = finding.lesions[0].centroid_ras_mm
+    assert f"x {centre[0]:+.0f}, y {centre[1]:+.0f}, z {centre[2]:+.0f}" in page.text
+    assert not re.search(r"\b[LP] \d+,", page.text)
