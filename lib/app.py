@@ -42,6 +42,7 @@ from lib.scoring.records import record_result, stamp_of
 from lib.strategies import Borderline, First, MostAnomalous, Prototypical, Random
 from lib.trainers import HealthyTrainTask
 from monailabel_app.errors import AlignmentFailed, BrainNotFound, InvalidVolume, UnknownModel, UnreadableVolume
+from monailabel_app.pipelines.analysis_store import AnalysisStore
 from monailabel_app.pipelines.cache import MapCache
 from monailabel_app.pipelines.read_volumes import ReadVolumes
 from monailabel_app.registry import TRAINABLE
@@ -55,6 +56,7 @@ DESCRIPTION = (
     "Research use only; not a medical device."
 )
 CACHE_BYTES = 512 * 2**20
+DISK_BYTES, CACHE_DAYS = 4096 * 2**20, 7
 SCANS_BYTES = 512 * 2**20
 # What a scan itself is to blame for: noted with it, so that a list of scans says so.
 _OF_THE_SCAN = (UnreadableVolume, InvalidVolume, BrainNotFound, AlignmentFailed)
@@ -66,8 +68,9 @@ class AnomalyApp(MONAILabelApp):
     ``--conf`` understands: ``models`` (names separated by commas, or all), ``trainers`` (methods, or all; none by
     default), ``healthy`` (all: every scan of the datastore is healthy), ``healthy_list`` (CSV or TSV file that says
     which are), ``keep_map`` (true: keep the anomaly map of images in the datastore), ``max_loaded_models``,
-    ``cache_mb`` (memory for analyses), ``scans_mb`` (memory for scans that were read), ``bands`` (true: every model is
-    offered a second time, as three bands of suspicion), ``auto_update_scoring``.
+    ``cache_mb`` (memory for analyses), ``disk_cache_mb`` and ``cache_days`` (analyses kept in cache/analyses/ of the
+    app, readable for its owner only; 0 days: nothing is kept there), ``scans_mb`` (memory for scans that were read),
+    ``bands`` (true: every model is offered a second time, as three bands of suspicion), ``auto_update_scoring``.
 
     Building one is cheap and touches no GPU: MONAI Label builds another in each of its sub-processes.
     """
@@ -78,7 +81,7 @@ class AnomalyApp(MONAILabelApp):
         check_conf(conf)
         self._contamination = Contamination(app_dir)
         self._runner = ModelRunner(max_loaded=_whole_number(conf, "max_loaded_models", MAX_LOADED))
-        self._cache = MapCache(_whole_number(conf, "cache_mb", CACHE_BYTES // 2**20) * 2**20)
+        self._cache = MapCache(_whole_number(conf, "cache_mb", CACHE_BYTES // 2**20) * 2**20, _store(app_dir, conf))
         self._volumes = ReadVolumes(_whole_number(conf, "scans_mb", SCANS_BYTES // 2**20) * 2**20)
         self._keep_map = strtobool(conf.get("keep_map", "true"))
         bands = strtobool(conf.get("bands", "true"))
@@ -345,7 +348,11 @@ class AnomalyApp(MONAILabelApp):
         """A model is a folder, so there is no single file to hand out."""
 
     def cleanup_sessions(self) -> None:
-        """Remove expired sessions; a damaged session folder must not keep the server from starting."""
+        """Remove expired sessions and analyses; a damaged session folder must not keep the server from starting.
+
+        MONAI Label calls it when the server starts and every few minutes.
+        """
+        self._cache.purge()
         try:
             super().cleanup_sessions()
         except (OSError, AttributeError, ValueError) as error:
@@ -366,6 +373,17 @@ class AnomalyApp(MONAILabelApp):
         if not path or not Path(path).exists():
             raise UnknownImage(f"the datastore lists image {image_id[:80]!r}, but its file is gone: upload it again")
         return path
+
+
+def _store(app_dir: str, conf: Mapping[str, str]) -> AnalysisStore | None:
+    """Where analyses outlive the server; what was kept before is removed where nothing is to be kept any more."""
+    size = _whole_number(conf, "disk_cache_mb", DISK_BYTES // 2**20) * 2**20
+    days = _whole_number(conf, "cache_days", CACHE_DAYS)
+    store = AnalysisStore(Path(app_dir) / "cache" / "analyses", size, days)
+    if size and days:
+        return store
+    store.clear()
+    return None
 
 
 def _is_true(value: Any) -> bool:

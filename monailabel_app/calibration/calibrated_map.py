@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -184,11 +185,18 @@ def analysed_mask(
     """
     if erosion_mm <= 0:
         return brain_mask
+    mask = np.ascontiguousarray(brain_mask) > 0
+    return _eroded(mask.tobytes(), mask.shape, float(erosion_mm), float(spacing_mm), in_plane).copy()
+
+
+@lru_cache(maxsize=4)
+def _eroded(voxels: bytes, shape: tuple[int, ...], erosion_mm: float, spacing_mm: float, in_plane: bool) -> np.ndarray:
+    """Kept for a few brains: one look at a finding needs the same rim several times."""
+    mask = np.frombuffer(voxels, dtype=bool).reshape(shape)
     options = {"distance_mm": erosion_mm, "spacing_mm": (spacing_mm,) * 3}
     if in_plane:
-        levels = range(brain_mask.shape[2])
-        return np.concatenate([erode_brain(brain_mask[..., i : i + 1], **options) for i in levels], axis=2)
-    return erode_brain(brain_mask, **options)
+        return np.concatenate([erode_brain(mask[..., i : i + 1], **options) for i in range(shape[2])], axis=2)
+    return erode_brain(mask, **options)
 
 
 def slice_score(anomaly_map: np.ndarray) -> float:

@@ -60,11 +60,15 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A prepared brain and what the method made of it. gate: the input gate's report, where it was asked."""
+    """A prepared brain and what the method made of it.
+
+    gate: the input gate's report; judged: whether it was asked, since of some scans it knows nothing to say.
+    """
 
     prepared: PreparedVolume
     evidence: Evidence
     gate: GateReport | None = None
+    judged: bool = False
 
     def raw(self, score: str) -> np.ndarray:
         """The uncalibrated map of one score, (X, Y, Z)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +18,7 @@ from monailabel_app.preprocessing.normalize import NORMALIZATIONS
 from monailabel_app.preprocessing.pipeline import PrepareSettings
 from monailabel_app.preprocessing.template import Template
 from monailabel_app.registry import load_method
-from monailabel_app.weights.model_folder import open_model_folder
+from monailabel_app.weights.model_folder import SUMS, open_model_folder
 
 from .calibration_choice import CalibrationChoice
 from .config_io import config_from_plain
@@ -32,7 +34,8 @@ _TEMPLATE, _EXTRACTOR = "template", "brain_extraction"
 class AnomalyModel:
     """A loaded model folder with its calibration, template and brain extraction.
 
-    calibration: the folder's own; ``with_calibration`` gives the model with the site's.
+    calibration: the folder's own; ``with_calibration`` gives the model with the site's. prepared_by: a short name of
+    the template and the brain extraction, which an analysis depends on, too.
     """
 
     def __init__(self, folder: Path, *, calibrated: bool = True) -> None:
@@ -81,6 +84,7 @@ class AnomalyModel:
             depth = self.template.shape[2] if self.levels is None else 1
             self._choice = CalibrationChoice(folder, self.scores, (*self.template.shape[:2], depth))
         self._extractors: dict[str, BrainExtractor] = {}
+        self.prepared_by = _checksums(folder, (_TEMPLATE, _EXTRACTOR))
 
     @property
     def gate(self) -> InputGate | None:
@@ -119,3 +123,12 @@ class AnomalyModel:
 def load_model(folder: str | Path) -> AnomalyModel:
     """Open, verify and build the model in ``folder``. Raises CorruptModel and UnknownModel."""
     return AnomalyModel(Path(folder))
+
+
+def _checksums(folder: Path, names: Iterable[str]) -> str:
+    """A short name of what lies beside a model, by its own lists of checksums; what is missing counts as empty."""
+    digest = hashlib.sha256()
+    for name in names:
+        with suppress(CorruptModel, FileNotFoundError):
+            digest.update(name.encode() + (companion(folder, name) / SUMS).read_bytes())
+    return digest.hexdigest()[:16]

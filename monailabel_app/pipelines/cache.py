@@ -1,4 +1,7 @@
-"""A bounded memory of the expensive half of a prediction, so that moving a threshold never runs the network again."""
+"""A bounded memory of the expensive half of a prediction, so that moving a threshold never runs the network again.
+
+Behind it there may be a second level on the disk (``analysis_store``), which outlives the process.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,17 @@ from typing import Any
 from monailabel_app.types import Volume
 
 from .analysis import Analysis
+from .analysis_store import AnalysisStore
 
 
 class MapCache:
-    """Least recently used first out, by bytes; safe to share between threads. Holds patient data: in memory only."""
+    """Least recently used first out, by bytes; safe to share between threads. Holds patient data.
 
-    def __init__(self, max_bytes: int = 512 * 2**20) -> None:
-        self._max_bytes = max_bytes
+    store: where analyses are kept, too, and looked for when they are not in memory; None for memory only.
+    """
+
+    def __init__(self, max_bytes: int = 512 * 2**20, store: AnalysisStore | None = None) -> None:
+        self._max_bytes, self._store = max_bytes, store
         self._entries: OrderedDict[str, Analysis] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -29,10 +36,24 @@ class MapCache:
             entry = self._entries.get(key)
             if entry is not None:
                 self._entries.move_to_end(key)
-            return entry
+                return entry
+        entry = self._store.get(key) if self._store is not None else None
+        if entry is not None:
+            self._remember(key, entry)
+        return entry
 
     def put(self, key: str, entry: Analysis) -> None:
-        """Keep an entry; older ones leave until the bound holds. One larger than the bound is not kept."""
+        """Keep an entry; older ones leave until the bound holds. One larger than the bound is not kept in memory."""
+        self._remember(key, entry)
+        if self._store is not None:
+            self._store.put(key, entry)
+
+    def purge(self) -> None:
+        """Let what is too old leave the disk; cheap, to be called now and then."""
+        if self._store is not None:
+            self._store.purge(now_and_then=True)
+
+    def _remember(self, key: str, entry: Analysis) -> None:
         if entry.nbytes > self._max_bytes:
             return
         with self._lock:
@@ -45,10 +66,12 @@ class MapCache:
                 self._bytes -= dropped.nbytes
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything, on the disk too."""
         with self._lock:
             self._entries.clear()
             self._bytes = 0
+        if self._store is not None:
+            self._store.clear()
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -29,7 +29,7 @@ def native_reconstruction(analysis: Analysis) -> np.ndarray | None:
     weight = to_native(prepared.brain_mask.astype(np.float32), prepared)
     values = to_native(np.where(prepared.brain_mask, grey, 0).astype(np.float32), prepared)
     inside = weight > _LEAST_WEIGHT
-    return np.divide(values, weight, out=np.zeros_like(values), where=inside)
+    return np.divide(values, weight, out=np.zeros(values.shape, values.dtype), where=inside)
 
 
 def scale_of(prepared: PreparedVolume) -> tuple[str, float, float]:

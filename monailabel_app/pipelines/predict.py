@@ -75,7 +75,8 @@ def predict(
     key = analysis_key(volume, model.hash, expensive) if cache is not None and brain is None else ""
     held = cache.get(key) if key else None
     fresh = held is None
-    if not run and (fresh or (held.gate is None and settings.gate != "off" and model.gate is not None)):
+    unjudged = settings.gate != "off" and not (held is not None and held.judged)
+    if not run and (fresh or unjudged):
         raise NotAnalysed(_NOT_ANALYSED)
     if fresh:
         prepared = prepare(volume, model, settings.device, brain=brain, progress=tell)
@@ -83,17 +84,17 @@ def predict(
     else:
         prepared = held.prepared
     gate = None if fresh else held.gate
-    if settings.gate != "off":
-        gate = gate or _judge(prepared, model, settings, seconds, tell)
-        if gate is not None and not gate.passed and settings.gate == "refuse":
-            raise ScanRefused(f"{gate.sentence()}; check the scan, or send gate=warn to have it analysed all the same")
+    if unjudged:
+        gate = _judge(prepared, model, settings, seconds, tell)
+    if settings.gate == "refuse" and gate is not None and not gate.passed:
+        raise ScanRefused(f"{gate.sentence()}; check the scan, or send gate=warn to have it analysed all the same")
     if fresh:
         started = time.perf_counter()
         recall = partial(_recall, cache, volume, expensive) if key else None
         held = analyse(prepared, model, settings, progress=tell, recall=recall)
         seconds["reconstruction"] = time.perf_counter() - started
-    if fresh or held.gate is not gate:
-        held = replace(held, gate=gate)
+    if fresh or unjudged:
+        held = replace(held, gate=gate, judged=held.judged or unjudged)
         if key:
             cache.put(key, held)
     asked = gate if settings.gate != "off" else None

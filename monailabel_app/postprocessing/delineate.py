@@ -45,7 +45,7 @@ def delineated(
         )
     if peak_share == 0:
         return anomaly_map
-    made = np.zeros_like(anomaly_map)
+    made = np.zeros(anomaly_map.shape, anomaly_map.dtype)  # zeros_like would touch all of it
     box = bounding_box(anomaly_map > 0)  # outside it there is nothing to keep, and nothing that is higher
     if box is not None:
         values = anomaly_map[box]

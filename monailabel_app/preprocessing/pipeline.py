@@ -154,16 +154,27 @@ class Preprocessor:
 
 
 def to_native(values: np.ndarray, prepared: PreparedVolume, *, order: int = 1) -> np.ndarray:
-    """A map on the model grid, on the scan's own grid: (X, Y, Z) -> (x, y, z) float32, zero outside the brain."""
-    native = resample(
+    """A map on the model grid, on the scan's own grid: (X, Y, Z) -> (x, y, z) float32, zero outside the brain.
+
+    With order 0 the type stays what it was.
+    """
+    mask = prepared.native_brain_mask
+    native = np.zeros(prepared.native_shape, dtype=values.dtype if order == 0 else np.float32)
+    used = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2))]
+    if not len(used[0]):
+        return native
+    region = tuple(slice(int(found[0]), int(found[-1]) + 1) for found in used)
+    made = resample(
         values,
         prepared.model_affine,
         prepared.native_shape,
         prepared.native_affine,
         transform=np.linalg.inv(prepared.native_to_template),
         order=order,
+        region=region,
     )
-    return native * prepared.native_brain_mask
+    native[region] = made * mask[region]
+    return native
 
 
 def _axis_aligned_grid(mask: np.ndarray, affine: np.ndarray) -> tuple[tuple[int, int, int], np.ndarray]:

@@ -2,5 +2,8 @@
 
 
 class MapCache:
-    def __init__(self, max_bytes):
+    def __init__(self, max_bytes, store=None):
         self.max_bytes = max_bytes
+
+    def purge(self):
+        pass
