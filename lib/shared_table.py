@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.005
+_LAID_OUT = 1000
 
 
 class _TableLock(AbstractContextManager):
@@ -246,7 +247,9 @@ class SharedTable(LocalDatastore):
         if not self._changes.changing:
             # Entering one now would read the file and lose what is to be written.
             raise RuntimeError("the table of images is written outside of a change")
-        text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str).encode()
+        # Laid out for people, as MONAI Label does, takes Python most of the time: too long for a large table.
+        indent = 2 if len(self._datastore.objects) <= _LAID_OUT else None
+        text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=indent, default=str).encode()
         # Only the holder of the lock writes here; what a killed process left is written over.
         partial = f"{self._datastore_config_path}.partial"
         with open(partial, "wb") as handle:

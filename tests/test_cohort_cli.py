@@ -59,6 +59,20 @@ def start_and_wait(scans, out, count):
     return process
 
 
+def wait_until_gone(pids):
+    end = time.monotonic() + 120
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < end, "a worker outlived the run"
+        time.sleep(0.1)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def workers_of(pid):
     found = []
     for entry in Path("/proc").iterdir():
@@ -82,10 +96,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(scans, tmp_path):
     assert before < 5
     with open(out / "cohort.jsonl", "ab") as stream:
         stream.write(b'{"scan":"half a')  # as a kill in mid-line leaves it
-    end = time.monotonic() + 120
-    while any(Path(f"/proc/{pid}").exists() and pid in workers_of(1) for pid in workers):
-        assert time.monotonic() < end, "a worker outlived the run"
-        time.sleep(0.1)
+    wait_until_gone(workers)
     done = run(scans, out)
     assert done.returncode == 0, done.stderr
     assert f"{before} had a current record" in done.stdout
@@ -108,7 +119,7 @@ def test_ctrl_c_ends_it_with_its_tables_and_without_workers(scans, tmp_path):
     assert "goes on with the rest" in text
     assert "Traceback" not in text
     assert (out / "cohort.csv").is_file()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    wait_until_gone(workers)
 
 
 def test_what_a_hundred_thousand_scans_would_cost_is_told(scans, tmp_path):
