@@ -194,7 +194,7 @@ def test_every_step_of_a_reading_can_be_done_by_keyboard(reader, analysed):
     page.get_by_role("dialog").wait_for(state="detached")
     assert chosen.get_attribute("data-lesion") == "1"
     page.keyboard.press("w")
-    page.get_by_role("heading", name="Worklist").wait_for()
+    page.locator("table.studies").wait_for()
     page.keyboard.press("/")
     page.keyboard.type("healthy")
     assert wait_until(lambda: page.locator("table.studies tbody tr").count() == 1)

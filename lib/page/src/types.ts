@@ -168,7 +168,10 @@ export interface Model {
   modality: string | null;
   default?: boolean;
   description?: string;
-  verdict?: unknown;
+  /** On which sequences it was not shown to beat the baselines; empty where there is no such limit. */
+  verdict?: string;
+  /** true, false, or null for a model that was not measured. */
+  beats_baselines?: boolean | null;
   version?: string | null;
   hash?: string | null;
   scores?: string[];

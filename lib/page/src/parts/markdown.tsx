@@ -2,7 +2,7 @@
 
 import type { ComponentChildren, VNode } from "preact";
 
-const INLINE = /(\*\*[^*]+\*\*|`[^`]+`|\[[^\]]+\]\([^)]+\))/;
+const INLINE = /(\*\*[^*]+\*\*|``[^`]+``|`[^`]+`|\[[^\]]+\]\([^)]+\))/;
 
 function inline(text: string): ComponentChildren[] {
   return text.split(INLINE).map((part) => {

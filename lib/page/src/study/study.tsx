@@ -33,6 +33,7 @@ export function StudyView({ route }: { route: Route }) {
   const { models, reader, page, worklist } = useShared();
   const [study, setStudy] = useState<Study | null>(null);
   const [result, setResult] = useState<Result | null>(null);
+  const [unknown, setUnknown] = useState("");
   const [absent, setAbsent] = useState("");
   const [fault, setFault] = useState("");
   const [asking, setAsking] = useState(true);
@@ -48,7 +49,15 @@ export function StudyView({ route }: { route: Route }) {
   const asked: Params = useMemo(() => ({ ...serverParams(params), model: params["model"] ?? "" }), [JSON.stringify(serverParams(params)), params["model"]]);
 
   const lookAtStudy = useCallback(() => {
-    api.study(image).then(setStudy, () => undefined);
+    api.study(image).then(
+      (answer) => {
+        setStudy(answer);
+        setUnknown("");
+      },
+      (error: unknown) => {
+        if (error instanceof ApiError && (error.status === 404 || error.status === 400)) setUnknown(message(error));
+      },
+    );
   }, [image]);
   useEffect(() => {
     document.title = `${image} · Brain anomalies`;
@@ -201,7 +210,7 @@ export function StudyView({ route }: { route: Route }) {
         <button type="button" onClick={() => void openNext(image)} aria-label="Next study">Next <span class="wide-words">study</span> <Next /></button>
       </div>
       <RunState running={running} />
-      {fault && <div class="banner error" role="alert"><Warn /> <span>{fault}</span><button type="button" onClick={again}>Try again</button></div>}
+      {fault && fault !== running.job?.error && <div class="banner error" role="alert"><Warn /> <span>{fault}</span><button type="button" onClick={again}>Try again</button></div>}
       <Notices list={reasons} />
       <div class="study-body">
         <div class="left">
@@ -234,13 +243,28 @@ export function StudyView({ route }: { route: Route }) {
         <aside class="panel" aria-label="Result">
           {!shown && (
             <div class="empty">
-              {asking ? <p role="status">Looking for a result…</p> : absent ? (
+              {unknown ? (
                 <>
-                  <h2>{busy ? "Being analysed" : "No result at hand"}</h2>
-                  <p>{absent}</p>
-                  {!busy && model && <button type="button" class="primary" disabled={!info} onClick={start}>Run {model}</button>}
+                  <h2>No such study</h2>
+                  <p>{unknown}</p>
+                  <button type="button" onClick={toWorklist}>Back to the worklist</button>
                 </>
-              ) : <p>No result could be fetched.</p>}
+              ) : busy ? (
+                <>
+                  <h2>Being analysed</h2>
+                  <p>The result is shown here as soon as it is there. You can leave this page meanwhile.</p>
+                </>
+              ) : asking ? (
+                <p role="status">Looking for a result…</p>
+              ) : absent ? (
+                <>
+                  <h2>No result at hand</h2>
+                  <p title={absent}>{model ? `There is no analysis with ${model} and these options yet, or it is not kept any more.` : absent}</p>
+                  {model && <button type="button" class="primary" disabled={!info} onClick={start}>Run {model}</button>}
+                </>
+              ) : (
+                <p>No result could be fetched.</p>
+              )}
             </div>
           )}
           {shown && (

@@ -1,69 +1,73 @@
 /** What the reader must know before looking at any mark: the input gate, drift, and how good the model is at all. */
 
+import { useState } from "preact/hooks";
 import { number, pValue } from "../format";
 import { Info, Warn } from "../parts/icons";
 import type { Model, Result } from "../types";
 
 export interface Notice {
   kind: "warn" | "info";
+  /** The consequence, always shown. */
   title: string;
+  /** Why; shown on demand. */
   text: string;
 }
 
-/** A model's verdict as one sentence, whatever form the card's figures have. */
-export function verdictText(verdict: unknown): string {
-  if (typeof verdict === "string") return verdict;
-  if (Array.isArray(verdict)) return verdict.map(verdictText).filter(Boolean).join(" ");
-  if (verdict && typeof verdict === "object") {
-    const { text, sentence, summary } = verdict as Record<string, unknown>;
-    for (const one of [text, sentence, summary]) if (typeof one === "string") return one;
-  }
-  return "";
+const SHORT = 150;
+
+/** The first clause of a long sentence. */
+function clause(text: string): string {
+  if (text.length <= SHORT) return text;
+  const end = text.slice(0, SHORT).search(/[:;](?=[^:;]*$)/);
+  return end > 30 ? text.slice(0, end) : `${text.slice(0, SHORT).replace(/\s\S*$/, "")}…`;
 }
 
-/** Whether the verdict says that the model is better than both baselines; null where it says neither. */
-export function beats(verdict: unknown): boolean | null {
-  if (verdict && typeof verdict === "object" && "beats" in verdict) return typeof verdict.beats === "boolean" ? verdict.beats : null;
-  return null;
-}
+const capital = (text: string) => text.charAt(0).toUpperCase() + text.slice(1);
 
 export function notices(result: Result | null, model: Model | undefined): Notice[] {
   const list: Notice[] = [];
-  const finding = result?.finding;
-  const { gate, drift } = finding ?? {};
+  const { gate, drift, warnings = [] } = result?.finding ?? {};
+  const about = (pattern: RegExp) => warnings.filter((text) => pattern.test(text)).join(" ");
+  const ofGate = /unlike what the model was trained on/;
+  const ofDrift = /bulk of this scan/;
   if (gate && !gate.passed)
     list.push({
       kind: "warn",
-      title: "Unlike the scans that the model was made for.",
-      text: `The result may mean nothing: ${gate.reasons.join("; ") || "several features together are unusual"} (${number(gate.score, 1)} healthy standard deviations, limit ${number(gate.threshold, 1)}).`,
+      title: "Unlike the scans that the model was made for: the result may mean nothing.",
+      text: `${capital(gate.reasons.join("; ") || "several features together are unusual")} (${number(gate.score, 1)} healthy standard deviations; at most ${number(gate.threshold, 1)} in healthy scans).`,
     });
   if (drift?.drifted)
     list.push({
       kind: "warn",
-      title: "Drift.",
-      text: `As a whole this scan is further from the calibration's healthy scans than they are from each other (p ${pValue(drift.p_value)}), so the false-positive rates may not hold.`,
+      title: "Drift: thresholds and p-value may not hold for this scan.",
+      text: capital(about(ofDrift)) || `As a whole it is further from the calibration's healthy scans than they are from each other (p ${pValue(drift.p_value)}).`,
     });
-  for (const text of finding?.warnings ?? []) {
-    // The gate's and drift's own sentences are above already.
-    if (gate && !gate.passed && text.includes("unlike what the model was trained on")) continue;
-    if (drift?.drifted && /drift|calibration's (healthy )?scans/i.test(text)) continue;
-    list.push({ kind: "warn", title: "", text });
+  for (const text of warnings) {
+    if ((gate && !gate.passed && ofGate.test(text)) || (drift?.drifted && ofDrift.test(text))) continue;
+    const title = capital(clause(text));
+    list.push({ kind: "warn", title, text: title === capital(text) ? "" : capital(text) });
   }
-  const verdict = verdictText(model?.verdict);
-  if (verdict) list.push({ kind: beats(model?.verdict) === true ? "info" : "warn", title: "This model:", text: verdict });
+  if (model?.verdict) list.push({ kind: "warn", title: `${model.name}: ${model.verdict}`, text: "" });
+  else if (model?.beats_baselines === true) list.push({ kind: "info", title: `${model.name} beats the intensity and atlas baselines on what it was measured on.`, text: "" });
+  else if (model && model.beats_baselines === null) list.push({ kind: "warn", title: `${model.name} was not measured here: nothing is known about how well it finds anomalies.`, text: "" });
   return list;
 }
 
 export function Notices({ list }: { list: Notice[] }) {
+  const [open, setOpen] = useState(false);
   if (!list.length) return null;
+  const more = list.some((one) => one.text);
   return (
-    <ul class="notices" aria-label="Warnings">
-      {list.map((one) => (
-        <li key={one.title + one.text} class={one.kind}>
-          {one.kind === "warn" ? <Warn /> : <Info />}
-          <span>{one.title && <strong>{one.title} </strong>}{one.text}</span>
-        </li>
-      ))}
-    </ul>
+    <section class="notices" aria-label="Warnings">
+      <ul>
+        {list.map((one) => (
+          <li key={one.title} class={one.kind}>
+            {one.kind === "warn" ? <Warn /> : <Info />}
+            <span><strong>{one.title}</strong>{open && one.text && <span class="why"> {one.text}</span>}</span>
+          </li>
+        ))}
+      </ul>
+      {more && <button type="button" class="quiet" aria-expanded={open} onClick={() => setOpen(!open)}>{open ? "Less" : "Why?"}</button>}
+    </section>
   );
 }

@@ -26,8 +26,6 @@ export class CanvasView {
   private waiting = 0;
   private lost = false;
   private starting: Promise<void> | null = null;
-  /** What a change of look asks to be painted anew before the next picture. */
-  private readonly stale = { scan: false, layer: false };
   private places: Place[] = [];
   onDrawn: () => void = () => {};
 
@@ -73,6 +71,7 @@ export class CanvasView {
     }
     // Shading by the direction of surfaces, for the 3-D view.
     await nv.setVolumeRenderIllumination(0.7);
+    nv.useOwnSlices();
     this.nv = nv;
     this.resize();
   }
@@ -103,17 +102,14 @@ export class CanvasView {
   setLook(layer: Image | null, look: Look): void {
     const nv = this.nv;
     if (!nv || !this.scan) return;
-    const had = nv.layer !== null;
     this.setLayers(layer, look);
-    if (had !== (layer !== null)) nv.updateGLVolume();
-    else this.stale.layer = true;
+    nv.lookChanged();
     this.draw();
   }
 
   setWindow(lo: number, hi: number): void {
     if (!this.nv || !this.scan) return;
     this.nv.range = [lo, hi];
-    this.stale.scan = true;
     this.draw();
   }
 
@@ -142,7 +138,6 @@ export class CanvasView {
   setInterpolation(smooth: boolean): void {
     if (!this.nv) return;
     this.nv.opts.isNearestInterpolation = !smooth;
-    for (const layer of [0, 1]) this.nv.updateInterpolation(layer);
     this.draw();
   }
 
@@ -256,9 +251,6 @@ export class CanvasView {
 
   drawNow(): void {
     if (!this.nv || !this.scan || this.lost || this.canvas.width < 2 || !this.places.length) return;
-    if (this.stale.scan) this.nv.paintScan();
-    if (this.stale.layer) this.nv.paintLayer();
-    this.stale.scan = this.stale.layer = false;
     this.hairline();
     this.nv.drawScene();
     this.onDrawn();

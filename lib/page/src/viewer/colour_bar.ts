@@ -52,9 +52,9 @@ export class ColourBar {
   }
 
   private caption({ layer, scale, threshold }: BarContent): string {
-    if (layer === "uncertainty") return "Spread of the map over repeated analyses, in healthy SD";
-    const shown = `shown from ${threshold.toFixed(2)} healthy SD`;
-    if (!scale.known) return `Deviation in healthy SD, ${shown} (this calibration knows no healthy shares)`;
+    if (layer === "uncertainty") return "Spread over repeated analyses, in healthy SD";
+    const shown = `shown from ${threshold.toFixed(2)} SD`;
+    if (!scale.known) return `Healthy SD, ${shown} (shares of healthy voxels unknown)`;
     if (layer === "bands") return "Exceeded by 1 %, 0.1 %, 0.01 % of healthy voxels";
     return `Share of healthy voxels above, ${shown}`;
   }

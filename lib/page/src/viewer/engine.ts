@@ -2,21 +2,24 @@
 
 import { Niivue } from "@niivue/niivue";
 
-import { apply, fromColumns, multiply, sameGrid, voxelToTexture, type Mat4 } from "./geometry";
+import { apply, fromColumns, multiply, voxelToTexture, type Mat4 } from "./geometry";
 import type { Image } from "./image_source";
-import { OverlayPainter, type Look } from "./overlay_painter";
+import { ColourTable, OverlayPainter, type Look } from "./overlay_painter";
 import { litBall, ScanPainter } from "./scan_painter";
+import { setSliceLook, SLICE_FRAGMENT } from "./slice_shader";
 import type { Vec3 } from "./types";
-import { ValueTextures } from "./volume_pass";
+import { UNITS, ValueTextures } from "./volume_pass";
 
 const BALL_UNIT = 5;
+/** The smallest texture there is, where NiiVue wants one. */
+const LEAST = [3, 2, 2, 2];
 /** The brain in 3-D lets a lesion inside it shine through. */
 const BRAIN_OPACITY = 0.6;
 
 /**
- * Where this differs from NiiVue: `refreshLayers` leaves colouring to the painters, `draw3D` shows the brain alone,
- * and what NiiVue would load from `data:` addresses (letters, a ball of light) is made here or is HTML, so that the
- * page's content security policy need not let such addresses in.
+ * Where this differs from NiiVue: slices are coloured from the values by a program of ours, `draw3D` shows the brain
+ * alone, and what NiiVue would load from `data:` addresses (letters, a ball of light) is made here or is HTML, so that
+ * the page's content security policy need not let such addresses in.
  */
 export class Engine extends Niivue {
   scan: Image | null = null;
@@ -27,9 +30,9 @@ export class Engine extends Niivue {
   private values: ValueTextures | null = null;
   private overlayPainter: OverlayPainter | null = null;
   private scanPainter: ScanPainter | null = null;
+  private table: ColourTable | null = null;
   private solid: WebGLTexture | null = null;
   private solidFor = "";
-  private overlayFor = "";
   private mist: WebGLTexture | null = null;
   private mistStale = true;
   /** The middle of the brain and how far it reaches, in mm: what the 3-D view turns about and shows whole. */
@@ -43,54 +46,48 @@ export class Engine extends Niivue {
   override drawLoadingText(): void {}
 
   override refreshLayers(item: Parameters<Niivue["refreshLayers"]>[0], layer: number): void {
-    if (layer > 0) {
-      this.paintLayer();
-      return;
-    }
+    this.mistStale = true;
+    if (layer > 0) return;
     super.refreshLayers(item, 0);
-    this.paintScan();
-    // Slopes of the whole head, which nothing here is shaded by; the 3-D view makes those of the brain.
+    // NiiVue's grey texture and the slopes of the whole head, neither of which is looked at here.
+    this.volumeTexture = this.rgbaTex(this.volumeTexture, this.gl.TEXTURE0, LEAST, true);
     this.dropGradient();
   }
 
-  /** The scan through the window `range`; what is on the card already is not sent again. */
-  paintScan(): void {
-    const size = this.size();
-    if (!size || !this.scan || !this.volumeTexture) return;
-    this.painting(() => {
-      this.scanPainter ??= new ScanPainter(this.gl, this.textures());
-      this.scanPainter.paint(this.volumeTexture!, size, this.scan!, this.toTexture(this.scan!), this.range, null);
-    });
-    this.solidFor = "";
+  /** Slices are coloured by a program of ours. */
+  useOwnSlices(): void {
+    this.setCustomSliceShader(SLICE_FRAGMENT);
   }
 
-  paintLayer(): void {
-    const size = this.size();
-    if (!size || !this.layer || !this.look) return;
-    this.painting(() => {
-      this.overlayPainter ??= new OverlayPainter(this.gl, this.textures());
-      if (this.overlayFor !== size.join() || !this.overlayTexture) {
-        this.overlayTexture = this.rgbaTex(this.overlayTexture, this.gl.TEXTURE2, [3, ...size]);
-        this.overlayFor = size.join();
-      }
-      this.paintOverlay(this.overlayTexture!, size, false);
-    });
+  /** The window, the layer or its look are others; nothing is sent to the card again. */
+  lookChanged(): void {
     this.mistStale = true;
   }
 
-  private paintOverlay(out: WebGLTexture, size: number[], solid: boolean): void {
-    const layer = this.layer!;
-    const exact = sameGrid(this.scan!, layer);
-    this.overlayPainter!.paint(out, size, layer, this.toTexture(layer), exact, this.look!, solid);
+  override drawScene(): string | void {
+    const { scan, layer, look, customSliceShader } = this;
+    if (scan && this.back?.frac2mm && customSliceShader) {
+      const smooth = !this.opts.isNearestInterpolation;
+      const values = this.textures();
+      values.bind(UNITS.scan, scan, smooth);
+      values.bind(UNITS.layer, layer ?? scan, smooth);
+      if (look) this.colourTable().bind(UNITS.colours, look);
+      setSliceLook(this.gl, customSliceShader.program, {
+        scan, layer, look, range: this.range, byHand: smooth && !values.linear,
+        toScan: this.toTexture(scan), toLayer: this.toTexture(layer ?? scan),
+      });
+    }
+    return super.drawScene();
   }
 
   override draw3D(...given: Parameters<Niivue["draw3D"]>): string | undefined {
     this.paintSolid();
     this.paintMist();
     const [whole, flat] = [this.volumeTexture, this.overlayTexture];
-    this.show(this.solid ?? whole, this.mist ?? flat);
+    this.show(this.solid ?? whole, (this.layer && this.mist) || flat);
     this.renderShader!.use(this.gl);
     this.gl.uniform1f(this.renderShader!.uniforms.backOpacity!, BRAIN_OPACITY);
+    this.gl.uniform1f(this.renderShader!.uniforms.overlays!, this.layer ? 1 : 0);
     try {
       return super.draw3D(...given);
     } finally {
@@ -120,11 +117,6 @@ export class Engine extends Niivue {
     this.screenSlices = [];
     this.keepOnly([]);
     this.dropSolid();
-    // The smallest textures there are, in place of the old study's.
-    const least = [3, 2, 2, 2];
-    this.volumeTexture = this.rgbaTex(this.volumeTexture, this.gl.TEXTURE0, least, true);
-    this.overlayTexture = this.rgbaTex(this.overlayTexture, this.gl.TEXTURE2, least, true);
-    this.overlayFor = "";
     this.dropGradient();
   }
 
@@ -132,6 +124,7 @@ export class Engine extends Niivue {
     this.forget();
     this.overlayPainter?.destroy();
     this.scanPainter?.destroy();
+    this.table?.destroy();
     this.cleanup();
   }
 
@@ -155,10 +148,17 @@ export class Engine extends Niivue {
 
   private paintMist(): void {
     const size = this.size();
-    if (!size || !this.layer || !this.look || !this.overlayPainter || !this.mistStale) return;
+    const { layer, look } = this;
+    if (!size || !layer || !look || !this.mistStale) return;
     this.mist ??= this.rgbaTex(null, this.gl.TEXTURE9, [3, ...size]);
-    this.painting(() => this.paintOverlay(this.mist!, size, true));
+    this.overlayPainter ??= new OverlayPainter(this.gl, this.textures(), this.colourTable());
+    this.painting(() => this.overlayPainter!.paint(this.mist!, size, layer, this.toTexture(layer), look));
     this.mistStale = false;
+  }
+
+  private colourTable(): ColourTable {
+    this.table ??= new ColourTable(this.gl);
+    return this.table;
   }
 
   private show(volume: WebGLTexture | null, overlay: WebGLTexture | null): void {

@@ -19,6 +19,9 @@ const FOUR: Box[][] = [
   [[0, 0, 0.6, 1], [0.6, 0, 0.4, 1 / 3], [0.6, 1 / 3, 0.4, 1 / 3], [0.6, 2 / 3, 0.4, 1 / 3]],
 ];
 
+/** Two by two is what readers know; another arrangement of four must be clearly larger. */
+const SQUARE_BONUS = 2;
+
 function thirds(box: (k: number) => Box): Box[] {
   return [0, 1, 2].map(box);
 }
@@ -42,7 +45,7 @@ export function placesFor(layout: Layout, grid: { dims: Vec3; spacing: Vec3 }, w
     const shown = boxes.reduce((product, [, , w, h], k) => {
       const [a, b] = sizes[k]!;
       return product * Math.min((w * width) / a, (h * height) / b) ** (k === 0 ? 1.4 : 1);
-    }, 1);
+    }, layout === "all" && boxes === FOUR[0] ? SQUARE_BONUS : 1);
     if (shown > most) [most, best] = [shown, boxes];
   }
   return planes.map((plane, k) => ({ plane, box: best[k]! }));

@@ -1,13 +1,13 @@
 /**
- * Paints the scan's grey values through the window, on the graphics card: for the slices all of the head, for the
- * 3-D view the brain alone, since skin and skull would hide what the map shows.
+ * Paints the scan's grey values through the window for the 3-D view, on the graphics card: the brain alone, since
+ * skin and skull would hide what the map shows.
  */
 
 import { toColumns, type Mat4 } from "./geometry";
 import type { Image } from "./image_source";
-import { VolumePass, type ValueTextures } from "./volume_pass";
+import { UNITS, VolumePass, type ValueTextures } from "./volume_pass";
 
-// The opacity matters in 3-D only: dark fluid lets the surface of the brain behind it show.
+// Dark fluid lets the surface of the brain behind it show.
 const FRAGMENT = `#version 300 es
 precision highp float;
 uniform highp sampler3D values;
@@ -26,9 +26,6 @@ void main() {
   colour = vec4(vec3(grey), inside * smoothstep(0.12, 0.4, grey));
 }`;
 
-const VALUES_UNIT = 11;
-const MASK_UNIT = 13;
-
 export interface Masked {
   image: Image;
   toMask: Mat4;
@@ -44,11 +41,11 @@ export class ScanPainter {
   /** Fill `out`, an RGBA8 3-D texture of `size`; `toValues` as in the overlay's painter. mask: what stays opaque. */
   paint(out: WebGLTexture, size: number[], scan: Image, toValues: Mat4, range: [number, number], mask: Masked | null): void {
     const { gl, pass } = this;
-    this.values.bind(VALUES_UNIT, scan, true);
-    this.values.bind(MASK_UNIT, mask?.image ?? scan, true);
+    this.values.bind(UNITS.scan, scan, false);
+    this.values.bind(UNITS.mask, mask?.image ?? scan, false);
     gl.useProgram(pass.program);
-    gl.uniform1i(pass.at("values"), VALUES_UNIT);
-    gl.uniform1i(pass.at("mask"), MASK_UNIT);
+    gl.uniform1i(pass.at("values"), UNITS.scan);
+    gl.uniform1i(pass.at("mask"), UNITS.mask);
     gl.uniformMatrix4fv(pass.at("toValues"), false, toColumns(toValues));
     gl.uniformMatrix4fv(pass.at("toMask"), false, toColumns(mask?.toMask ?? toValues));
     gl.uniform1f(pass.at("slope"), scan.slope);

@@ -2,7 +2,10 @@
 
 import type { Image } from "./image_source";
 
-export const VERTEX = `#version 300 es
+/** Texture units beyond those that NiiVue uses. */
+export const UNITS = { scan: 11, colours: 12, layer: 13, mask: 14 } as const;
+
+const VERTEX = `#version 300 es
 layout(location = 0) in vec3 pos;
 out vec2 at;
 void main() {
@@ -13,14 +16,15 @@ void main() {
 /** The values of images as float textures, sent to the card once. */
 export class ValueTextures {
   private readonly held = new Map<Image, WebGLTexture>();
-  private readonly linear: boolean;
+  /** Whether the card reads between float voxels by itself; many tablets do not. */
+  readonly linear: boolean;
 
   constructor(private readonly gl: WebGL2RenderingContext) {
     this.linear = gl.getExtension("OES_texture_float_linear") !== null;
   }
 
-  /** exact: read at voxel centres only, so no value is mixed with its neighbours. */
-  bind(unit: number, image: Image, exact: boolean): void {
+  /** smooth: read between voxels, where the card can. */
+  bind(unit: number, image: Image, smooth: boolean): void {
     const { gl } = this;
     gl.activeTexture(gl.TEXTURE0 + unit);
     let texture = this.held.get(image);
@@ -29,7 +33,7 @@ export class ValueTextures {
       texture = this.sent(image);
       this.held.set(image, texture);
     }
-    const filter = exact || !this.linear ? gl.NEAREST : gl.LINEAR;
+    const filter = smooth && this.linear ? gl.LINEAR : gl.NEAREST;
     gl.texParameteri(gl.TEXTURE_3D, gl.TEXTURE_MIN_FILTER, filter);
     gl.texParameteri(gl.TEXTURE_3D, gl.TEXTURE_MAG_FILTER, filter);
   }

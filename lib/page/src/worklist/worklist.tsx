@@ -34,7 +34,12 @@ export function Worklist({ route }: { route: Route }) {
   const again = () => setTurn((n) => n + 1);
 
   useEffect(() => update({ worklist: route.params }), [route]);
-  useEffect(() => setTyped(search), [search]);
+  // What was typed meanwhile must not be overwritten by the search that it was sent as.
+  const sent = useRef(search);
+  useEffect(() => {
+    if (search !== sent.current) setTyped(search);
+    sent.current = search;
+  }, [search]);
   useEffect(() => {
     document.title = "Worklist · Brain anomalies";
   }, []);
@@ -64,7 +69,10 @@ export function Worklist({ route }: { route: Route }) {
 
   useEffect(() => {
     if (typed === search) return;
-    const timer = setTimeout(() => change({ search: typed, offset: "" }), 250);
+    const timer = setTimeout(() => {
+      sent.current = typed;
+      change({ search: typed, offset: "" });
+    }, 250);
     return () => clearTimeout(timer);
   }, [typed, search]);
 
@@ -207,7 +215,7 @@ function Row({ study, reader }: { study: Study; reader: string }) {
       <td data-label="Findings" class="num">{study.lesions ?? "–"}</td>
       <td data-label="Model" class="model">{study.model ?? ""}</td>
       <td data-label="Remarks" class="remarks">
-        {odd && <span class="remark warn"><Warn /> unusual scan</span>}
+        {odd && <span class="remark warn" title={typeof study.gate === "object" ? study.gate?.reasons.join("; ") : undefined}><Warn /> unusual scan</span>}
         {drifted && <span class="remark warn"><Warn /> drift</span>}
         {study.error && <span class="remark fault" title={study.error}>{study.error}</span>}
         {held && <span class="remark"><Lock /> {held.reader === reader ? "in your hands" : `read by ${held.reader}`} until {clock(held.until)}</span>}
