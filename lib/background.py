@@ -31,6 +31,10 @@ _TRAINING = {"preparing": (0.0, 0.15), "training": (0.15, 0.8), "calibrating": (
 _NOT_PARAMS = {"model", "gpus", "bundle_path", "images"}
 
 
+# The highest share told of each running task: a stage that is gone through again must not take the bar back.
+_highest: dict[str, float] = {}
+
+
 class _Line(ThreadPoolExecutor):
     """MONAI Label's line of one kind of task, from which a waiting one can be taken out; it has no way to do that."""
 
@@ -138,7 +142,7 @@ def _as_job(app: MONAILabelApp, kind: str, task: Mapping[str, Any], waiting: lis
             "state": state,
             "position": position,
             "stage": _stage(state, now),
-            "progress": 1.0 if state == DONE else _share(now),
+            "progress": 1.0 if state == DONE else _never_falling(task["id"], state, _share(now)),
             "created": _iso(created),
             "started": None if state == QUEUED else _iso(began),
             "finished": _iso(finished),
@@ -175,6 +179,15 @@ def _share(now: Mapping[str, Any]) -> float | None:
         share = float(now.get("share") or 0) if now["status"] == "training" else _part(now, "stage_done", "stage_total")
         return begin + (end - begin) * min(1.0, max(0.0, share or 0.0))
     return _part(now, "done", "total")
+
+
+def _never_falling(task_id: str, state: str, share: float | None) -> float | None:
+    if state != RUNNING:
+        _highest.pop(task_id, None)
+        return share
+    if share is not None:
+        _highest[task_id] = max(round(share, 4), _highest.get(task_id, 0.0))
+    return _highest.get(task_id)
 
 
 def _part(now: Mapping[str, Any], done: str, total: str) -> float | None:

@@ -35,6 +35,7 @@ def table(monkeypatch):
     monkeypatch.setattr(utils, "background_tasks", tasks)
     monkeypatch.setattr(utils, "background_processes", processes)
     monkeypatch.setattr(utils, "background_executors", executors)
+    monkeypatch.setattr(background, "_highest", {})
 
     def add(kind, status, number=1, **more):
         task = {"id": f"{kind}-{number}", "status": status, "start_ts": "2026-03-04 05:06:07", **more}
@@ -71,6 +72,10 @@ def test_the_parts_of_a_training_follow_one_another(table):
     ]
     shares = [background.listing(app(train=stats))[0]["progress"] for stats in told]
     assert shares == sorted(shares)
+    assert len(set(shares)) == len(shares) - 1
+    # A stage that begins anew does not take the bar back.
+    again = background.listing(app(train={"status": "preparing", "stage_done": 0, "stage_total": 4}))[0]
+    assert again["progress"] == shares[-1]
     assert shares[0] == 0
     assert shares[-1] < 1
 
@@ -79,7 +84,11 @@ def test_a_running_scoring_tells_its_steps_and_when_it_began(table):
     table("scoring", "RUNNING", request={"method": "anomaly_scores", "limit": 7})
     record = {"status": "running", "done": 3, "total": 12, "started": 1_800_000_000}
     (job,) = background.listing(app(scoring=record))
-    assert (job["model"], job["progress"], job["params"]) == ("anomaly_scores", 0.25, {"method": "anomaly_scores", "limit": 7})
+    assert (job["model"], job["progress"], job["params"]) == (
+        "anomaly_scores",
+        0.25,
+        {"method": "anomaly_scores", "limit": 7},
+    )
     assert job["started"].startswith("2027-01-15T08:00:00")
 
 
