@@ -200,6 +200,7 @@ def review(record: Record) -> Markup | None:
         _pairs(facts),
         element("p", "Decided with other settings, not marked with those of this report:") if elsewhere else None,
         element("ul", *elsewhere, class_="tight") if elsewhere else None,
+        class_="keep" if len(elsewhere) <= _ROWS_TOGETHER else None,
     )
 
 

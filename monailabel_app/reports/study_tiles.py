@@ -15,7 +15,7 @@ from .study_words import axis_words
 
 PAGE_MM = 186.0  # between the margins of an A4 page
 _GAP_MM = 2.0
-_LARGE_MM, _SMALL_MM, _SLICE_MM = (60.5, 68.0), (48.0, 31.0), (60.5, 92.0)  # across and down, at most
+_LARGE_MM, _SMALL_MM, _SLICE_MM = (60.5, 63.0), (48.0, 31.0), (60.5, 92.0)  # across and down, at most
 _GLASS_MM = (72.0, 54.0)
 _MOSAIC_COLUMNS, _MOSAIC_TILES = 8, 24
 _LEFT_RIGHT = {"sagittal": "AP", "coronal": "RL", "axial": "RL"}
