@@ -20,10 +20,12 @@ TOP_LEVEL = {
     "requirements.txt",
     "README.md",
     "docs",
+    "extras",
 } | {
     *(
         "requirements-dev.txt",
         "requirements-nodeps.txt",
+        "requirements-ray.txt",
         "pyproject.toml",
         "Makefile",
         "LICENSE",
