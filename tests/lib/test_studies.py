@@ -4,7 +4,10 @@ import json
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC
 
+from lib.endpoints import models, results, reviews, studies
 from lib.scoring.records import record_result
 from monailabel_app.errors import InvalidVolume
 from tests.lib.results_app import client_of, small_app
@@ -224,3 +227,13 @@ def test_a_lease_that_is_none_is_refused_in_words(client, body):
     reply = lease(client, **body)
     assert (reply.status_code, "expected" in reply.json()["detail"]) == (400, True)
     assert lease(client, image="nobody", reader="anna").status_code == 404
+
+
+def test_reading_and_writing_need_the_roles_of_scans_and_labels():
+    """Every address asks MONAI Label's own access control."""
+    reading, writing = settings.MONAI_LABEL_AUTH_ROLE_USER, settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR
+    for module in (models, results, reviews, studies):
+        for route in module.router.routes:
+            calls = [dependency.call for dependency in route.dependant.dependencies]
+            wanted = reading if route.methods == {"GET"} else writing
+            assert [call.roles for call in calls if isinstance(call, RBAC)] == [wanted], route.path
