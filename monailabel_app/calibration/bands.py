@@ -20,9 +20,10 @@ from .tails import TAIL_SHARES
 
 BANDS = ("low suspicion", "medium suspicion", "high suspicion")
 BAND_SHARES = (0.01, 0.001, 0.0001)
-# From bright to dark as well as from yellow to red, so that they are told apart without seeing red and green.
+# Those of the map's scale at these shares, in reports and on the page: the brighter, the rarer, so that they are told
+# apart without seeing red and green.
 COLOURS: Mapping[str, tuple[int, int, int]] = dict(
-    zip(BANDS, ((255, 221, 51), (255, 128, 0), (200, 16, 46)), strict=True)
+    zip(BANDS, ((203, 65, 73), (249, 142, 9), (252, 243, 120)), strict=True)
 )
 LABELS: Mapping[str, int] = {name: number for number, name in enumerate(BANDS, start=1)}
 

@@ -180,7 +180,7 @@ def test_bands_are_flat_colours(window):
     seen = inner(window.picture(), window.tile("axial"))
     colours, counts = np.unique(seen[coloured(seen)], axis=0, return_counts=True)
     flat = {tuple(int(v) for v in colour) for colour, count in zip(colours, counts, strict=True) if count > 100}
-    assert flat == {(255, 221, 51), (255, 128, 0), (200, 16, 46)}
+    assert flat == {(203, 65, 73), (249, 142, 9), (252, 243, 120)}
 
 
 def test_jumping_to_a_lesion_goes_there_and_says_what_is_there(window):

@@ -10,6 +10,7 @@ from monailabel_app.calibration.tails import TAIL_SHARES, rarity, tail_table, va
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.postprocessing.components import find_lesions
 from monailabel_app.postprocessing.delineate import delineated
+from monailabel_app.reports import overlay
 
 SHAPE = (24, 20, 16)
 SPACING = (2.0, 2.0, 2.0)
@@ -85,3 +86,8 @@ def test_value_of_is_the_inverse_of_rarity_within_and_beyond_the_table():
     values = np.array([0.3, 1.0, table[TAIL_SHARES.index(0.01)], table[-1], 9.0])
     found = [value_of(float(rare), table) for rare in rarity(values, table)]
     np.testing.assert_allclose(found, values, rtol=1e-5)
+
+
+def test_a_band_has_the_colour_that_the_map_has_at_its_edge_in_reports():
+    scale = dict(overlay.COLOURS)
+    assert list(COLOURS.values()) == [scale[share] for share in BAND_SHARES]

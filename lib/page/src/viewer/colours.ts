@@ -9,9 +9,9 @@ export type Rgb = [number, number, number];
 export const SHARES = [0.01, 0.001, 0.0001] as const;
 
 export const BANDS: { name: string; colour: Rgb }[] = [
-  { name: "low suspicion", colour: [255, 221, 51] },
-  { name: "medium suspicion", colour: [255, 128, 0] },
-  { name: "high suspicion", colour: [200, 16, 46] },
+  { name: "low suspicion", colour: [203, 65, 73] },
+  { name: "medium suspicion", colour: [249, 142, 9] },
+  { name: "high suspicion", colour: [252, 243, 120] },
 ];
 
 /**
