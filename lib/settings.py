@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import tarfile
+import warnings
 from pathlib import Path
 
 from monailabel.config import Settings, settings
@@ -30,6 +31,8 @@ def apply() -> None:
     # At INFO these write the ids of scans, which may be names; a training's log is shown to every user.
     for name in ("monailabel.datastore", "monailabel.endpoints.datastore", "dicomweb_client", "highdicom"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # These print the values of headers that they doubt, a patient's name among them.
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)(\.|$)")
     # Sessions may be uploaded as an archive, which MONAI Label unpacks without a filter; the class attribute
     # is Python's documented way to refuse absolute paths, parent folders and links (PEP 706).
     if hasattr(tarfile, "data_filter"):

@@ -1,8 +1,10 @@
 import io
 import os
 import tarfile
+import warnings
 
 import pytest
+from highdicom.valuerep import check_person_name
 from monailabel.config import Settings
 from monailabel.config import settings as platform
 
@@ -47,3 +49,11 @@ def test_an_archive_cannot_unpack_outside_its_folder(restored, tmp_path):
     with tarfile.open(archive) as tar, pytest.raises(tarfile.OutsideDestinationError):
         tar.extractall(tmp_path / "inside")
     assert not (tmp_path / "evil.txt").exists()
+
+
+def test_what_a_reader_of_dicom_doubts_about_a_patients_name_is_not_printed(restored):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        settings.apply()
+        check_person_name("JANEDOE")
+    assert not told
