@@ -77,8 +77,8 @@ def test_equal_edges_give_the_higher_band():
 
 def test_colours_differ_in_brightness_too():
     brightness = [np.dot((0.2126, 0.7152, 0.0722), np.array(COLOURS[name]) / 255) for name in BANDS]
-    assert brightness[0] - brightness[1] > 0.15
-    assert brightness[1] - brightness[2] > 0.15
+    assert brightness[1] - brightness[0] > 0.15
+    assert brightness[2] - brightness[1] > 0.15
 
 
 def test_value_of_is_the_inverse_of_rarity_within_and_beyond_the_table():
