@@ -158,6 +158,7 @@ def _describe(found: Analysed, given: Mapping[str, Any]) -> dict[str, Any]:
         },
         "bands": bands,
         "window": display_window(found.volume, finding.brain_mask),
+        "affine": finding.affine,
         "review": review_of(info),
         "record": records_of(info).get(name),
     }
