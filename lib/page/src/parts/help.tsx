@@ -42,8 +42,9 @@ export function Help({ onClose }: { onClose: () => void }) {
         ))}
       </div>
       <p>
-        In the picture: click or drag to move the cross, wheel or two fingers to scroll through slices, right button or two-finger
-        drag for the grey values. Letters at the edges name the directions: L is the patient's left.
+        In the picture: drag to move the cross, wheel to scroll through slices (or drag the strip at a slice's edge), right button
+        for brightness and contrast, Shift or the middle button to move, two fingers to zoom and move; in 3-D, drag to turn. Letters
+        at the edges name the patient's sides: L is the patient's left.
       </p>
       <p class="research-note">For research use only; not a medical device. The marks show what is unusual compared with healthy scans, not what it is.</p>
     </Dialog>

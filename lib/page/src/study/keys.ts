@@ -40,6 +40,10 @@ export function useStudyKeys(actions: StudyKeys): void {
         "+": act.up, "=": act.up, "-": act.down, o: act.overlay, b: act.bands, s: act.swipe, d: act.side,
         "0": act.centre, w: act.worklist, n: act.nextStudy,
       };
+      // In the picture, on sliders and tabs the arrows have their own meaning.
+      const arrows = !target.closest("input, .viewer-box, [role='tablist']");
+      if (arrows && event.key === "ArrowDown") table["ArrowDown"] = act.next;
+      if (arrows && event.key === "ArrowUp") table["ArrowUp"] = act.previous;
       const layout = LAYOUTS[Number(event.key) - 1];
       const action = layout ? () => act.layout(layout) : table[event.key];
       if (!action) return;

@@ -40,17 +40,9 @@ export function Lesions({ lesions, stale, selected, reviewing, onSelect, onComme
   useEffect(() => {
     body.current?.querySelector('tr[aria-selected="true"]')?.scrollIntoView({ block: "nearest" });
   }, [selected]);
-  const keys = (event: KeyboardEvent) => {
-    if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
-    event.preventDefault();
-    event.stopPropagation();
-    const at = lesions.findIndex((lesion) => peakKey(lesion) === selected);
-    const next = lesions[Math.min(lesions.length - 1, Math.max(0, at + (event.key === "ArrowDown" ? 1 : -1)))];
-    if (next) onSelect(next);
-  };
   return (
     <div class={stale ? "lesions stale" : "lesions"} aria-busy={stale}>
-      <table class="lesion-table" onKeyDown={keys} tabIndex={0} aria-label={`Findings, ${lesions.length}`}>
+      <table class="lesion-table" tabIndex={0} aria-label={`Findings, ${lesions.length}`}>
         <thead>
           <tr>
             <th scope="col">Nr</th>

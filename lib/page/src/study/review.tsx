@@ -53,7 +53,7 @@ export function FinishDialog({ lesions, reviewing, onClose, onDone }: { lesions:
       foot={
         <>
           <button type="button" onClick={onClose}>Back</button>
-          <button type="button" class="primary" disabled={busy || (open > 0 && rest === "undecided")} onClick={() => void finish()}>Finish review</button>
+          <button type="button" class="primary" autofocus={open === 0} disabled={busy || (open > 0 && rest === "undecided")} onClick={() => void finish()}>Finish review</button>
         </>
       }
     >
@@ -61,12 +61,12 @@ export function FinishDialog({ lesions, reviewing, onClose, onDone }: { lesions:
       {open > 0 && (
         <fieldset class="choices">
           <legend>{open === 1 ? "The undecided finding is" : `The ${open} undecided findings are`}</legend>
-          <label class="tick"><input type="radio" name="rest" checked={rest === "accept"} onChange={() => setRest("accept")} /><span>accepted</span></label>
+          <label class="tick"><input type="radio" name="rest" autofocus checked={rest === "accept"} onChange={() => setRest("accept")} /><span>accepted</span></label>
           <label class="tick"><input type="radio" name="rest" checked={rest === "reject"} onChange={() => setRest("reject")} /><span>rejected</span></label>
         </fieldset>
       )}
       <p class="muted">
-        {accepted ? `${plural(accepted, "accepted finding")} will be stored as the final label of this study.` : "An empty final label will be stored: reviewed, nothing abnormal."} Your decisions and comments
+        {open > 0 && rest === "undecided" ? "Say what they are, or go back and decide them one by one. " : accepted ? `${plural(accepted, "accepted finding")} will be stored as the final label of this study.` : "An empty final label will be stored: reviewed, nothing abnormal."} Your decisions and comments
         are kept as feedback.
       </p>
       {reviewing.status === "failed" && <p class="fault" role="alert">Not saved: {reviewing.fault}</p>}

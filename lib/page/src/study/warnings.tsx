@@ -44,8 +44,8 @@ export function notices(result: Result | null, model: Model | undefined): Notice
     });
   for (const text of warnings) {
     if ((gate && !gate.passed && ofGate.test(text)) || (drift?.drifted && ofDrift.test(text))) continue;
-    const title = capital(clause(text));
-    list.push({ kind: "warn", title, text: title === capital(text) ? "" : capital(text) });
+    const title = clause(text);
+    list.push({ kind: "warn", title: capital(title), text: title === text ? "" : title.endsWith("…") ? capital(text) : capital(text.slice(title.length).replace(/^[:;]\s*/, "")) });
   }
   if (model?.verdict) list.push({ kind: "warn", title: `${model.name}: ${model.verdict}`, text: "" });
   else if (model?.beats_baselines === true) list.push({ kind: "info", title: `${model.name} beats the intensity and atlas baselines on what it was measured on.`, text: "" });
