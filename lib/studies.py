@@ -16,11 +16,12 @@ from monailabel.interfaces.datastore import Datastore
 
 from lib import leases
 from lib.errors import InvalidRequest, UnknownImage
+from lib.healthy_limit import CurrentLimits, HealthyLimits
 from lib.infers import AnomalyInferTask
 from lib.review import summary_of
 from lib.reviewed import is_final
 from lib.scoring.base import whole_number
-from lib.scoring.records import anomaly_rank, borderline_rank, newest_record, records_of
+from lib.scoring.records import anomaly_rank, newest_record, records_of
 from lib.scoring.sequences import ANY, default_model, sequence_of
 from monailabel_app.errors import UnknownModel
 from monailabel_app.pipelines.shipped_models import DEFAULTS
@@ -123,7 +124,8 @@ def list_studies(
     counts = Counter(study.state for study in found)
     if query.state:
         found = [study for study in found if study.state == query.state]
-    found.sort(key=lambda study: _rank(study, query))
+    limits = HealthyLimits(lambda: tasks).now()
+    found.sort(key=lambda study: _rank(study, query, limits))
     return {
         "studies": [study.to_json() for study in found[query.offset : query.offset + query.limit]],
         "total": len(found),
@@ -192,11 +194,12 @@ def _dicom(info: Mapping[str, Any], said: Mapping[str, Any] | None) -> dict[str,
     return {key: str(value) for key, value in together.items() if value and value != _UNKNOWN}
 
 
-def _rank(study: Study, query: StudyQuery) -> tuple[Any, ...]:
+def _rank(study: Study, query: StudyQuery, limits: CurrentLimits) -> tuple[Any, ...]:
     if query.order == "most_anomalous":
         return (*anomaly_rank(study.record), study.image)
     if query.order == "borderline":
-        return (*borderline_rank(study.record), study.image)
+        distance = None if study.newest is None else limits.distance(*study.newest)
+        return (distance is None, distance or 0.0, study.image)
     if query.order == "newest":
         added = study.info.get("ts")
         return (-float(added) if isinstance(added, (int, float)) else 0.0, study.image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lib.errors import UnknownImage
 from lib.infers import AnomalyInferTask
 from lib.options import SMOOTHING
 from lib.studies import default_models, model_task, own_models
+from monailabel_app.weights.measured_file import read_measured
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ def _model(name: str, task: AnomalyInferTask, defaults: dict[str, str]) -> dict[
         "default_for": default_for,
         "description": method.describe(entry),
         "verdict": verdict(entry),
+        "beats_baselines": _beats_baselines(entry.folder),
         "training_data": entry.training_data,
         "version": entry.version,
         "id": entry.id,
@@ -73,6 +76,17 @@ def _model(name: str, task: AnomalyInferTask, defaults: dict[str, str]) -> dict[
         "points": _points(entry.folder / _CALIBRATION),
         "card": address("models", name, "card") if (entry.folder / CARD).is_file() else None,
     }
+
+
+def _beats_baselines(folder: Path) -> bool | None:
+    """Whether the model was shown to beat the baselines on every sequence it was measured on; None where it was not.
+
+    None also for a baseline itself.
+    """
+    measured = read_measured(folder) or {}
+    sequences = () if measured.get("baseline") else measured.get("sequences") or ()
+    answers = [found.get("answer") for found in sequences if isinstance(found, Mapping)]
+    return all(answer == "yes" for answer in answers) if answers else None
 
 
 def _points(path: Path) -> dict[str, Any]:

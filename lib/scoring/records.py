@@ -147,20 +147,6 @@ def anomaly_rank(record: Mapping[str, Any] | None) -> tuple[float, ...]:
     return (0.0, 1.0 if p_value is None else p_value, -score)
 
 
-def borderline_rank(record: Mapping[str, Any] | None) -> tuple[float, ...]:
-    """Sorts the scan first whose score is nearest to the threshold it was marked with; those without a score last.
-
-    The score is the mean of the highest 2 ml of the map, on the scale of the threshold: near it, the next voxel decides
-    whether anything is marked. Relative to the threshold, so that models can be compared.
-    """
-    score, threshold = _number(record, "score"), _number(record, "threshold")
-    if score is None:
-        return (2.0, 0.0)
-    if not threshold or threshold <= 0:
-        return (1.0, 0.0)
-    return (0.0, abs(score - threshold) / threshold)
-
-
 def stamp_of(path: str) -> str:
     """Tells whether a file is still the same; empty where there is none. As text, for JSON of browsers."""
     stamp = file_stamp(path)

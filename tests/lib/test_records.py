@@ -8,7 +8,6 @@ from lib.errors import ServerBusy
 from lib.scoring.records import (
     Basis,
     anomaly_rank,
-    borderline_rank,
     known_stamp,
     newest_record,
     record_result,
@@ -75,7 +74,3 @@ def test_ranks_put_scans_without_a_score_last_whatever_their_record_holds():
     extreme, mild = {"score": 9.0, "p_value": 0.05, "threshold": 3.0}, {"score": 4.0, "p_value": 0.4, "threshold": 3.0}
     odd = [None, {}, {"error": "broken"}, {"score": None}, {"score": "9"}]
     assert all(anomaly_rank(extreme) < anomaly_rank(mild) < anomaly_rank(other) for other in odd)
-    assert all(borderline_rank(mild) < borderline_rank(extreme) < borderline_rank(other) for other in odd)
-    # Of before thresholds were recorded, and one that nothing can be near to.
-    assert borderline_rank(extreme) < borderline_rank({"score": 3.0}) < borderline_rank(None)
-    assert borderline_rank({"score": 3.0, "threshold": 0.0}) == borderline_rank({"score": 3.0})

@@ -10,6 +10,8 @@ from monailabel.endpoints.user.auth import RBAC
 from lib.endpoints import models, results, reviews, studies
 from lib.scoring.records import record_result
 from monailabel_app.errors import InvalidVolume
+from monailabel_app.weights.measured_file import write_measured
+from monailabel_app.weights.model_folder import result_hash
 from tests.lib.results_app import client_of, small_app
 
 RESULT = {"anomaly_score": 2.0, "p_value": 0.5, "threshold": 1.9, "lesion_count": 3, "anomaly_volume_ml": 4.0}
@@ -87,11 +89,33 @@ def test_the_most_anomalous_come_first_across_models(app, client):
     assert ids(client) == ["c", "a", "b_FLAIR", "d"]
 
 
-def test_borderline_is_nearest_the_threshold_it_was_marked_with(app, client):
-    record(app, "a", anomaly_score=10.0, threshold=2.0)
-    record(app, "b_FLAIR", "ddpm_flair", anomaly_score=21.0, threshold=20.0)
-    record(app, "c", anomaly_score=1.0, threshold=2.0)
+def test_borderline_is_nearest_to_the_healthy_limit(app, client):
+    """Of 21 healthy scores 1 to 3, 95 % are below 2.9 and the median is 2; of the other model ten times as much."""
+    healthy = [1 + n / 10 for n in range(21)]
+    for model, scale in (("ddpm_t1", 1), ("ddpm_flair", 10)):
+        entry = {"points": {}, "scan_scores": {"standard": [scale * value for value in healthy]}}
+        file = app.models[model].entry.folder / "calibration.json"
+        file.write_text(json.dumps({"scores": {"signed": entry}}))
+    record(app, "a", anomaly_score=4.0)
+    record(app, "b_FLAIR", "ddpm_flair", anomaly_score=32.0)
+    record(app, "c", anomaly_score=2.0)
+    record(app, "d", result=InvalidVolume("broken"))
     assert ids(client, order="borderline") == ["b_FLAIR", "c", "a", "d"]
+
+
+def test_whether_a_model_beats_the_baselines_is_said_or_not_known(app, client):
+    folder = app.models["ddpm_t1"].entry.folder
+    (folder / "card.md").write_text("# Card\n")
+
+    def said(*answers):
+        sequences = [{"modality": "t1", "answer": answer} for answer in answers]
+        write_measured(folder, {"result_hash": result_hash(folder), "sequences": sequences})
+        return client.get("/anomaly/models").json()[0]["beats_baselines"]
+
+    assert client.get("/anomaly/models").json()[0]["beats_baselines"] is None
+    assert [said("yes"), said("yes", "no"), said("undecided"), said()] == [True, False, False, None]
+    (folder / "measured.json").write_text("[1]")
+    assert client.get("/anomaly/models").json()[0]["beats_baselines"] is None
 
 
 def test_newest_is_what_was_added_last(app, client):
