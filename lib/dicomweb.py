@@ -305,6 +305,12 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         """PatientID, and where it is stated ``PatientID^^^IssuerOfPatientID``; None where the archive names none."""
         return self._patients.get(image_id) or None
 
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """Its information kept here, and what the archive's last list called the series, which tells its sequence."""
+        info = super().get_image_info(image_id)
+        called = self._shown.get(image_id, {}).get("SeriesDescription")
+        return {"SeriesDescription": called, **info} if called else info
+
     def series_info(self, image_id: str) -> dict[str, str]:
         """What the archive's list says about a series, by DICOM keyword, without fetching it; empty if it is not there.
 

@@ -97,7 +97,7 @@ class Study:
         healthy = self.info.get("healthy")
         return {
             "image": self.image,
-            "sequence": sequence_of(self.image, self.info),
+            "sequence": sequence_of(self.image, {**self.dicom, **self.info}),
             "state": self.state,
             "model": model,
             **{key: record.get(key) for key in ("score", "p_value", "volume_ml", "lesions", "error", "gate", "drift")},

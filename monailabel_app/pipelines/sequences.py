@@ -13,16 +13,37 @@ from .shipped_models import DEFAULTS
 ANY = "any"
 _BIDS_SUFFIX = re.compile(r"_(T1w|T2w|PDw|FLAIR|T1|T2|PD|DWI|SWI|T2starw)$", re.IGNORECASE)
 _WORDS = {"t1w": "t1", "t2w": "t2", "pdw": "pd", "t2starw": "t2star"}
+# What technicians call a series. The first that fits: a FLAIR is called T2 as well, and a T1 FLAIR is a T1.
+_CALLED = (
+    ("dwi", r"dwi|adc|diff|dti|trace|ep2d"),
+    ("swi", r"swi|swan|venobold"),
+    ("t2star", r"t2\s?\*|t2\s?star|gre|hemo"),
+    ("t1", r"t1.*flair|flair.*t1"),
+    ("flair", r"flair|tirm|dark.?fluid"),
+    ("t1", r"t1|mp2?rage|mp-rage|bravo|spgr|tfl3d|vibe"),
+    ("t2", r"t2|ciss|fiesta"),
+    ("pd", r"pd|proton"),
+)
+_CALLED_SO = tuple((name, re.compile(rf"(?<![a-z])({words})")) for name, words in _CALLED)
 
 
 def sequence_of(image_id: str, info: Mapping[str, Any]) -> str | None:
-    """``t1``, ``flair``, ...: of the image information ``sequence``, else of an id that ends as BIDS has it."""
+    """``t1``, ``flair``, ...; None where nobody said so.
+
+    Of the image information ``sequence``, else of an id that ends as BIDS has it, else of what an archive calls the
+    series (``SeriesDescription``).
+    """
     said = info.get("sequence")
     if not isinstance(said, str) or not said.strip():
         suffix = _BIDS_SUFFIX.search(image_id)
-        said = suffix[1] if suffix else ""
+        said = suffix[1] if suffix else _called(info.get("SeriesDescription"))
     word = said.strip().casefold()
     return _WORDS.get(word, word) or None
+
+
+def _called(description: Any) -> str:
+    words = description.casefold() if isinstance(description, str) else ""
+    return next((name for name, pattern in _CALLED_SO if pattern.search(words)), "")
 
 
 def default_model(models: Mapping[str, ModelEntry], sequence: str | None) -> str | None:

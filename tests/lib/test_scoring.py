@@ -233,8 +233,19 @@ def test_each_scan_is_scored_by_the_model_of_its_sequence(store, tmp_path):
         ("sub-01_ses-2_FLAIR", {}, "flair"),
         ("sub-01_T1w", {"sequence": "T2w"}, "t2"),
         ("a", {"sequence": 3}, None),
+        *(
+            ("1.2.3", {"SeriesDescription": called}, sequence)
+            for called, sequence in {
+                "t1_mprage_sag_p2_iso": "t1", "Sag T1 BRAVO": "t1", "3D SPGR": "t1", "MP2RAGE": "t1",
+                "AX T1 FLAIR": "t1", "t2_space_dark-fluid_sag": "flair", "Ax T2 FLAIR FS": "flair",
+                "T2_TIRM_TRA": "flair",
+                "t2_tse_tra": "t2", "AX T2* GRE": "t2star", "ep2d_diff_b1000": "dwi", "ADC": "dwi", "localizer": None,
+                "": None, "PD TSE": "pd", "SWI_Images": "swi",
+            }.items()
+        ),
+        ("1.2.3", {"SeriesDescription": "t1_mprage", "sequence": "flair"}, "flair"),
     ],
-)
+)  # fmt: skip
 def test_the_sequence_is_what_somebody_said(image, info, sequence):
     assert sequence_of(image, info) == sequence
 
