@@ -30,8 +30,8 @@ def test_a_series_is_read_and_its_objects_are_sent_to_the_archive(
         reader.open()
         page.get_by_text("come from a DICOM archive").wait_for()
         assert page.locator('input[type="file"]').count() == 0
-        row = page.get_by_role("row").filter(has=page.get_by_role("link", name=series.series_uid))
-        row.get_by_text(str(PATIENT_NAME).replace("^", " ").strip()).wait_for()
+        row = page.get_by_role("row").filter(has_text=series.series_uid)
+        row.get_by_role("link", name=str(PATIENT_NAME).replace("^", " ").strip()).wait_for()
         page.screenshot(path=str(screenshots / "page_worklist_dicom.png"))
         reader.study(series.series_uid, f"?model={MODEL}")
         page.get_by_role("button", name=f"Run {MODEL}").click()

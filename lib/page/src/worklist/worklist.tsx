@@ -198,15 +198,16 @@ function Chip({ name, count, on, pick }: { name: string; count: number; on: bool
 }
 
 function Row({ study, reader }: { study: Study; reader: string }) {
+  const told = study.dicom ? about(study.dicom) : "";
   const held = study.lease && new Date(study.lease.until).getTime() > Date.now() ? study.lease : null;
   const odd = typeof study.gate === "object" && study.gate ? !study.gate.passed : study.gate === false || typeof study.gate === "string";
   const drifted = typeof study.drift === "object" && study.drift ? study.drift.drifted : study.drift === true || typeof study.drift === "string";
   return (
     <tr>
       <th scope="row">
-        <a href={hashOf({ view: "study", image: study.image, params: {} })}>{study.image}</a>
+        <a href={hashOf({ view: "study", image: study.image, params: {} })}>{told || study.image}</a>
         {study.sequence && <span class="tag">{sequence(study.sequence)}</span>}
-        {study.dicom && <span class="about">{about(study.dicom)}</span>}
+        {told && <span class="about">{study.image}</span>}
       </th>
       <td data-label="State"><Badge state={study.state} /></td>
       <td data-label="Score" class="num strong">{number(study.score)}</td>
