@@ -16,6 +16,10 @@ _SEGMENTS = """
 return window.services.segmentationService.getSegmentations().flatMap(
   s => Object.values(s.segments).map(segment => segment.label));
 """
+_NUMBERED = """
+const [panel] = window.services.segmentationService.getSegmentations();
+return Object.entries(panel.segments).map(([number, segment]) => [number, segment.label]);
+"""
 _GO_TO = """
 const point = arguments[0], done = arguments[arguments.length - 1];
 const across = (a, b) => [0, 1, 2].map(i => a[(i + 1) % 3] * b[(i + 2) % 3] - a[(i + 2) % 3] * b[(i + 1) % 3]);
@@ -76,6 +80,11 @@ def open_series(ohif: OhifDriver, kind: str) -> None:
 def segments(ohif: OhifDriver) -> list[str]:
     """Names of the segments that the page holds."""
     return ohif.browser.execute_script(_SEGMENTS)
+
+
+def numbered_segments(ohif: OhifDriver) -> dict[int, str]:
+    """Names of the segments in MONAI Label's panel, by their value in its label volume."""
+    return {int(number): name for number, name in ohif.browser.execute_script(_NUMBERED)}
 
 
 def open_panel(ohif: OhifDriver) -> str:

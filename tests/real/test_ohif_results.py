@@ -5,8 +5,18 @@ import pytest
 import requests
 from PIL import Image
 
+from monailabel_app.calibration.bands import BANDS
 from tests.dicom_factory import PATIENT_NAME
-from tests.real.ohif_viewer import go_to, open_panel, open_series, open_viewer, segments, series_kinds, written
+from tests.real.ohif_viewer import (
+    go_to,
+    numbered_segments,
+    open_panel,
+    open_series,
+    open_viewer,
+    segments,
+    series_kinds,
+    written,
+)
 from tests.real.phantom import mask_points_lps
 
 pytestmark = [pytest.mark.browser, pytest.mark.orthanc, pytest.mark.slow]
@@ -82,14 +92,43 @@ def test_the_report_is_written_beside_the_lesion(ohif, shipped_server, stored, s
     Image.fromarray(ohif.picture()).save(screenshots / "ohif_report.png")
 
 
-def test_the_monai_label_mode_still_shows_the_scan_beside_stored_results(ohif, shipped_server, stored, screenshots):
+def test_the_monai_label_mode_still_works_beside_stored_results(ohif, shipped_server, stored):
     series, _ = stored
     ohif.open_study(shipped_server.url, series.study_uid)
     assert MODEL in ohif.connect()
     ohif.run(MODEL)
     assert ohif.label().mask.any()
-    if f"{MODEL}_bands" in ohif.connect():
-        ohif.run(f"{MODEL}_bands")
-        ohif.look_at(np.array([34.0, -3.0, 43.0]), (0, 0.8 * float(series.volume.data.max())))
-        Image.fromarray(ohif.picture()).save(screenshots / "ohif_bands.png")
     assert PATIENT_NAME not in shipped_server.log.read_text(errors="replace")
+
+
+def test_bands_of_suspicion_are_three_labels_in_the_panel(ohif, shipped_server, stored, centre, screenshots):
+    series, _ = stored
+    ohif.open_study(shipped_server.url, series.study_uid)
+    assert f"{MODEL}_bands" in ohif.connect()
+    ohif.run(f"{MODEL}_bands")
+    ohif.look_at(centre, (0, 0.8 * float(series.volume.data.max())))
+    Image.fromarray(ohif.picture()).save(screenshots / "ohif_bands.png")
+    label = ohif.label()
+    bands = label.mask[label.mask > 0]
+    names = numbered_segments(ohif)
+    assert {names[value] for value in np.unique(bands)} == set(BANDS)
+    # In the middle of a lesion of many healthy standard deviations is the highest band.
+    nearest = np.linalg.norm(label.points_lps() - centre, axis=1).argmin()
+    assert names[bands[nearest]] == BANDS[-1]
+
+
+def test_the_map_is_also_shown_in_the_monai_label_mode(ohif, shipped_server, stored, centre, screenshots):
+    series, _ = stored
+    ohif.open_study(shipped_server.url, series.study_uid)
+    open_series(ohif, "PMAP")
+
+    def coloured() -> bool:
+        views = ohif.look_at(centre, (0, 0.8 * float(series.volume.data.max())))
+        drawn = ohif.drawn()
+        seen = [drawn[name][round(view.y), round(view.x)].astype(int) for name, view in views.items()]
+        return any(is_red(colour) for colour in seen)
+
+    try:
+        ohif.wait(coloured, "the map on the lesion")
+    finally:
+        Image.fromarray(ohif.picture()).save(screenshots / "ohif_map_monai_label.png")
