@@ -68,9 +68,10 @@ class AnomalyApp(MONAILabelApp):
     ``--conf`` understands: ``models`` (names separated by commas, or all), ``trainers`` (methods, or all; none by
     default), ``healthy`` (all: every scan of the datastore is healthy), ``healthy_list`` (CSV or TSV file that says
     which are), ``keep_map`` (true: keep the anomaly map of images in the datastore), ``max_loaded_models``,
-    ``cache_mb`` (memory for analyses), ``disk_cache_mb`` and ``cache_days`` (analyses kept in cache/analyses/ of the
-    app, readable for its owner only; 0 days: nothing is kept there), ``scans_mb`` (memory for scans that were read),
-    ``bands`` (true: every model is offered a second time, as three bands of suspicion), ``auto_update_scoring``.
+    ``cache_mb`` (memory for analyses), ``disk_cache_mb`` and ``cache_days`` (analyses kept in the folder
+    ``disk_cache``, by default cache/analyses/ of the app, readable for its owner only; 0 days: none is kept),
+    ``scans_mb`` (memory for scans that were read), ``bands`` (true: every model is offered a second time, as three
+    bands of suspicion), ``auto_update_scoring``.
 
     Building one is cheap and touches no GPU: MONAI Label builds another in each of its sub-processes.
     """
@@ -379,7 +380,7 @@ def _store(app_dir: str, conf: Mapping[str, str]) -> AnalysisStore | None:
     """Where analyses outlive the server; what was kept before is removed where nothing is to be kept any more."""
     size = _whole_number(conf, "disk_cache_mb", DISK_BYTES // 2**20) * 2**20
     days = _whole_number(conf, "cache_days", CACHE_DAYS)
-    store = AnalysisStore(Path(app_dir) / "cache" / "analyses", size, days)
+    store = AnalysisStore(conf.get("disk_cache") or Path(app_dir) / "cache" / "analyses", size, days)
     if size and days:
         return store
     store.clear()

@@ -86,7 +86,11 @@ def start(studies, *, app=ROOT, conf=None, env=None, fake_pipeline=False, cwd=No
     port = _free_port()
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
     command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
-    for key, value in (conf or {"models": "all"}).items():
+    conf = dict(conf or {"models": "all"})
+    if app == ROOT and not {"disk_cache", "cache_days"} & set(conf):
+        # What a test finds must not depend on what another one analysed with this repository's models.
+        conf["disk_cache"] = tempfile.mkdtemp(prefix="analyses_")
+    for key, value in conf.items():
         command += ["--conf", key, value]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
     environment.pop("PYTHONPATH", None)

@@ -34,7 +34,9 @@ def infer(client, **options):
 
 def test_the_shipped_models_are_offered(client):
     offered = list(client.info()["models"])
-    assert sorted(offered) == sorted(SHIPPED)
+    plain = offered[: len(SHIPPED)]
+    assert sorted(plain) == sorted(SHIPPED)
+    assert offered[len(SHIPPED) :] == [f"{name}_bands" for name in plain]
     assert offered[0] == DEFAULTS["t1"]
 
 
@@ -58,6 +60,27 @@ def test_from_scan_to_submitted_label(client, lesion_scan, lesion_mask):
     lesion = np.asarray(nib.load(lesion_mask).dataobj) > 0
     values = nib.load(client.download_label("ixi_lesion", "anomaly_map")).get_fdata()
     assert values[lesion].mean() > values[(values > 0) & ~lesion].mean()
+
+
+def test_bands_need_no_second_run(client, lesion_scan):
+    began = infer(client)[1]
+    file, result = client.infer(f"{DEFAULTS['t1']}_bands", "ixi_lesion", {})
+    assert "reconstruction" not in result["seconds"]
+    assert result["anomaly_score"] == began["anomaly_score"]
+    bands = nib.load(file)
+    np.testing.assert_allclose(bands.affine, nib.load(lesion_scan).affine, atol=1e-4)
+    assert set(np.unique(np.asarray(bands.dataobj))) == {0, 1, 2, 3}
+    assert [band["value"] for band in result["bands"]] == sorted(band["value"] for band in result["bands"])
+
+
+def test_the_reconstruction_is_kept_in_the_scans_own_grey_values(client, lesion_scan):
+    infer(client)
+    made = nib.load(client.download_label("ixi_lesion", "reconstruction")).get_fdata()
+    scan = nib.load(lesion_scan).get_fdata()
+    inside = made > 0
+    assert inside.mean() > 0.05
+    assert np.corrcoef(made[inside], scan[inside])[0, 1] > 0.8
+    assert 0.8 < np.median(made[inside]) / np.median(scan[inside]) < 1.2
 
 
 def test_another_operating_point_does_not_run_the_network_again(client):
