@@ -131,10 +131,12 @@ class AnalysisStore:
                     total -= 0 if partial else size
                     _remove(path)
 
-    def clear(self) -> None:
-        """Remove everything."""
-        for _, _, _, path in self._listed():
+    def clear(self) -> int:
+        """Remove everything. Returns how many files there were."""
+        listed = self._listed()
+        for _, _, _, path in listed:
             _remove(path)
+        return len(listed)
 
     def _listed(self) -> list[tuple[float, float, int, Path]]:
         """Time of use, time of making, bytes and path of every file of ours."""

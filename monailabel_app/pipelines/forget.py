@@ -31,6 +31,7 @@ from monailabel_app.weights.version_layout import (
     use_file,
 )
 
+from .analysis_store import AnalysisStore
 from .forget_plan import (
     PreparedScan,
     RemovalPlan,
@@ -245,6 +246,9 @@ def _clear(root: Path, listed: ForgottenList, removal: Removal, tell: Tell) -> N
         removal.prepared += purge(root / "cache", gone)
         listed.save()
         tell(f"{len(gone)} prepared scans removed")
+    analyses = AnalysisStore(root / "cache" / "analyses")
+    if analyses.clear():
+        tell("analyses kept for viewing removed, all of them: they do not say whose they are")
 
 
 def _done(listed: ForgottenList, removal: Removal, name: str, tell: Tell) -> None:

@@ -124,11 +124,12 @@ def _beside(root: Path) -> Iterator[str]:
             f"scan of this patient, make it again without: python main.py calibrate --model {name} --healthy FOLDER, "
             f"then the same command with {removals}"
         )
-    places = [place for place in ("cache/evaluation", "runs/evaluation", "runs/scoring") if (root / place).is_dir()]
+    searched = ("cache/evaluation", "runs/evaluation", "runs/scoring", "runs/batch", "runs/cohort")
+    places = [place for place in searched if (root / place).is_dir()]
     if places:
         yield (
-            f"evaluations ({', '.join(places)}) are not searched: python main.py evaluate --purge deletes the prepared "
-            "scans, reports with pictures of the patient are deleted by hand"
+            f"evaluations and batches ({', '.join(places)}) are not searched: python main.py evaluate --purge deletes "
+            "the prepared scans; lists and reports with the patient's name or pictures are deleted by hand"
         )
 
 

@@ -70,7 +70,11 @@ def test_the_model_that_serves_is_replaced_by_one_without_the_patient(site):
 def test_neither_id_nor_hash_of_the_prepared_scan_is_left_anywhere(site):
     site.publish("m", TRAIN, HELD_OUT, run="r1")
     site.run("m", "r1", TRAIN, HELD_OUT)
+    kept = site.root / "cache" / "analyses" / ("a" * 64 + ".safetensors")
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"somebody's brain")
     forget(site.root, patient(3), retrain=site.retrain)
+    assert not kept.exists()  # whose it is cannot be told
     text = site.text_of_all_files()
     assert patient(3) not in text
     assert digest("3") not in text
