@@ -31,7 +31,9 @@ def browser():
 @pytest.fixture(scope="module")
 def server(studies_dir, tmp_path_factory):
     studies = copy_studies(studies_dir, tmp_path_factory.mktemp("page") / "studies")
-    with running_server(studies, conf={"models": f"{MODEL},{SLOW},intensity_t1"}, wait_s=START_S) as running:
+    # Nothing on disk: what an earlier run analysed would be at hand at once.
+    conf = {"models": f"{MODEL},{SLOW},intensity_t1", "cache_days": "0"}
+    with running_server(studies, conf=conf, wait_s=START_S) as running:
         yield running
 
 

@@ -48,7 +48,7 @@ export function notices(result: Result | null, model: Model | undefined): Notice
     list.push({ kind: "warn", title: capital(title), text: title === text ? "" : title.endsWith("…") ? capital(text) : capital(text.slice(title.length).replace(/^[:;]\s*/, "")) });
   }
   if (model?.verdict) list.push({ kind: "warn", title: `${model.name}: ${model.verdict}`, text: "" });
-  else if (model?.beats_baselines === true) list.push({ kind: "info", title: `${model.name} beats the intensity and atlas baselines on what it was measured on.`, text: "" });
+  else if (model?.beats_baselines === true) list.push({ kind: "info", title: `${model.name} was shown to beat the intensity and atlas baselines; the model card says on which scans.`, text: "" });
   else if (model && model.beats_baselines === null) list.push({ kind: "warn", title: `${model.name} was not measured here: nothing is known about how well it finds anomalies.`, text: "" });
   return list;
 }
@@ -58,7 +58,7 @@ export function Notices({ list }: { list: Notice[] }) {
   if (!list.length) return null;
   const more = list.some((one) => one.text);
   return (
-    <section class="notices" aria-label="Warnings">
+    <section class={list.every((one) => one.kind === "info") ? "notices calm" : "notices"} aria-label="Warnings">
       <ul>
         {list.map((one) => (
           <li key={one.title} class={one.kind}>
