@@ -54,9 +54,10 @@ def result(record: Record) -> Markup:
     finding, healthy = record["finding"], record["healthy"]
     point, count = record["operating_point"], finding["lesion_count"]
     spread = finding.get("uncertainty") or {}
+    p_value = "unknown" if finding["p_value"] is None else f"{finding['p_value']:.2g}"
     figures = [
         _figure("Anomaly score", number(finding["anomaly_score"], 2), _plus_minus(spread.get("anomaly_score_std"), 2)),
-        _figure("p-value", f"{finding['p_value']:.2g}", f"among {len(healthy['scan_scores'])} healthy scans"),
+        _figure("p-value", p_value, f"among {len(healthy['scan_scores'])} healthy scans"),
         _figure("Marked regions", str(count), f"operating point {point['name']}"),
         _figure("Marked volume", f"{ml(finding['anomaly_volume_ml'])} ml", _plus_minus(spread.get("marked_ml_std"), 1)),
     ]

@@ -107,10 +107,12 @@ def _score(record: Mapping[str, Any]) -> str:
     else:
         rank = f"{not_below} of {total} healthy scans of the calibration score as high or higher"
     least = " the smallest that so many scans can give" if not not_below else ""
-    p_value = f"p = {finding['p_value']:.2g}{',' if least else ''}{least}"
+    text = f"{text}: {rank} (their median {np.median(scores):.2f}, highest {max(scores):.2f})"
+    if finding["p_value"] is None:
+        return f"{text}."
     return (
-        f"{text}: {rank} (their median {np.median(scores):.2f}, highest {max(scores):.2f}); {p_value}. p tells how "
-        "rare such a score is among healthy scans, not how likely a disease is."
+        f"{text}; p = {finding['p_value']:.2g}{',' if least else ''}{least}. p tells how rare such a score is among "
+        "healthy scans, not how likely a disease is."
     )
 
 

@@ -143,6 +143,17 @@ def test_other_settings_are_answered_from_the_same_analysis(client, query, lesio
     assert result(client, **query)["finding"]["lesion_count"] == lesions
 
 
+def test_a_report_without_a_p_value_says_so(app, client):
+    files = result(client)["files"]
+    page = client.get(files["report_html"])
+    assert page.status_code == 200
+    assert "unknown" in page.text
+    assert "p = " not in page.text
+    record = client.get(files["report_json"]).json()
+    assert record["finding"]["p_value"] is None
+    assert not any("p = " in sentence for sentence in record["summary"])
+
+
 def test_a_report_shows_the_review_and_fetches_nothing(app, client):
     app.p_value = 0.2
     row = {"peak_voxel": [5, 5, 5], "decision": "reject", "comment": "a vessel"}
