@@ -37,7 +37,8 @@ def model_of(image: str, datastore: Datastore, tasks: Mapping[str, AnomalyInferT
     """The model of the newest record of an image, else the default of its sequence. Raises UnknownModel."""
     info = datastore.get_image_info(image) or {}
     records = info.get(RECORDS)
-    known = {name: record for name, record in (records or {}).items() if name in tasks and isinstance(record, Mapping)}
+    records = records if isinstance(records, Mapping) else {}
+    known = {name: record for name, record in records.items() if name in tasks and isinstance(record, Mapping)}
     if known:
         return max(known, key=lambda name: str(known[name].get("time", "")))
     sequence = sequence_of(image, info)

@@ -173,12 +173,12 @@ def summary_of(info: Mapping[str, Any]) -> dict[str, Any] | None:
     current = review_of(info)
     if current is None:
         return None
-    counts = Counter(lesion.get("decision") for lesion in current.get("lesions", ()))
+    counts = Counter(lesion.get("decision") for lesion in current.get("lesions") or ())
     return {
         **{key: current.get(key) for key in ("reader", "time", "model", "final", "signed")},
         "accepted": counts[ACCEPT],
         "rejected": counts[REJECT],
-        "commented": bool(current.get("comment")) or any(row.get("comment") for row in current.get("lesions", ())),
+        "commented": bool(current.get("comment")) or any(row.get("comment") for row in current.get("lesions") or ()),
     }
 
 
@@ -198,7 +198,7 @@ def feedback_rows(image: str, info: Mapping[str, Any], drafts: bool = True) -> I
     draft, final = _kept(info)
     for entry in (final, draft if drafts else None):
         if entry is not None:
-            lesions = [*entry.get("lesions", ()), *entry.get("not_marked", ())]
+            lesions = [*(entry.get("lesions") or ()), *(entry.get("not_marked") or ())]
             for lesion in lesions or ({},):
                 yield _row(image, entry, lesion)
 
@@ -228,8 +228,23 @@ def _kept(info: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, Mapping[st
     held = info.get(KEY)
     if not isinstance(held, Mapping):
         return None, None
-    draft, final = (held.get(name) if isinstance(held.get(name), Mapping) else None for name in ("draft", "final"))
+    draft, final = (held.get(name) if _is_entry(held.get(name)) else None for name in ("draft", "final"))
     return draft, final
+
+
+def _is_entry(held: Any) -> bool:
+    """Whether it has the parts that lists and tables are made of: one odd entry must not spoil them for all scans."""
+    if not isinstance(held, Mapping) or not isinstance(held.get("settings") or {}, Mapping):
+        return False
+    rows = [held.get(name) or [] for name in ("lesions", "not_marked")]
+    return isinstance(held.get("params") or {}, Mapping) and all(
+        isinstance(part, list) and all(isinstance(row, Mapping) and _is_row(row) for row in part) for part in rows
+    )
+
+
+def _is_row(row: Mapping[str, Any]) -> bool:
+    places = [row.get(name) or [0, 0, 0] for name in ("peak_voxel", "centroid_ras_mm")]
+    return isinstance(row.get("decision", ""), str) and all(isinstance(p, list) and len(p) == 3 for p in places)
 
 
 def _label(mask: np.ndarray, lesions: Sequence[Lesion]) -> np.ndarray:

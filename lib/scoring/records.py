@@ -124,7 +124,17 @@ def records_of(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     held = info.get(KEY)
     if not isinstance(held, Mapping):
         return {}
-    return {str(model): dict(record) for model, record in held.items() if isinstance(record, Mapping)}
+    return {str(model): dict(record) for model, record in held.items() if _is_record(record)}
+
+
+def _is_record(held: Any) -> bool:
+    """Whether lists can sort and show it: what clients put there must not spoil the list of all scans."""
+    if not isinstance(held, Mapping):
+        return False
+    numbers = [held.get(key) for key in ("score", "p_value") if held.get(key) is not None]
+    tables = [held.get(key) for key in ("settings", "gate", "drift") if held.get(key) is not None]
+    numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in numbers)
+    return numeric and all(isinstance(value, Mapping) for value in tables)
 
 
 def newest_record(records: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]] | None:

@@ -9,6 +9,7 @@ from monailabel.endpoints.user.auth import RBAC
 
 from lib.endpoints import models, results, reviews, studies
 from lib.scoring.records import record_result
+from lib.strategies import MostAnomalous
 from monailabel_app.errors import InvalidVolume
 from monailabel_app.weights.measured_file import write_measured
 from monailabel_app.weights.model_folder import result_hash
@@ -79,6 +80,30 @@ def test_the_newest_record_tells_the_state(app, client):
     (study,) = (study for study in listed(client)["studies"] if study["image"] == "a")
     assert (study["state"], study["model"], study["score"]) == ("analysed", "ddpm_flair", 7.0)
     assert set(study["results"]) == {"ddpm_t1", "ddpm_flair"}
+
+
+ODD = (
+    {"review": {"draft": {"lesions": 5}}},
+    {"review": {"final": {"lesions": [5]}}},
+    {"review": {"final": {"lesions": [{"peak_voxel": [1, 2]}]}}},
+    {"review": {"final": {"lesions": [{"decision": {}}]}}},
+    {"review": {"draft": {"settings": "x", "lesions": []}}},
+    {"anomaly": 5},
+    {"anomaly": {"ddpm_t1": {"score": "high"}}},
+    {"anomaly": {"ddpm_t1": {"score": 1.0, "p_value": {}}}},
+    {"anomaly": {"ddpm_t1": {"score": 1.0, "settings": "x", "time": 5}}},
+)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_what_a_client_put_with_one_scan_does_not_spoil_the_lists(app, client, odd):
+    record(app, "b_FLAIR", "ddpm_flair")
+    app.store.update_image_info("a", odd)
+    for order in ("most_anomalous", "borderline"):
+        assert set(ids(client, order=order)) == {"a", "b_FLAIR", "c", "d"}
+    assert MostAnomalous()({"client_id": "anna"}, app.store)["id"] == "b_FLAIR"
+    assert client.get("/anomaly/reviews/").json()["rows"] == []
+    assert client.get("/anomaly/results/a").status_code == 404
 
 
 def test_the_most_anomalous_come_first_across_models(app, client):
