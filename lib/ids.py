@@ -11,6 +11,8 @@ import re
 
 from lib.errors import InvalidRequest
 
+# Of a file's name, which has the extension too, and in a folder of labels a suffix.
+_LONGEST_NAME = 200
 _IMAGE_ID = re.compile(r"[^\x00-\x1f\x7f/\\]{1,128}")
 _TAG = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -19,10 +21,12 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 def check_image_id(image_id: str) -> str:
     """``image_id`` unchanged. Raises InvalidRequest when it could name a file outside the studies folder."""
-    unsafe = ".." in image_id or image_id[:1] in {".", "~", " "} or image_id[-1:] in {".", " "}
+    long = len(image_id.encode("utf-8", "surrogatepass")) > _LONGEST_NAME
+    unsafe = long or ".." in image_id or image_id[:1] in {".", "~", " "} or image_id[-1:] in {".", " "}
     if unsafe or not _IMAGE_ID.fullmatch(image_id):
         raise InvalidRequest(
-            "expected an image id of 1 to 128 characters without slashes, control characters or '..', "
+            f"expected an image id of 1 to 128 characters ({_LONGEST_NAME} bytes) without slashes, control characters "
+            "or '..', "
             f"not starting with a dot; got {image_id[:80]!r}: give the id of an image in the datastore"
         )
     return image_id
