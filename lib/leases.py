@@ -26,8 +26,8 @@ def take(datastore: Datastore, image: str, reader: str, minutes: float = MINUTES
     Raises StudyTaken while another reader has it, UnknownImage, InvalidRequest for no name or odd minutes.
     """
     reader = reader_name(reader)
-    if not 0 < float(minutes) <= _LONGEST_MINUTES:
-        raise InvalidRequest(f"expected minutes above 0 and up to {_LONGEST_MINUTES:g}, got {minutes!r}")
+    if not 0 < minutes <= _LONGEST_MINUTES:
+        raise InvalidRequest(f"expected minutes above 0 and up to {_LONGEST_MINUTES:g}, got {str(minutes)[:24]}")
     lease = {"reader": reader, "until": _iso(datetime.now(timezone.utc) + timedelta(minutes=float(minutes)))}
 
     def change(info: Mapping[str, Any]) -> dict[str, Any]:

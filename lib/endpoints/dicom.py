@@ -9,10 +9,11 @@ from fastapi.responses import FileResponse
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from lib.dicom_results import OBJECTS, SEGMENTATION, DicomObject, check_objects, map_window, write_objects
 from lib.dicomweb import AnomalyDICOMWebDatastore
+from lib.endpoints.answers import json_body
 from lib.errors import InvalidRequest
 from lib.ids import check_uid
 from monailabel_app.io.dicom_sr import summary_of
@@ -52,11 +53,15 @@ def dicom_object(request: Request, image: str, kind: str, model: str | None = No
 
 
 @router.post("/anomaly/dicom/{image}", summary="Store a finding in the DICOM archive")
-def store_in_archive(image: str, wanted: Wanted, user: User = _ANNOTATOR) -> dict[str, Any]:
-    """Write the objects of the analysis at hand and send them to the archive (STOW-RS).
+def store_in_archive(image: str, body: dict = Depends(json_body), user: User = _ANNOTATOR) -> dict[str, Any]:
+    """``{model, params, objects}``: write the objects of the analysis at hand and send them to the archive (STOW-RS).
 
     502 with the reason where the archive does not answer or does not take them. Sending again is safe.
     """
+    try:
+        wanted = Wanted.model_validate(body)
+    except ValidationError as error:
+        raise InvalidRequest('expected {"model": name, "params": {...}, "objects": [...]}, got other types') from error
     kinds = check_objects(wanted.objects)
     finding, written = _write(image, wanted.model, wanted.params, kinds)
     _archive().store([item.path for item in written])

@@ -67,14 +67,21 @@ def run_inference(
 
 
 def read_params(text: str | None) -> dict[str, Any]:
-    """The form field ``params``. Raises InvalidRequest when it is not a JSON object of finite numbers.
+    """The form field ``params``. Raises InvalidRequest when it is not a JSON object of finite numbers and Unicode.
 
-    Python reads NaN, which is no JSON; kept in the datastore, it would be an error in every answer that lists it.
+    Python reads NaN, which is no JSON, and halves of letters, which no answer can hold; kept in the datastore or with a
+    job, they would be an error in every answer that lists it.
     """
     try:
         params = json.loads(text, parse_constant=_finite, parse_float=_finite) if text else {}
+        json.dumps(params, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"expected params as a JSON object, got text that is not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(
+            "expected params as a JSON object; got one with a number of thousands of digits, with too many levels, or "
+            "with text that is no Unicode"
+        ) from error
     if not isinstance(params, dict):
         raise InvalidRequest(f"expected params as a JSON object, got {type(params).__name__}")
     return params

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastapi import APIRouter, Body, Depends, HTTPException, Response
+from fastapi import APIRouter, Depends, HTTPException, Response
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 
 from lib import background
 from lib.analyses import model_of
+from lib.endpoints.answers import json_body
 from lib.endpoints.infer import RESERVED
 from lib.errors import InvalidRequest
 from lib.ids import check_image_id
@@ -28,7 +29,9 @@ _MOST_PARAMS = 4000
 
 
 @router.post("/anomaly/jobs", status_code=202, summary="Have an image of the datastore analysed")
-def submit_job(response: Response, request: dict[str, Any] = Body(...), user: User = _USER) -> dict[str, Any]:
+def submit_job(
+    response: Response, request: dict[str, Any] = Depends(json_body), user: User = _USER
+) -> dict[str, Any]:
     """``{"image": id, "model": name, "params": {...}}``; without a model, the default one for the scan's sequence."""
     response.headers.update(_NOT_STORED)
     app = app_instance()
@@ -38,12 +41,7 @@ def submit_job(response: Response, request: dict[str, Any] = Body(...), user: Us
     if model is not None and not isinstance(model, str):
         raise InvalidRequest("expected model as the name of a model")
     params = {} if params is None else params
-    try:
-        # Not-a-number is none in JSON, and would be an error in every answer that lists the job.
-        size = len(json.dumps(params, allow_nan=False)) if isinstance(params, dict) else None
-    except ValueError:
-        size = None
-    if size is None or size > _MOST_PARAMS:
+    if not isinstance(params, dict) or len(json.dumps(params)) > _MOST_PARAMS:
         raise InvalidRequest(f"expected params as a JSON object of finite values, at most {_MOST_PARAMS} characters")
     params = {key: value for key, value in params.items() if key not in RESERVED}
     model = model or model_of(check_image_id(image), app.datastore(), app.tasks())

@@ -83,7 +83,11 @@ def test_what_cannot_work_is_refused_at_once(server, request_body, status, word)
     assert word in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("body", [b"no json", b"[1, 2]", b"null", b'{"image": "ixi_lesion", "params": {"seed": NaN}}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"no json", b"[1, 2]", b"null", b"NaN", b'{"image": "ixi_lesion", "params": {"seed": NaN}}',
+     b'{"image": "ixi_lesion", "params": {"note": "\\ud800"}}'],
+)  # fmt: skip
 def test_a_body_that_is_no_object_is_refused(server, body):
     answer = requests.post(server.url + JOBS, data=body, headers={"Content-Type": "application/json"}, timeout=30)
     assert answer.status_code in {400, 422}

@@ -53,7 +53,7 @@ def test_a_reader_has_a_name(store, reader):
         take(store, "a", reader)
 
 
-@pytest.mark.parametrize("minutes", [0, -1, 10**6])
+@pytest.mark.parametrize("minutes", [0, -1, 10**6, 10**400])
 def test_a_lease_has_a_length(store, minutes):
     with pytest.raises(InvalidRequest, match="minutes"):
         take(store, "a", "Ada", minutes)

@@ -25,3 +25,9 @@ def test_numbers_that_no_client_could_be_sent_back_are_refused(text):
 def test_what_is_no_object_is_refused(text):
     with pytest.raises(InvalidRequest, match="JSON object"):
         read_params(text)
+
+
+@pytest.mark.parametrize("text", ['{"n": ' + "9" * 5000 + "}", "[" * 100_000, '{"a": ["\\ud800"]}', '{"\\udfff": 1}'])
+def test_what_no_answer_could_hold_is_refused(text):
+    with pytest.raises(InvalidRequest, match="digits, with too many levels, or with text that is no Unicode"):
+        read_params(text)
