@@ -31,6 +31,8 @@ def apply() -> None:
     # At INFO these write the ids of scans, which may be names; a training's log is shown to every user.
     for name in ("monailabel.datastore", "monailabel.endpoints.datastore", "dicomweb_client", "highdicom"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # This one also as a warning.
+    logging.getLogger("monailabel.endpoints.activelearning").setLevel(logging.ERROR)
     # These print the values of headers that they doubt, a patient's name among them.
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)(\.|$)")
     # Sessions may be uploaded as an archive, which MONAI Label unpacks without a filter; the class attribute

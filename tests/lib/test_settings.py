@@ -2,6 +2,7 @@ import io
 import os
 import tarfile
 import warnings
+from types import SimpleNamespace
 
 import pytest
 from highdicom.valuerep import check_person_name
@@ -57,3 +58,18 @@ def test_what_a_reader_of_dicom_doubts_about_a_patients_name_is_not_printed(rest
         settings.apply()
         check_person_name("JANEDOE")
     assert not told
+
+
+def test_the_next_sample_is_not_written_into_the_log_with_its_id_and_path(caplog, monkeypatch):
+    from monailabel.endpoints import activelearning
+
+    app = SimpleNamespace(
+        info=dict,
+        next_sample=lambda request: {"id": "DOE^JANE"},
+        datastore=lambda: SimpleNamespace(get_image_info=lambda image: {"path": "/x/DOE^JANE"}),
+    )
+    monkeypatch.setattr(activelearning, "app_instance", lambda: app)
+    caplog.set_level("INFO")
+    settings.apply()
+    activelearning.sample("first", {})
+    assert "DOE" not in caplog.text
