@@ -77,8 +77,10 @@ class AnalysisStore:
                 _remove(path)
                 return None
             analysis = _read(path)
-            # The time of use; that of making stays, by which it will leave.
-            os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
+            # The time of use; that of making stays, by which it will leave. The folder may be for reading only, and
+            # another process may have removed the file by now: what was read is good all the same.
+            with suppress(OSError):
+                os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
             return analysis
         except FileNotFoundError:
             return None

@@ -170,6 +170,17 @@ def test_using_an_entry_does_not_make_it_younger(store, tmp_path):
     assert file.stat().st_atime > made + 86400
 
 
+@pytest.mark.parametrize("error", [PermissionError(1, "read-only"), FileNotFoundError(2, "purged meanwhile")], ids=repr)
+def test_an_entry_whose_use_cannot_be_noted_is_used_all_the_same(store, monkeypatch, error):
+    store.put(KEYS[0], analysis())
+
+    def refused(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert store.get(KEYS[0]) is not None
+
+
 def test_what_a_killed_process_left_leaves_and_what_is_being_written_stays(store, tmp_path):
     store.put(KEYS[0], analysis())
     left, now = tmp_path / "analyses" / ".writing-aa", tmp_path / "analyses" / ".writing-bb"
