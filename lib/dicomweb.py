@@ -31,6 +31,7 @@ from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from retrying import RetryError
 
 from lib.dicom_results import algorithm_of, labelled_series, named_errors, names_of, segments_of_result
 from lib.dicom_store import store_objects
@@ -45,6 +46,8 @@ from monailabel_app.io.dicom_seg import is_multi_frame, read_labelmap, write_dic
 logger = logging.getLogger(__name__)
 
 LISTING_SECONDS = 30.0
+# Of a final label: the series of the segmentations that earlier final labels were sent as.
+_REPLACED = "replaced_series"
 # What lists show of a series, and the issuer of the patient's id, which belongs to it.
 _SHOWN = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName", "StudyDate", "Modality")
 _SHOWN += ("SeriesDescription", "StudyDescription")
@@ -229,8 +232,11 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         label_tag: str,
         label_info: dict[str, Any],
         label_id: str = "",
+        of: str = "",
     ) -> str:
         """Keep a label here and, when it is final and not empty, send it to the archive as a DICOM Segmentation.
+
+        of: not looked at; what an archive holds under a UID is never another scan.
 
         Raises UnknownImage, ArchiveUnreachable, UnreadableVolume, InvalidVolume (not on the scan's grid).
         """
@@ -242,6 +248,11 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
             label_filename = converted = binary_to_image(image, label_filename)
         try:
             voxels = count_voxels(label_filename, image) if is_final(label_tag) else None
+            former = SharedTable.get_label_info(self, image_id, label_tag) or {}
+            if former.get("SeriesInstanceUID") or former.get(_REPLACED):
+                # They stay in the archive, where a newer review does not remove them, but say nothing any more.
+                replaced = [*(former.get(_REPLACED) or ()), former.get("SeriesInstanceUID")]
+                label_info = {**label_info, _REPLACED: [uid for uid in replaced if uid]}
             if label_tag == DefaultLabelTag.FINAL and voxels:
                 segmentation = self.to_dicom_seg(
                     image_id, label_filename, label_info.get("label_info"), label_info, True
@@ -289,7 +300,8 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         self._remembered("labelled", self._find_labelled)
         with self._reading():
             entry = self._datastore.objects.get(image_id)
-            sent = {label.info.get("SeriesInstanceUID") for label in entry.labels.values()} if entry else set()
+            labels = [label.info for label in entry.labels.values()] if entry else []
+            sent = {uid for info in labels for uid in (info.get("SeriesInstanceUID"), *(info.get(_REPLACED) or ()))}
         for uid, segmentation in list(self._segmented.items()):
             if segmentation.image == image_id and uid not in sent:
                 if segmentation.voxels is None and inspect:
@@ -421,6 +433,8 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
             raise
         except (requests.RequestException, OSError) as error:
             raise ArchiveUnreachable(f"the DICOMweb archive did not answer: {_reason(error)}") from error
+        except RetryError as error:
+            raise ArchiveUnreachable("the DICOMweb archive was too busy to answer: try again later") from error
         except (IndexError, KeyError) as error:
             raise UnknownImage(f"the archive has no series {image_id!r}") from error
 

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import requests
+from retrying import RetryError
 
 from lib import dicomweb
 from lib.dicomweb import AnomalyDICOMWebDatastore
@@ -327,3 +328,26 @@ def test_an_incomplete_series_is_named_and_fetched_again_when_it_is_whole(store,
     store.get_image_uri(archive.image_id)
     shutil.rmtree(store.series_folder(archive.image_id))
     assert len(list(store.series_folder(archive.image_id).iterdir())) == 7
+
+
+def test_the_newest_review_counts_also_where_the_former_ones_segmentation_is_in_the_archive(
+    store, archive, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(dicomweb, "LISTING_SECONDS", -1.0)
+    for marked in ((3, 2, 1), (2, 2, 1), (0, 0, 0)):
+        write_label(tmp_path / "label.nrrd", store.get_image_uri(archive.image_id), marked)
+        store.save_label(archive.image_id, str(tmp_path / "label.nrrd"), "final", {})
+    assert sum(instance.Modality == "SEG" for instance in archive.instances) == 2
+    for at in (store, AnomalyDICOMWebDatastore(archive, {"Modality": "MR"}, cache_path=str(tmp_path / "cache"))):
+        assert at.final_labels(archive.image_id) == {"final": 0}
+        assert [scan.reason for scan in healthy_scans(at, {}).scans] == ["reviewed"]
+        assert abnormal_scans(at) == set()
+
+
+def test_an_archive_that_stays_busy_is_said(store, archive, monkeypatch):
+    def busy(**kwargs):
+        raise RetryError("503")
+
+    monkeypatch.setattr(archive, "search_for_series", busy)
+    with pytest.raises(ArchiveUnreachable, match="busy"):
+        store.list_images()
