@@ -38,7 +38,8 @@ from lib.model_table import ModelTable
 from lib.plans import end_with_server, jobs_for
 from lib.runner import MAX_LOADED, ModelRunner, list_devices
 from lib.scoring import ANOMALY_SCORES, EVALUATE, AnomalyScores, EvaluateLabels
-from lib.scoring.records import record_result, stamp_of
+from lib.scoring.records import record_result
+from lib.shared_table import stamp_of
 from lib.strategies import Borderline, First, MostAnomalous, Prototypical, Random
 from lib.trainers import HealthyTrainTask
 from monailabel_app.errors import AlignmentFailed, BrainNotFound, InvalidVolume, UnknownModel, UnreadableVolume
@@ -278,13 +279,13 @@ class AnomalyApp(MONAILabelApp):
             answer = {"label": file, "tag": DefaultLabelTag.ORIGINAL.value, "file": file, "params": result}
             try:
                 if keep:
-                    keep_images(datastore, image_id, files, basis, request["model"], result)
+                    keep_images(datastore, image_id, files, basis, request["model"], result, of=stamp)
                 if image_id:
                     self._record(datastore, image_id, task, request, result, began, path, stamp)
                 if image_id and _is_true(request.get("save_label")):
                     tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
                     info = {"model": request["model"], "params": result}
-                    answer |= {"label": datastore.save_label(image_id, file, tag, info), "tag": tag}
+                    answer |= {"label": datastore.save_label(image_id, file, tag, info, of=stamp), "tag": tag}
                 if as_dicom_seg:
                     info = request.get("label_info")
                     answer["dicom_seg"] = datastore.to_dicom_seg(image_id, file, info, result)

@@ -92,10 +92,12 @@ class AnomalyLocalDatastore(ReviewedLabels):
         label_tag: str,
         label_info: dict[str, Any],
         label_id: str = "",
+        of: str = "",
     ) -> str:
         """Take a copy of a label in under ``label_tag``; a final one must lie on the scan's grid and is counted.
 
-        Raises InvalidRequest, UnknownImage, UnreadableVolume or InvalidVolume.
+        of: the stamp of the file that it was made of (``stamp_of``), where that is known. Raises InvalidRequest,
+        UnknownImage (also where the image is another file by now), UnreadableVolume or InvalidVolume.
         """
         check_tag(label_tag)
         known_extension(label_filename, LABEL_EXTENSIONS, "a label")
@@ -108,6 +110,7 @@ class AnomalyLocalDatastore(ReviewedLabels):
             now = super().get_image_uri(image_id)
             if (now, file_stamp(now)) != scan:
                 raise UnknownImage(f"image {image_id[:80]!r} was replaced meanwhile: submit the label again")
+            self._check_same(image_id, of)
             self._drop_other_extension(image_id, label_filename, label_tag)
             return self._keep_label(image_id, label_filename, label_tag, label_info, voxels)
 

@@ -17,9 +17,10 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import MONAILabelException
 
+from lib.errors import UnknownImage
 from lib.infers import AnomalyInferTask
 from lib.infers.anomaly import IMAGES
-from lib.scoring.records import stamp_of
+from lib.shared_table import stamp_of
 from monailabel_app.errors import AnomalyAppError, CorruptModel
 from monailabel_app.types import to_json
 from monailabel_app.weights.model_folder import result_hash
@@ -53,24 +54,34 @@ def are_current(datastore: Datastore, image: str, basis: str) -> bool:
 
 
 def keep_images(
-    datastore: Datastore, image: str, files: Mapping[str, str], basis: str, model: str, result: dict[str, Any]
+    datastore: Datastore,
+    image: str,
+    files: Mapping[str, str],
+    basis: str,
+    model: str,
+    result: dict[str, Any],
+    *,
+    of: str = "",
 ) -> None:
     """Keep the images in ``files`` (by tag; those that were made), or with none what is there, for a result.
 
-    A folder that cannot be written adds a warning to the result and does not spoil it.
+    of: the stamp of the scan's file that was analysed. A folder that cannot be written, and a scan that was replaced
+    meanwhile, add a warning to the result and do not spoil it.
     """
     info = {"model": model, "basis": basis, "params": {key: result.get(key) for key in _TOLD}}
     try:
         held = datastore.get_labels_by_image_id(image)
         made = [tag for tag, file in files.items() if Path(file).is_file()]
         for tag in made:
-            datastore.save_label(image, files[tag], tag, dict(info))
+            datastore.save_label(image, files[tag], tag, dict(info), of=of)
         for tag in IMAGES:
             if not files and tag in held:
                 datastore.update_label_info(image, tag, dict(info))
             elif files and tag in held and tag not in made:
                 # Of an earlier analysis: beside this one's map it would be taken for its own.
                 datastore.remove_label(image, tag)
+    except UnknownImage:
+        result["warnings"].append("the anomaly map was not kept: the scan was replaced while it was analysed")
     except (OSError, AnomalyAppError, MONAILabelException) as error:
         logger.warning("the images of an analysis could not be kept: %s", type(error).__name__)
         result["warnings"].append("the anomaly map could not be kept: the studies folder cannot be written")

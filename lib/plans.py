@@ -16,11 +16,11 @@ from urllib.parse import quote, urlencode
 from monailabel.config import settings
 
 from lib.datastore import AnomalyLocalDatastore
-from lib.endpoints.guard import describe
 from lib.errors import UnknownImage
 from lib.ids import check_image_id
 from lib.jobs import INFER, Job, Jobs, Plan
 from lib.runner import choose_device
+from lib.shared_table import stamp_of
 from monailabel_app.errors import UnknownModel
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ _KEPT_AS = ("save_label", "label_tag")
 
 def jobs_for(app: AnomalyApp) -> Jobs:
     """The jobs of an app. Cheap: MONAI Label builds an app in each of its sub-processes, too."""
+    # Here, because the addresses need this module.
+    from lib.endpoints.guard import describe
+
     return Jobs(
         app.runner.lines,
         check=lambda image, model, params: plan_of(app, image, model, params),
@@ -67,16 +70,20 @@ def recorded(app: AnomalyApp, request: Mapping[str, Any], image: str) -> Iterato
 def plan_of(app: AnomalyApp, image: str, model: str, params: Mapping[str, Any]) -> Plan:
     """What an analysis of a stored image comes to. Raises AnomalyAppError for what cannot work."""
     check_image_id(image)
-    plan, values = _read(_task(app, model), model, params)
-    datastore = app.datastore()
+    task = _task(app, model)
+    plan, values = _read(task, model, params)
+    datastore, stamp = app.datastore(), ""
     if isinstance(datastore, AnomalyLocalDatastore):
         path = datastore.get_image_uri(image)
         if not path or not Path(path).exists():
             raise UnknownImage(f"no image {image[:80]!r} in the datastore: upload it first")
+        stamp = stamp_of(path)
     elif image not in datastore.list_images():
         # Not fetched here: that is for the job, when its turn comes.
         raise UnknownImage(f"the archive has no image {image[:80]!r}")
-    equal = {"image": image, "model": model, "device": plan.device, **values}
+    # What replaces the scan or the model gives another result: a job that has begun is not that one's.
+    basis = {"stamp": stamp, "version": str(task.entry.folder), "site": task.calibration()}
+    equal = {"image": image, "model": model, "device": plan.device, **basis, **values}
     equal |= {key: str(params[key]) for key in _KEPT_AS if key in params}
     return replace(
         plan,

@@ -16,7 +16,7 @@ import numpy as np
 from monailabel.datastore.local import LocalDatastore
 
 from lib.errors import InvalidRequest, UnknownImage
-from lib.shared_table import SharedTable
+from lib.shared_table import SharedTable, file_stamp
 from monailabel_app.errors import AnomalyAppError, InvalidVolume
 from monailabel_app.io import images
 from monailabel_app.io.dicom_seg import read_labelmap
@@ -188,12 +188,3 @@ class ReviewedLabels(SharedTable):
             write = True
         if write:
             self._update_datastore_file()
-
-
-def file_stamp(path: str) -> tuple[int, int] | None:
-    """Time of change (ns) and size, which tell whether a file is still the same; None where there is none."""
-    try:
-        status = Path(path).stat() if path else None
-    except OSError:
-        return None
-    return (status.st_mtime_ns, status.st_size) if status else None

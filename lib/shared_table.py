@@ -151,18 +151,25 @@ class SharedTable(LocalDatastore):
     update_image_info = _writer("update_image_info")
     update_label_info = _writer("update_label_info")
 
-    def add_to_image_info(self, image_id: str, key: str, entries: Mapping[str, Any]) -> None:
+    def add_to_image_info(self, image_id: str, key: str, entries: Mapping[str, Any], of: str = "") -> None:
         """Put ``entries`` into the table ``key`` of an image's information, beside those that are there.
 
-        Raises UnknownImage for an image that is gone.
+        of: the stamp of the file that they are about (``stamp_of``), where they are about one. Raises UnknownImage for
+        an image that is gone, or is another file by now.
         """
         with self._changes:
             entry = self._datastore.objects.get(image_id)
             if entry is None:
                 raise UnknownImage(f"no image {image_id[:80]!r} in the datastore any more")
+            self._check_same(image_id, of)
             held = entry.image.info.get(key)
             entry.image.info[key] = {**(held if isinstance(held, Mapping) else {}), **entries}
             self._update_datastore_file()
+
+    def _check_same(self, image_id: str, of: str) -> None:
+        """Within a change: raises UnknownImage where the image's file is not the one with the stamp ``of``."""
+        if of and stamp_of(LocalDatastore.get_image_uri(self, image_id)) != of:
+            raise UnknownImage(f"image {image_id[:80]!r} was replaced meanwhile: look at it as it is now")
 
     def change_image_info(self, image_id: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         """Put what ``change`` makes of an image's information beside it, as one change: nobody writes in between.
@@ -263,3 +270,17 @@ class SharedTable(LocalDatastore):
         status = os.stat(self._datastore_config_path)
         self._text, self._stamp = text, (status.st_mtime_ns, status.st_size, status.st_ino)
         self._config_ts = status.st_mtime
+
+def file_stamp(path: str) -> tuple[int, int] | None:
+    """Time of change (ns) and size, which tell whether a file is still the same; None where there is none."""
+    try:
+        status = Path(path).stat() if path else None
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size) if status else None
+
+
+def stamp_of(path: str) -> str:
+    """Tells whether a file is still the same; empty where there is none. As text, for JSON of browsers."""
+    stamp = file_stamp(path)
+    return "-".join(f"{value:x}" for value in stamp) if stamp else ""

@@ -28,7 +28,8 @@ from lib.errors import UnknownImage
 from lib.ids import check_image_id
 from lib.recent import Recent
 from lib.review import review_of
-from lib.scoring.records import records_of, stamp_of
+from lib.scoring.records import records_of
+from lib.shared_table import stamp_of
 from lib.studies import model_task, own_models
 from monailabel_app.calibration.bands import BAND_SHARES, BANDS, COLOURS, band_edges, band_map
 from monailabel_app.calibration.tails import TAIL_SHARES

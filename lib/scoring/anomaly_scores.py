@@ -15,8 +15,9 @@ from lib.infers import AnomalyInferTask
 from lib.runner import choose_device
 from lib.scoring.base import AppScoring, whole_number
 from lib.scoring.progress import DONE, FAILED
-from lib.scoring.records import Basis, known_stamp, record_result, records_of, stamp_of
+from lib.scoring.records import Basis, known_stamp, record_result, records_of
 from lib.scoring.sequences import default_model, sequence_of
+from lib.shared_table import stamp_of
 from monailabel_app.errors import AnomalyAppError, UnknownModel
 from monailabel_app.pipelines.pace import Pace
 from monailabel_app.types import to_json

@@ -54,11 +54,14 @@ def whole_number(name: str, value: Any, default: int = 0) -> int:
     return int(value)
 
 
-def keep(datastore: Datastore, image: str, key: str, entries: Mapping[str, Any]) -> None:
-    """Put plain JSON ``entries`` under ``key`` of a scan's information. Raises UnknownImage."""
+def keep(datastore: Datastore, image: str, key: str, entries: Mapping[str, Any], of: str = "") -> None:
+    """Put plain JSON ``entries`` under ``key`` of a scan's information.
+
+    of: the stamp of the scan's file that they are about. Raises UnknownImage, also where it is another file by now.
+    """
     add = getattr(datastore, "add_to_image_info", None)
     if add is not None:
-        add(image, key, entries)
+        add(image, key, entries, of)
         return
     # MONAI Label's other datastores, which no other process shares.
     held = (datastore.get_image_info(image) or {}).get(key)

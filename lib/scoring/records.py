@@ -22,8 +22,8 @@ from monailabel.interfaces.datastore import Datastore
 
 from lib.errors import ArchiveUnreachable, ServerBusy
 from lib.infers import AnomalyInferTask
-from lib.reviewed import file_stamp
 from lib.scoring.base import keep
+from lib.shared_table import stamp_of
 from monailabel_app.errors import AnomalyAppError, CorruptModel
 from monailabel_app.pipelines.calibration_choice import OWN
 from monailabel_app.types import to_json
@@ -114,7 +114,7 @@ def record_result(
     record["basis"] = None if passing else basis.of(now)
     record = to_json(record)
     with suppress(AnomalyAppError):
-        keep(datastore, image, KEY, {task.entry.name: record})
+        keep(datastore, image, KEY, {task.entry.name: record}, of=now)
         return record
     return None
 
@@ -155,12 +155,6 @@ def anomaly_rank(record: Mapping[str, Any] | None) -> tuple[float, ...]:
     if score is None:
         return (1.0, 0.0, 0.0)
     return (0.0, 1.0 if p_value is None else p_value, -score)
-
-
-def stamp_of(path: str) -> str:
-    """Tells whether a file is still the same; empty where there is none. As text, for JSON of browsers."""
-    stamp = file_stamp(path)
-    return "-".join(f"{value:x}" for value in stamp) if stamp else ""
 
 
 def known_stamp(info: Mapping[str, Any]) -> str:
