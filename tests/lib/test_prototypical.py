@@ -24,6 +24,10 @@ class Store:
     def get_image_info(self, image_id):
         return self.info[image_id]
 
+    def update_image_info(self, image_id, info):
+        # Leases are not kept: every request here chooses among all scans.
+        self.info[image_id] |= {key: value for key, value in info.items() if key != "lease"}
+
     def get_image_uri(self, image_id):
         return str(self.folder / image_id)
 
@@ -125,8 +129,9 @@ def test_unusable_scans_are_tried_once_and_do_not_use_up_the_budget(tmp_path, st
     embedding = Embedding(LINE, bad="ab")
     asked = strategy(tmp_path, embedding, max_new=2)
     first = asked({}, store)
-    assert first == {"id": "c", "reason": "no scan has been compared yet: in the order of the ids", "distance": None,
-                     "embedded": "0 of 5"}  # fmt: skip
+    expected = {"id": "c", "reason": "no scan has been compared yet: in the order of the ids", "distance": None,
+                "embedded": "0 of 5"}  # fmt: skip
+    assert {key: first[key] for key in expected} == expected
     assert asked({}, store)["embedded"] == "2 of 5"
     assert embedding.asked == ["a", "b", "c", "d"]
 
@@ -181,3 +186,12 @@ def test_the_shipped_model_chooses_among_real_scans(tmp_path, studies_dir):
     assert answer["embedded"] == f"{len(store.info)} of {len(store.info)}"
     assert answer["id"] in store.info
     assert list((tmp_path / "cache").glob("embeddings-*.safetensors"))
+
+
+def test_what_is_chosen_is_lent_to_the_reader_and_not_given_to_another(tmp_path, store):
+    store.update_image_info = lambda image, info: store.info[image].update(info)
+    asked = strategy(tmp_path, Embedding(LINE))
+    one, other = asked({"client_id": "one"}, store), asked({"client_id": "other"}, store)
+    assert one["id"] != other["id"]
+    assert one["lease"]["reader"] == "one"
+    assert store.info[one["id"]]["lease"]["reader"] == "one"

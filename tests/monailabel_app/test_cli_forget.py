@@ -81,7 +81,7 @@ def test_site_calibrations_and_evaluations_are_named_as_not_searched(site):
     assert "keep no ids and are not searched" in plan
     assert "calibrate --model m --healthy FOLDER" in plan
     assert all(f"--remove {name}" in plan for name in ids)
-    assert "evaluations (runs/scoring) are not searched" in plan
+    assert "evaluations and batches (runs/scoring) are not searched" in plan
     done = forget("--patient", patient(3), "--yes")
     assert done.exit_code == 0, done.output
     assert " ".join(done.output.split()).count("left to you: ") == 2
