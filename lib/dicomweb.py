@@ -123,6 +123,10 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         with self._fetching.setdefault(image_id, threading.RLock()):
             return self._ask(lambda: self._fetched(image_id), image_id)
 
+    def scan_name(self, image_id: str) -> str:
+        """The UID, under which there is one scan; its file in the cache may be fetched again."""
+        return check_uid(image_id)
+
     def _fetched(self, image_id: str) -> str:
         """A series' file in the cache; one process fetches and converts it.
 

@@ -55,6 +55,12 @@ class NothingFound(AnomalyAppError):
     status = 404
 
 
+class ScanReplaced(AnomalyAppError):
+    """What was sent is about a scan that another one has replaced under its id."""
+
+    status = 409
+
+
 class StudyTaken(AnomalyAppError):
     """Another reader works on the study."""
 

@@ -41,12 +41,16 @@ class LesionDecision(BaseModel):
 
 
 class ReviewRequest(BaseModel):
-    """What a reader sends. params: the settings of the result that was looked at. rest: of lesions not listed."""
+    """What a reader sends. params: the settings of the result that was looked at. rest: of lesions not listed.
+
+    scan: the result's ``scan``, which tells whether the scan is still the one that was looked at.
+    """
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
     model: str = Field(min_length=1, max_length=200)
     params: dict[str, Any] = {}
+    scan: str = Field("", max_length=100)
     reader: str = Field("", max_length=100)
     comment: str = Field("", max_length=LONGEST_COMMENT)
     final: StrictBool = False

@@ -166,6 +166,10 @@ class SharedTable(LocalDatastore):
             entry.image.info[key] = {**(held if isinstance(held, Mapping) else {}), **entries}
             self._update_datastore_file()
 
+    def scan_name(self, image_id: str) -> str:
+        """Tells whether an image is still the same scan. Raises UnknownImage."""
+        return stamp_of(self.get_image_uri(image_id))
+
     def _check_same(self, image_id: str, of: str) -> None:
         """Within a change: raises UnknownImage where the image's file is not the one with the stamp ``of``."""
         if of and stamp_of(LocalDatastore.get_image_uri(self, image_id)) != of:

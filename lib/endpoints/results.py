@@ -69,7 +69,7 @@ def result(request: Request, image: str, user: User = _USER) -> JSONResponse:
     """
     model, given = _asked(request, image)
     with _TURNS:
-        return answer(_describe(_found(image, model, given), given))
+        return answer(_describe(image, model, given))
 
 
 @router.get("/anomaly/results/{image}/{name}", summary="An image of a result, or a report")
@@ -138,7 +138,10 @@ def _found(image: str, model: str | None, given: Mapping[str, Any], images: bool
     return _RECENT.get((*about, images), lambda: app.analysed(image, task.entry.name, given, images=images))
 
 
-def _describe(found: Analysed, given: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(image: str, model: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    # First: where the scan is replaced in between, a review of this answer is refused.
+    scan = app_instance().datastore().scan_name(image)
+    found = _found(image, model, given)
     name, finding = found.task.entry.name, found.finding
     info = app_instance().datastore().get_image_info(found.image) or {}
     smoothing, score = str(finding.settings["smoothing"]), str(finding.settings["score"])
@@ -146,6 +149,7 @@ def _describe(found: Analysed, given: Mapping[str, Any]) -> dict[str, Any]:
     bands = _bands(found)
     return {
         "image": found.image,
+        "scan": scan,
         "model": name,
         "finding": finding.to_json(),
         "files": _addresses(found, given, bool(bands)),
@@ -230,7 +234,7 @@ def _scan(image: str, path: Path) -> Path:
 def _report(image: str, model: str | None, given: Mapping[str, Any], name: str) -> Response:
     """The result as JSON, or the study report, with the review as it is now."""
     if name == "result.json":
-        return answer(_describe(_found(image, model, given), given))
+        return answer(_describe(image, model, given))
     found = _found(image, model, given, images=name.endswith(".html"))
     info = app_instance().datastore().get_image_info(image) or {}
     report = study_report(found.volume, found.finding, found.model, image_id=image, review=review_of(info))

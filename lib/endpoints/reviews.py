@@ -8,7 +8,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from lib import leases
 from lib.endpoints.answers import NO_STORE, answer, check_settings, json_body, read_query
-from lib.errors import InvalidRequest, NotAllowed, UnknownImage
+from lib.errors import InvalidRequest, NotAllowed, ScanReplaced, UnknownImage
 from lib.ids import check_image_id
 from lib.review import (
     COLUMNS,
@@ -35,7 +35,9 @@ from lib.review import (
 )
 from lib.reviewed import FINAL
 from lib.scoring.base import keep
+from lib.shared_table import stamp_of
 from lib.studies import model_task
+from monailabel_app.errors import AnomalyAppError
 from monailabel_app.io import images
 
 logger = logging.getLogger(__name__)
@@ -51,27 +53,34 @@ _FINISHING = tuple(threading.Lock() for _ in range(32))
 
 @router.put("/anomaly/reviews/{image}", summary="Keep a review as a draft, or finish it")
 def put_review(image: str, body: dict = Depends(json_body), user: User = _ANNOTATOR) -> JSONResponse:
-    """``{model, params, reader, comment, final, lesions: [{peak_voxel, decision, comment}], rest}``.
+    """``{model, params, reader, comment, final, lesions: [{peak_voxel, decision, comment}], rest, scan}``.
 
     final=false keeps a draft. final=true writes the accepted lesions as the label ``final``, an empty one where none
-    is; ``warnings`` in the answer says what that contradicts. 409 while another reader holds the study.
+    is; ``warnings`` in the answer says what that contradicts. scan: that of the result that was looked at. 409 while
+    another reader holds the study, and where another scan was uploaded under the id since.
     """
     check_image_id(image)
     review = read_review(body)
     if settings.MONAI_LABEL_AUTH_ENABLE and user.username:
         review = review.model_copy(update={"reader": user.username})
+    if review.reader:
+        leases.reader_name(review.reader)
     app = app_instance()
     datastore = app.datastore()
     given = check_settings(review.params)
     model_task(app.tasks(), review.model).read(given)
-    datastore.get_image_uri(image)
+    stamp = stamp_of(datastore.get_image_uri(image))
+    if review.scan and review.scan != datastore.scan_name(image):
+        raise ScanReplaced(
+            f"another scan was uploaded under the id {image[:80]!r} since this one was opened: open it again"
+        )
     leases.check(datastore.get_image_info(image) or {}, review.reader)
     with _FINISHING[hash(image) % len(_FINISHING)], _writable():
         if not review.final:
-            keep(datastore, image, KEY, {"draft": draft_entry(review)})
+            keep(datastore, image, KEY, {"draft": draft_entry(review)}, of=stamp)
             warnings = []
         else:
-            warnings = _finish(app, image, review, given)
+            warnings = _finish(app, image, review, given, stamp)
     kept = review_of(datastore.get_image_info(image) or {})
     return answer({**kept, **({"warnings": warnings} if warnings else {})})
 
@@ -126,8 +135,11 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _finish(app, image: str, review: ReviewRequest, given: Mapping[str, Any]) -> list[str]:
-    """Write the final label and what it was made of. Returns what there is to say about it."""
+def _finish(app, image: str, review: ReviewRequest, given: Mapping[str, Any], stamp: str) -> list[str]:
+    """Write the final label and what it was made of. Returns what there is to say about it.
+
+    stamp: of the scan's file before it is looked at. Raises UnknownImage where another one replaces it meanwhile.
+    """
     datastore = app.datastore()
     found = app.analysed(image, review.model, given)
     verdict = settle(found.finding, review)
@@ -142,11 +154,13 @@ def _finish(app, image: str, review: ReviewRequest, given: Mapping[str, Any]) ->
     with tempfile.TemporaryDirectory(prefix="anomaly_review_") as folder:
         file = Path(folder) / "final.nii.gz"
         images.write_labelmap(file, verdict.accepted, found.volume)
-        datastore.save_label(image, str(file), FINAL, info)
-    keep(datastore, image, KEY, {"draft": None, "final": entry})
+        datastore.save_label(image, str(file), FINAL, info, of=stamp)
+    keep(datastore, image, KEY, {"draft": None, "final": entry}, of=stamp)
     warnings = list(app.final_label_changed(image))
     if review.reader:
-        leases.free(datastore, image, review.reader)
+        with suppress(AnomalyAppError):
+            # Taken by another reader at this moment: the review is finished all the same.
+            leases.free(datastore, image, review.reader)
     if former:
         warnings.append("the segmentation of the former review stays in the archive: remove it there")
     return warnings

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lib.datastore import AnomalyLocalDatastore
-from tests.lib.results_app import BLOBS, SHAPE, anomaly_map, client_of, small_app
+from lib.errors import StudyTaken
+from tests.lib.results_app import BLOBS, SHAPE, anomaly_map, client_of, small_app, write_scan
 
 FIRST, SECOND, THIRD, FOURTH = (list(centre) for centre, _ in BLOBS)
 APART = {"threshold": 4.5, "min_lesion_volume": "0 ml"}  # every blob a lesion of its own
@@ -256,3 +257,50 @@ def test_no_id_and_no_comment_is_logged(client, caplog):
     assert "Doe_Jane" not in caplog.text
     assert "secret" not in caplog.text
     assert json.dumps(FIRST) not in caplog.text
+
+
+def upload(app, tmp_path, image="a"):
+    write_scan(tmp_path / "new.nii.gz", 9)
+    app.store.add_image(image, str(tmp_path / "new.nii.gz"), {})
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_a_review_of_a_scan_that_was_replaced_since_it_was_opened_is_refused(app, client, tmp_path, final):
+    body = decided(FIRST, rejected=[SECOND, THIRD, FOURTH], final=final)
+    scan = client.get("/anomaly/results/a").json()["scan"]
+    put(client, {**body, "scan": scan})
+    upload(app, tmp_path)
+    assert "open it again" in put(client, {**body, "scan": scan}, status=409)
+    assert client.get("/anomaly/reviews/a").status_code == 404
+    assert not app.store.get_labels_by_image_id("a")
+    put(client, {**body, "scan": client.get("/anomaly/results/a").json()["scan"]})
+
+
+def test_a_review_that_is_finished_while_the_scan_is_replaced_is_not_kept_with_the_new_one(
+    app, client, tmp_path, monkeypatch
+):
+    analysed = app.analysed
+
+    def slow(*args, **kwargs):
+        found = analysed(*args, **kwargs)
+        upload(app, tmp_path)
+        return found
+
+    monkeypatch.setattr(app, "analysed", slow)
+    assert "replaced" in put(client, decided(FIRST, rest="reject"), status=404)
+    assert client.get("/anomaly/reviews/a").status_code == 404
+    assert not app.store.get_labels_by_image_id("a")
+
+
+@pytest.mark.parametrize("reader", ["x" * 81, "a\x07b"])
+def test_a_reader_whose_name_no_lease_takes_is_refused_before_anything_is_written(app, client, reader):
+    put(client, decided(FIRST, rest="reject", reader=reader), status=400)
+    assert not app.store.get_labels_by_image_id("a")
+
+
+def test_a_lease_that_another_reader_takes_meanwhile_does_not_undo_a_finished_review(app, client, monkeypatch):
+    def taken(*args):
+        raise StudyTaken("Ben works on this study")
+
+    monkeypatch.setattr("lib.leases.free", taken)
+    assert put(client, decided(FIRST, rest="reject"))["final"] is True
