@@ -138,6 +138,7 @@ export interface LesionDecision {
 
 export interface Review {
   model?: string | null;
+  scan?: string;
   params?: Params;
   reader?: string;
   comment?: string;
@@ -151,6 +152,8 @@ export interface Review {
 
 export interface Result {
   image: string;
+  /** Tells whether the scan is still the one that this result is about. */
+  scan?: string;
   model: string;
   finding: Finding;
   files: Record<string, string>;

@@ -46,6 +46,8 @@ export function useReview(image: string, result: Result | null, params: Params, 
   const now = useRef(state);
   const chain = useRef<Promise<unknown>>(Promise.resolve());
   const loaded = useRef("");
+  // The scan that the decisions are about: another one may be uploaded under its id meanwhile.
+  const scan = useRef("");
   const lesions = result?.finding.lesions ?? [];
   const model = result?.model ?? "";
 
@@ -53,6 +55,7 @@ export function useReview(image: string, result: Result | null, params: Params, 
   useEffect(() => {
     if (!result || loaded.current === model) return;
     loaded.current = model;
+    scan.current ||= result.scan ?? "";
     const own = result.review && (!result.review.model || result.review.model === model) ? result.review : null;
     now.current = kept(own);
     setState(now.current);
@@ -61,7 +64,7 @@ export function useReview(image: string, result: Result | null, params: Params, 
   }, [result, model]);
 
   const send = (final: boolean, rest: Decision, reader: string): Promise<boolean> => {
-    const review: Review = { model, params, reader, comment: now.current.general, final, lesions: [...now.current.decisions.values()], rest };
+    const review: Review = { model, params, scan: scan.current, reader, comment: now.current.general, final, lesions: [...now.current.decisions.values()], rest };
     setStatus("saving");
     const turn = chain.current.then(async () => {
       try {
