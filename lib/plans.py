@@ -38,6 +38,8 @@ _IN_ADDRESS = {
     "uncertainty": "uncertainty",
     "seed": "seed",
 }
+# Characters of a job's parameters as JSON, and of one of them where they are too many.
+MOST_PARAMS, _LONGEST_TOLD = 4000, 100
 # Options that change what is kept beside the analysis.
 _KEPT_AS = ("save_label", "label_tag")
 
@@ -63,6 +65,9 @@ def recorded(app: AnomalyApp, request: Mapping[str, Any], image: str) -> Iterato
     if image:
         plan = replace(plan, result=result_address(image, model, request, values))
     params = {key: value for key, value in request.items() if key not in {"model", "image"}}
+    if len(json.dumps(params, default=str)) > MOST_PARAMS:
+        # Told to whoever lists the jobs, for as long as they are kept: the settings are enough.
+        params = {key: params[key] for key in _IN_ADDRESS if key in params and len(str(params[key])) <= _LONGEST_TOLD}
     with app.jobs.record(INFER, model, image, params, plan=plan) as job:
         yield job
 

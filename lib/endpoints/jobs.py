@@ -20,12 +20,12 @@ from lib.endpoints.infer import RESERVED
 from lib.errors import InvalidRequest
 from lib.ids import check_image_id
 from lib.jobs import STATES
+from lib.plans import MOST_PARAMS
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Jobs"])
 
 _USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 _NOT_STORED = {"Cache-Control": "no-store"}
-_MOST_PARAMS = 4000
 
 
 @router.post("/anomaly/jobs", status_code=202, summary="Have an image of the datastore analysed")
@@ -41,8 +41,8 @@ def submit_job(
     if model is not None and not isinstance(model, str):
         raise InvalidRequest("expected model as the name of a model")
     params = {} if params is None else params
-    if not isinstance(params, dict) or len(json.dumps(params)) > _MOST_PARAMS:
-        raise InvalidRequest(f"expected params as a JSON object of finite values, at most {_MOST_PARAMS} characters")
+    if not isinstance(params, dict) or len(json.dumps(params)) > MOST_PARAMS:
+        raise InvalidRequest(f"expected params as a JSON object of finite values, at most {MOST_PARAMS} characters")
     params = {key: value for key, value in params.items() if key not in RESERVED}
     model = model or model_of(check_image_id(image), app.datastore(), app.tasks())
     return app.jobs.json(app.jobs.submit(image, model, params))

@@ -54,6 +54,13 @@ def test_a_submitted_analysis_is_done_and_says_where_its_result_is(server):
     assert "anomaly_map" in labels
 
 
+def test_of_a_request_with_long_parameters_only_the_settings_are_told(server):
+    params = {"operating_point": "specific", "note": "x" * 5000}
+    answer = server.infer("one", params={"image": "ixi_healthy", "output": "json"}, data={"params": json.dumps(params)})
+    assert answer.status_code == 200
+    assert server.get(JOBS).json()["jobs"][0]["params"] == {"operating_point": "specific"}
+
+
 def test_without_a_model_the_default_of_the_sequence_is_taken(server):
     job = submit(server, image="ixi_lesion").json()
     assert wait_for(server, job["id"], "done")["model"] in {"one", "two"}
