@@ -21,6 +21,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
+from lib.errors import place_of
 from lib.infers import AnomalyInferTask
 from lib.runner import choose_device, list_devices
 from lib.scoring.base import whole_number
@@ -160,9 +161,10 @@ class _Work:
         except AnomalyAppError as error:
             logger.warning("batch: a scan could not be analysed: %s", type(error).__name__)
             return {"error": str(error)}
-        except Exception:
+        except Exception as error:
             # One scan must not cost the others their results.
-            logger.exception("batch: a scan could not be analysed after %.0f s", time.monotonic() - began)
+            seconds = time.monotonic() - began
+            logger.error("batch: a scan could not be analysed after %.0f s: %s", seconds, place_of(error))
             return {"error": "the analysis failed; the server's log has the details"}
 
     def row(self, image: str, error: str | None = None) -> Row:

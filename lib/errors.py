@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
+
 from monailabel_app.errors import AnomalyAppError
+
+
+def place_of(error: BaseException) -> str:
+    """Where an unexpected error came from, for the log; without its text, in which a patient's file may be named."""
+    return f"{type(error).__name__} in\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 class UnknownImage(AnomalyAppError):

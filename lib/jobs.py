@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from lib.errors import ServerBusy, UnknownJob
+from lib.errors import ServerBusy, UnknownJob, place_of
 from lib.line import CANCELLED_WAITING, Lines, Place
 from monailabel_app.errors import AnomalyAppError, Cancelled
 from monailabel_app.pipelines.overall import Overall, StageTimes
@@ -265,8 +264,7 @@ class Jobs:
                 # Named errors are told to whoever asks for the job. Of others the log has the place and not the text,
                 # in which a file's name, and so a patient's, may be.
                 if not isinstance(error, AnomalyAppError):
-                    where = "".join(traceback.format_tb(error.__traceback__))
-                    logger.error("job %s failed with %s in\n%s", job.id[:8], type(error).__name__, where)
+                    logger.error("job %s failed with %s", job.id[:8], place_of(error))
 
     @contextmanager
     def _ending(self, job: Job) -> Iterator[None]:

@@ -7,7 +7,8 @@ import logging
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +21,7 @@ from monailabel.interfaces.exception import (
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from lib.errors import place_of
 from lib.ids import check_image_id, check_session_id, check_tag
 from monailabel_app.errors import AnomalyAppError
 
@@ -53,7 +55,9 @@ class Guard:
 
         async def noting_send(message):
             nonlocal started
-            started = started or message["type"] == "http.response.start"
+            if message["type"] == "http.response.start":
+                started = True
+                message = _not_kept(scope, message)
             await send(message)
 
         try:
@@ -66,20 +70,30 @@ class Guard:
                 raise
             status, detail = describe(error)
             if status >= 500:
-                logger.exception("request failed")
+                logger.error("request failed with %s", place_of(error))
             else:
                 # Not the text: an image id may be a patient's name.
                 logger.info("request refused with %d (%s)", status, type(error).__name__)
             later = getattr(error, "retry_after", None)
             headers = {"Retry-After": f"{later:.0f}"} if later is not None else None
-            await JSONResponse({"detail": detail}, status_code=status, headers=headers)(scope, receive, send)
+            await JSONResponse({"detail": detail}, status_code=status, headers=headers)(scope, receive, noting_send)
+
+
+def _not_kept(scope: Mapping[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+    """The head of an answer; a scan, a label or what is said of them is not to lie in a browser's cache."""
+    headers = list(message.get("headers", ()))
+    if not _below_root(scope).startswith(_GUARDED) or any(name.lower() == b"cache-control" for name, _ in headers):
+        return message
+    return {**message, "headers": [*headers, (b"cache-control", b"no-store")]}
+
+
+def _below_root(scope: Mapping[str, Any]) -> str:
+    return scope["path"].removeprefix(scope.get("root_path") or "")
 
 
 def check_request(scope) -> None:
     """Raises InvalidRequest when an id, tag or session in the address could leave its folder."""
-    path = scope["path"]
-    root = scope.get("root_path") or ""
-    path = path.removeprefix(root) if root else path
+    path = _below_root(scope)
     if not path.startswith(_GUARDED):
         return
     for key, value in parse_qsl(scope["query_string"].decode("latin-1")):

@@ -11,6 +11,7 @@ from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
+from lib.errors import place_of
 from lib.infers import AnomalyInferTask
 from lib.runner import choose_device
 from lib.scoring.base import AppScoring, whole_number
@@ -134,7 +135,7 @@ class AnomalyScores(AppScoring):
         except Exception as fault:
             # One scan must not cost the others their scores; another try may find it mended.
             outcome = fault
-            logger.exception("a scan could not be scored")
+            logger.error("a scan could not be scored: %s", place_of(fault))
         seconds = time.monotonic() - began
         if not stamp or stamp != stamp_of(path):
             # Not fetched, removed, or another file by now: what was found belongs to no scan that is here.
