@@ -121,7 +121,10 @@ def _asked(request: Request, image: str) -> tuple[str | None, dict[str, Any]]:
     check_image_id(image)
     query = read_query(request, ("model", *SETTINGS))
     model = query.pop("model", None)
-    return model, check_settings(query)
+    given = check_settings(query)
+    # Fetched before its turn among the answers that are made: an archive may take long, or never answer.
+    app_instance().datastore().get_image_uri(image)
+    return model, given
 
 
 def _found(image: str, model: str | None, given: Mapping[str, Any], images: bool = False) -> Analysed:

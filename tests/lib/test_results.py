@@ -1,6 +1,7 @@
 """Results over HTTP: figures, images on the scan's grid and other settings, all from the analysis at hand."""
 
 import json
+import threading
 
 import nibabel as nib
 import numpy as np
@@ -248,3 +249,26 @@ def test_a_brain_of_one_grey_value_still_has_a_window():
     volume = type("Volume", (), {"data": np.full((1, 2, 2, 2), 7.0, np.float32)})()
     assert results.display_window(volume, np.ones((2, 2, 2), bool)) == [7.0, 8.0]
     assert results.display_window(volume, np.zeros((2, 2, 2), bool)) == [7.0, 8.0]
+
+
+def test_scans_that_an_archive_is_slow_to_give_do_not_hold_up_other_results(app, client, monkeypatch):
+    come, held = threading.Event(), app.store.get_image_uri
+
+    def slow(image):
+        if image == "b":
+            come.wait(60)
+        return held(image)
+
+    monkeypatch.setattr(app.store, "get_image_uri", slow)
+    waiting = [threading.Thread(target=client.get, args=("/anomaly/results/b",)) for _ in range(results.AT_ONCE)]
+    for thread in waiting:
+        thread.start()
+    quick = threading.Thread(target=client.get, args=("/anomaly/results/a",))
+    quick.start()
+    quick.join(20)
+    try:
+        assert not quick.is_alive()
+    finally:
+        come.set()
+        for thread in (*waiting, quick):
+            thread.join()
