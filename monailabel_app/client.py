@@ -289,8 +289,7 @@ class AnomalyClient:
 
     def reviews(self) -> list[dict[str, Any]]:
         """Every decision on this server, one entry per lesion."""
-        answer = self._json("GET", "/anomaly/reviews/", params={"format": "json"})
-        return answer["reviews"] if isinstance(answer, dict) else answer
+        return self._json("GET", "/anomaly/reviews/", params={"format": "json"})["rows"]
 
     # --- the calls themselves ------------------------------------------------------------------------------------
 

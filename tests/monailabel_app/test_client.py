@@ -166,3 +166,9 @@ def test_a_review_carries_the_reader(server, client):
     assert client.review("scan", "m", lesions, final=True, rest="reject") == {"final": True}
     sent = json.loads(server.seen[-1][3])
     assert (sent["reader"], sent["rest"], sent["lesions"]) == ("R. Reader", "reject", lesions)
+
+
+def test_all_decisions_are_listed_as_the_server_has_them(server, client):
+    rows = [{"image": "scan", "decision": "accept"}]
+    server.answers["GET", "/anomaly/reviews/"] = [(200, {}, {"columns": ["image", "decision"], "rows": rows})]
+    assert client.reviews() == rows
