@@ -27,6 +27,7 @@ import slicer
 SERVER = "http://127.0.0.1:8000"
 MAP_OPACITY = 0.5
 _PREFIX = "Anomaly "
+_KINDS = ("anomaly_map", "reconstruction", "uncertainty_map", "bands")
 _OVER = ("done", "failed", "cancelled")
 
 
@@ -59,7 +60,7 @@ def show(image=None, model=None, server=None, run=False, token=None, **params):
     try:
         files = {
             kind: call.file(f"{address}/{kind}.nrrd", query, os.path.join(folder, f"{kind}.nrrd"))
-            for kind in ("anomaly_map", "reconstruction", "uncertainty_map", "bands")
+            for kind in _KINDS
             if kind in result["files"]
         }
         nodes = {kind: _load(kind, path, name, result) for kind, path in files.items()}
@@ -199,9 +200,10 @@ def _module_server():
 
 
 def _remove(name):
-    """What an earlier call has shown of the same scan."""
+    """What an earlier call has shown of the same scan, and not of one whose id begins alike."""
+    shown = {f"{name} {kind}" for kind in (*(kind.replace("_", " ") for kind in _KINDS), "lesions")}
     for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode"):
-        if node.GetName().startswith(name + " "):
+        if node.GetName() in shown:
             slicer.mrmlScene.RemoveNode(node)
 
 

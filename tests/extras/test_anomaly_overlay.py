@@ -83,3 +83,12 @@ def test_what_was_not_analysed_says_what_to_do(show):
 def test_a_server_that_is_not_there_is_named(show):
     with pytest.raises(RuntimeError, match=r"no answer from http://127\.0\.0\.1:9"):
         show(server="http://127.0.0.1:9")
+
+
+def test_what_was_shown_of_a_scan_whose_id_begins_alike_stays(monkeypatch):
+    seen = install(monkeypatch, "scan", "http://127.0.0.1:9")
+    titles = [f"Anomaly {scan} {kind}" for scan in ("scan", "scan 2") for kind in ("anomaly map", "lesions")]
+    for title in titles:
+        seen.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", title)
+    runpy.run_path(str(SCRIPT))["_remove"]("Anomaly scan")
+    assert [node.name for node in seen.scene.nodes[2:]] == titles[2:]
