@@ -7,6 +7,34 @@ function rows(value: Record<string, unknown> | null | undefined): [string, strin
   return Object.entries(value ?? {}).filter(([, one]) => one != null && typeof one !== "object").map(([key, one]) => [words(key), typeof one === "number" ? String(Number(one.toPrecision(4))) : String(one)]);
 }
 
+type Told = Record<string, unknown> | null | undefined;
+
+/** How far score and volume of the whole scan would change; the score's only where it has the unit of the score. */
+export function wholeSpread(told: Told): { score: number | null; volume: number | null } {
+  const figure = (name: string) => (typeof told?.[name] === "number" ? (told[name] as number) : null);
+  return { score: told?.["score_unit"] === "healthy standard deviations" ? figure("anomaly_score_std") : null, volume: figure("marked_ml_std") };
+}
+
+const SOURCES: Record<string, string> = { preprocessing: "preparation of the scan", model: "choice of model", noise: "noise" };
+
+function sources(shares: unknown): string {
+  const known = Object.entries((shares ?? {}) as Record<string, unknown>).filter((one): one is [string, number] => typeof one[1] === "number");
+  return known.map(([name, share]) => `${SOURCES[name] ?? words(name)} ${Math.round(share * 100)} %`).join(", ");
+}
+
+function uncertainty(told: NonNullable<Told>): [string, string][] {
+  const figure = (name: string) => told[name] as number | null | undefined;
+  const members = Array.isArray(told["members"]) ? told["members"].map(String) : [];
+  return [
+    ["Analyses", `${figure("analyses") ?? "?"}: ${figure("preparations") ?? "?"} preparations, ${figure("seeds") ?? "?"} seeds each`],
+    ["Members", members.join(", ")],
+    ["Spread of the score", figure("anomaly_score_std") == null ? "" : `${number(figure("anomaly_score_std"))} (${String(told["score_unit"] ?? "")})`],
+    ["It comes from", sources(told["anomaly_score_shares"])],
+    ["Spread of the volume", figure("marked_ml_std") == null ? "" : millilitres(figure("marked_ml_std"))],
+    ["It comes from", sources(told["marked_ml_shares"])],
+  ];
+}
+
 export function Facts({ result }: { result: Result }) {
   const { finding, calibration } = result;
   const own = finding.calibration;
@@ -25,14 +53,14 @@ export function Facts({ result }: { result: Result }) {
   const drift = finding.drift;
   if (drift) list.push(["Distance from the calibration", `${number(drift.distance)}; healthy scans up to ${number(drift.healthy_largest)}`]);
   const divided = drift?.background?.divided_by;
-  if (divided != null && divided > 1) list.push(["Map divided by", `${number(divided)}: the scan's background lies higher than in the healthy scans`]);
+  if (divided != null && divided > 1) list.push(["Map divided by", `${number(divided)}: all of this brain deviates ${number(drift?.background?.ratio, 1)} times as much as healthy ones`]);
   const spent = Object.values(finding.seconds).reduce((sum, one) => sum + one, 0);
   return (
     <section class="facts" aria-label="What this rests on">
       <dl class="pairs">{list.filter(([, text]) => text).map(([name, text]) => <div key={name}><dt>{name}</dt><dd class={name === "Hash" ? "hash" : ""}>{text}</dd></div>)}</dl>
       <details><summary>Settings</summary><dl class="pairs">{rows(finding.settings).map(([name, text]) => <div key={name}><dt>{name}</dt><dd>{text}</dd></div>)}</dl></details>
       <details><summary>Time, {seconds(spent)}</summary><dl class="pairs">{Object.entries(finding.seconds).map(([name, one]) => <div key={name}><dt>{words(name)}</dt><dd>{one.toFixed(2)} s</dd></div>)}</dl></details>
-      {finding.uncertainty && <details><summary>Uncertainty</summary><dl class="pairs">{rows(finding.uncertainty).map(([name, text]) => <div key={name}><dt>{name}</dt><dd>{text}</dd></div>)}</dl></details>}
+      {finding.uncertainty && <details open><summary>Uncertainty (standard deviation over repeated analyses)</summary><dl class="pairs">{uncertainty(finding.uncertainty).filter(([, text]) => text).map(([name, text], k) => <div key={k}><dt>{name}</dt><dd>{text}</dd></div>)}</dl></details>}
     </section>
   );
 }

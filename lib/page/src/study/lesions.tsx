@@ -19,24 +19,17 @@ interface Props {
   commenting: string | null;
 }
 
-/** What is known of how far the figures may be off: the volume's deviation and how often the lesion was found again. */
+/** How far the volume may be off, in ml, and in which share of the repeated analyses the lesion was found again. */
 function spread(lesion: Lesion): { volume: number | null; again: number | null } {
-  const known = lesion.uncertainty;
-  const figure = (...names: string[]): number | null => {
-    for (const name of names) {
-      const value = known?.[name];
-      if (typeof value === "number") return value;
-      if (value && typeof value === "object" && "std" in value && typeof value.std === "number") return value.std;
-      if (value && typeof value === "object" && "deviation" in value && typeof value.deviation === "number") return value.deviation;
-    }
-    return null;
+  const figure = (name: string): number | null => {
+    const value = lesion.uncertainty?.[name];
+    return typeof value === "number" ? value : null;
   };
-  return { volume: figure("volume_ml", "volume_ml_std", "volume_ml_deviation"), again: figure("found", "found_share", "found_again") };
+  return { volume: figure("volume_ml_std"), again: figure("found_again") };
 }
 
 export function Lesions({ lesions, stale, selected, reviewing, onSelect, onComment, commenting }: Props) {
   const body = useRef<HTMLTableSectionElement>(null);
-  const sure = lesions.some((lesion) => lesion.uncertainty);
   useEffect(() => {
     body.current?.querySelector('tr[aria-selected="true"]')?.scrollIntoView({ block: "nearest" });
   }, [selected]);
@@ -65,8 +58,8 @@ export function Lesions({ lesions, stale, selected, reviewing, onSelect, onComme
                 <th scope="row">
                   <button type="button" class="jump" aria-label={`Finding ${lesion.index}, ${where}: show`} onClick={(event) => { event.stopPropagation(); onSelect(lesion); }}>{lesion.index}</button>
                 </th>
-                <td class="region">{where}</td>
-                <td class="num">{millilitres(lesion.volume_ml)}{off.volume != null && <small class="muted"> ± {number(off.volume)}</small>}</td>
+                <td class="region">{where}{off.again != null && <small class="off">found again in {Math.round(off.again * 100)}&nbsp;% of repeats</small>}</td>
+                <td class="num">{millilitres(lesion.volume_ml)}{off.volume != null && <small class="off" title="Standard deviation over repeated analyses">± {number(off.volume)}</small>}</td>
                 <td class="num">{number(lesion.peak_score, 1)}</td>
                 <td class="num">{number(lesion.mean_score, 1)}</td>
                 <td class="decide">
@@ -77,9 +70,6 @@ export function Lesions({ lesions, stale, selected, reviewing, onSelect, onComme
                   <button type="button" class={comment ? "square quiet has-note" : "square quiet"} aria-expanded={commenting === key} aria-label={comment ? `Comment on finding ${lesion.index}: ${comment}` : `Comment on finding ${lesion.index}`} title="Comment (c)" onClick={(event) => { event.stopPropagation(); onComment(lesion); }}><Note /></button>
                 </td>
               </tr>,
-              sure && selected === key && off.again != null && (
-                <tr key={`${key}:sure`} class="under"><td colSpan={6} class="muted">Found again in {Math.round(off.again * 100)} % of the repeats</td></tr>
-              ),
               commenting === key ? (
                 <tr key={`${key}:note`} class="under"><td colSpan={6}><Comment lesion={lesion} reviewing={reviewing} onDone={() => onComment(lesion)} /></td></tr>
               ) : comment ? (

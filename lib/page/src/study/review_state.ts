@@ -10,7 +10,7 @@ import { peakKey } from "./settings";
 export interface Reviewing {
   decision: (key: string) => Decision;
   comment: (key: string) => string;
-  /** Decisions on places that the threshold of now does not outline. */
+  /** Decisions made at other settings: their places are part of a larger finding now, or not marked. */
   elsewhere: LesionDecision[];
   /** A review kept for another model, if that is what the server has. */
   other: Review | null;
@@ -19,6 +19,8 @@ export interface Reviewing {
   status: "none" | "saving" | "saved" | "failed";
   fault: string;
   decide: (lesion: Lesion, decision: Decision) => Promise<void>;
+  /** Forget what was said of a place that has no row of its own at the settings of now. */
+  takeBack: (one: LesionDecision) => Promise<void>;
   say: (lesion: Lesion, comment: string) => Promise<void>;
   sayGeneral: (comment: string) => Promise<void>;
   finish: (rest: Decision) => Promise<boolean>;
@@ -115,6 +117,11 @@ export function useReview(image: string, result: Result | null, params: Params, 
     status,
     fault,
     decide: (lesion, decision) => set(lesion, { decision }),
+    takeBack: (one) => {
+      const decisions = new Map(now.current.decisions);
+      decisions.delete(one.peak_voxel.join(","));
+      return put({ ...now.current, decisions });
+    },
     say: (lesion, comment) => set(lesion, { comment }),
     sayGeneral: (general) => put({ ...now.current, general }),
     finish: async (rest) => {
@@ -124,7 +131,8 @@ export function useReview(image: string, result: Result | null, params: Params, 
     nothing: async () => {
       const reader = await askReader();
       if (!reader) return false;
-      const decisions = new Map(now.current.decisions);
+      // What was accepted at other settings is no anomaly any more, either.
+      const decisions = new Map([...now.current.decisions].map(([key, one]) => [key, one.decision === "accept" ? { ...one, decision: "reject" as Decision } : one]));
       for (const lesion of lesions) {
         const key = peakKey(lesion);
         const before = decisions.get(key) ?? { peak_voxel: key.split(",").map(Number) as Vector, decision: "reject" as Decision };

@@ -21,9 +21,12 @@ export function peakKey(lesion: Pick<Lesion, "index" | "centroid_voxel"> & { pea
 
 /** RAS mm of the lesion's highest value: unlike the centroid it lies inside. */
 export function place(lesion: Lesion, result: Result): Vector {
-  const { affine } = result;
-  const peak = lesion.peak_voxel;
-  if (!affine || !peak) return lesion.centroid_ras_mm;
+  return (lesion.peak_voxel && placeOf(lesion.peak_voxel, result)) ?? lesion.centroid_ras_mm;
+}
+
+/** RAS mm of a voxel; null where the server does not tell the grid. */
+export function placeOf(peak: Vector, { affine }: Result): Vector | null {
+  if (!affine) return null;
   const row = (r: number) => affine[r]![0]! * peak[0] + affine[r]![1]! * peak[1] + affine[r]![2]! * peak[2] + affine[r]![3]!;
   return [row(0), row(1), row(2)];
 }

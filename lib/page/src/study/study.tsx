@@ -14,7 +14,7 @@ import { Badge } from "../worklist/badge";
 import { openNext } from "../worklist/next";
 import { ModelCard } from "./card";
 import { Downloads } from "./downloads";
-import { Facts } from "./facts";
+import { Facts, wholeSpread } from "./facts";
 import { useStudyKeys } from "./keys";
 import { Lesions } from "./lesions";
 import { Picture, view } from "./picture";
@@ -90,7 +90,9 @@ export function StudyView({ route }: { route: Route }) {
 
   const running = useJob(image, (job) => {
     if (job.state === "done") {
-      change({ model: job.model ?? "" });
+      // Somebody who reads another model's result must not find it exchanged.
+      if (job.model === model || !shown) change({ model: job.model ?? "" });
+      else toast(`${job.model} has analysed this study, too: choose it in the list of models to see its result.`);
       again();
     }
     lookAtStudy();
@@ -106,6 +108,7 @@ export function StudyView({ route }: { route: Route }) {
   const stale = asking || live !== null;
   const busy = running.starting || (!!running.job && !OVER.has(running.job.state));
   const reasons = notices(shown, info);
+  const spread = wholeSpread(shown?.finding.uncertainty);
   const lease = study?.lease && new Date(study.lease.until).getTime() > Date.now() ? study.lease : null;
 
   const select = (lesion: Lesion) => {
@@ -271,9 +274,9 @@ export function StudyView({ route }: { route: Route }) {
             <>
               <div class="score">
                 <div class="score-figures">
-                  <div><span class="muted">Score</span><strong>{number(shown.finding.anomaly_score)}</strong></div>
-                  <div><span class="muted">p</span><strong>{pValue(shown.finding.p_value)}</strong></div>
-                  <div><span class="muted">Volume</span><strong>{millilitres(shown.finding.anomaly_volume_ml)}</strong></div>
+                  <div title="Mean of the highest 2 ml of the anomaly map, in healthy standard deviations"><span class="muted">Score</span><strong>{number(shown.finding.anomaly_score)}{spread.score != null && <small> ± {number(spread.score)}</small>}</strong></div>
+                  <div title={`Rank of the score among the healthy scans; with ${shown.calibration.scan_scores.length} of them it cannot be lower than ${pValue(1 / (shown.calibration.scan_scores.length + 1))}`}><span class="muted">p-value</span><strong>{pValue(shown.finding.p_value)}</strong></div>
+                  <div title="All findings together"><span class="muted">Volume</span><strong>{millilitres(shown.finding.anomaly_volume_ml)}{spread.volume != null && <small> ± {number(spread.volume, 1)}</small>}</strong></div>
                   <div><span class="muted">Findings</span><strong>{shown.finding.lesion_count}</strong></div>
                 </div>
                 {shown.finding.anomaly_score != null && shown.calibration.scan_scores.length > 1 && (
@@ -291,7 +294,7 @@ export function StudyView({ route }: { route: Route }) {
                   ) : (
                     <p class="empty"><Target /> Nothing lies above this threshold{Number.parseFloat(volume(params, shown)) > 0 ? ` in pieces of ${volume(params, shown)} or more` : ""}.</p>
                   )}
-                  <ReviewBox lesions={lesions} reviewing={reviewing} onFinish={() => setDialog("finish")} onNothing={() => setDialog("nothing")} />
+                  <ReviewBox result={shown} reviewing={reviewing} onShow={(at) => viewer.current?.goTo(at)} onFinish={() => setDialog("finish")} onNothing={() => setDialog("nothing")} />
                 </div>
               ) : (
                 <div role="tabpanel" id="panel-files" aria-labelledby="tab-files" class="tabpanel">

@@ -22,6 +22,7 @@ function clause(text: string): string {
   return end > 30 ? text.slice(0, end) : `${text.slice(0, SHORT).replace(/\s\S*$/, "")}…`;
 }
 
+const sentence = (text: string) => `${capital(text)}${/[.!?…]$/.test(text) ? "" : "."}`;
 const capital = (text: string) => text.charAt(0).toUpperCase() + text.slice(1);
 
 export function notices(result: Result | null, model: Model | undefined): Notice[] {
@@ -30,6 +31,8 @@ export function notices(result: Result | null, model: Model | undefined): Notice
   const about = (pattern: RegExp) => warnings.filter((text) => pattern.test(text)).join(" ");
   const ofGate = /unlike what the model was trained on/;
   const ofDrift = /bulk of this scan/;
+  const ofDivision = /the map was divided by/;
+  const divided = drift?.background?.divided_by ?? 1;
   if (gate && !gate.passed)
     list.push({
       kind: "warn",
@@ -40,12 +43,18 @@ export function notices(result: Result | null, model: Model | undefined): Notice
     list.push({
       kind: "warn",
       title: "Drift: thresholds and p-value may not hold for this scan.",
-      text: capital(about(ofDrift)) || `As a whole it is further from the calibration's healthy scans than they are from each other (p ${pValue(drift.p_value)}).`,
+      text: (about(ofDrift) && sentence(about(ofDrift))) || `As a whole it is further from the calibration's healthy scans than they are from each other (p ${pValue(drift.p_value)}).`,
+    });
+  if (divided > 1)
+    list.push({
+      kind: "warn",
+      title: `All values were divided by ${number(divided, 1)}, because this whole brain deviates as on another scanner: faint lesions may be missed.`,
+      text: `It deviates ${number(drift?.background?.ratio, 1)} times as much as the healthy scans of the calibration. Map, score and findings are those after the division; too much may be marked all the same.`,
     });
   for (const text of warnings) {
-    if ((gate && !gate.passed && ofGate.test(text)) || (drift?.drifted && ofDrift.test(text))) continue;
+    if ((gate && !gate.passed && ofGate.test(text)) || (drift?.drifted && ofDrift.test(text)) || (divided > 1 && ofDivision.test(text))) continue;
     const title = clause(text);
-    list.push({ kind: "warn", title: capital(title), text: title === text ? "" : title.endsWith("…") ? capital(text) : capital(text.slice(title.length).replace(/^[:;]\s*/, "")) });
+    list.push({ kind: "warn", title: sentence(title), text: title === text ? "" : sentence(title.endsWith("…") ? text : text.slice(title.length).replace(/^[:;]\s*/, "")) });
   }
   if (model?.verdict) list.push({ kind: "warn", title: `${model.name}: ${model.verdict}`, text: "" });
   else if (model?.beats_baselines === true) list.push({ kind: "info", title: `${model.name} was shown to beat the intensity and atlas baselines; the model card says on which scans.`, text: "" });
