@@ -12,7 +12,7 @@ from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
-from lib.errors import InvalidRequest, StudyTaken, UnknownImage
+from lib.errors import InvalidRequest, NotAllowed, StudyTaken, UnknownImage
 
 KEY = "lease"
 MINUTES = 30.0
@@ -23,7 +23,8 @@ _LONGEST_NAME = 80
 def take(datastore: Datastore, image: str, reader: str, minutes: float = MINUTES) -> dict[str, str]:
     """Lend a study to a reader, or lend it on to the one who has it. Returns the lease: reader and until (UTC).
 
-    Raises StudyTaken while another reader has it, UnknownImage, InvalidRequest for no name or odd minutes.
+    Raises StudyTaken while another reader has it, UnknownImage, InvalidRequest for no name or odd minutes, NotAllowed
+    where the studies folder cannot be written.
     """
     reader = reader_name(reader)
     if not 0 < minutes <= _LONGEST_MINUTES:
@@ -79,6 +80,13 @@ def reader_name(reader: Any) -> str:
 
 
 def _change(datastore: Datastore, image: str, change: Any) -> None:
+    try:
+        _change_whole(datastore, image, change)
+    except OSError as error:
+        raise NotAllowed("who works on a study cannot be noted: the studies folder cannot be written") from error
+
+
+def _change_whole(datastore: Datastore, image: str, change: Any) -> None:
     whole = getattr(datastore, "change_image_info", None)
     if whole is not None:
         try:

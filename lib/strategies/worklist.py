@@ -15,7 +15,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from lib.errors import StudyTaken
+from lib.errors import NotAllowed, StudyTaken
 from lib.leases import held_by, take
 from lib.scoring.records import newest_record, records_of
 
@@ -38,7 +38,10 @@ class WorklistStrategy(Strategy):
 
 
 def lend(request: Mapping[str, Any], datastore: Datastore, choose: Choose) -> dict[str, Any] | None:
-    """The study that ``choose`` takes out of those nobody has, lent to the reader of ``request``."""
+    """The study that ``choose`` takes out of those nobody has, lent to the reader of ``request``.
+
+    lease: None where the studies folder cannot be written.
+    """
     said = str(request.get("client_id") or "").strip()[:80]
     reader = said if said.isprintable() and said else f"{NAMELESS} {secrets.token_hex(3)}"
     infos = unreviewed(datastore)
@@ -55,6 +58,8 @@ def lend(request: Mapping[str, Any], datastore: Datastore, choose: Choose) -> di
         except StudyTaken:  # in this moment
             left.remove(answer["id"])
             continue
+        except NotAllowed:  # A folder for reading only: several readers may get the same study.
+            lease = None
         again = " (handed out before; nothing else is left)" if left is mine else ""
         counts = {"unreviewed": len(infos), "held": len(leases)}
         return {**answer, "reason": f"{answer['reason']}{again}", "lease": lease, **counts}

@@ -6,8 +6,9 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from lib.datastore import AnomalyLocalDatastore
-from lib.errors import InvalidRequest, StudyTaken, UnknownImage
+from lib.errors import InvalidRequest, NotAllowed, StudyTaken, UnknownImage
 from lib.leases import free, held_by, take
+from lib.strategies import First
 
 
 @pytest.fixture
@@ -82,3 +83,14 @@ def test_of_many_who_ask_at_once_one_gets_it(store, tmp_path):
     for thread in threads:
         thread.join()
     assert len(won) == 1
+
+
+def test_in_a_folder_that_cannot_be_written_no_study_is_lent_but_the_next_one_is_told(store, monkeypatch):
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "read-only")
+
+    monkeypatch.setattr(store, "_update_datastore_file", refused)
+    with pytest.raises(NotAllowed, match="cannot be written"):
+        take(store, "a", "Ada")
+    answer = First()({"client_id": "Ada"}, store)
+    assert (answer["id"], answer["lease"]) == ("a", None)
