@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from retrying import RetryError
 
 from lib.dicom_results import algorithm_of, labelled_series, named_errors, names_of, segments_of_result
 from lib.dicom_store import store_objects
-from lib.errors import ArchiveUnreachable, NotAllowed, UnknownImage
+from lib.errors import ArchiveUnreachable, InvalidRequest, NotAllowed, UnknownImage
 from lib.ids import check_tag, check_uid
 from lib.reviewed import FINAL, ReviewedLabels, count_voxels, is_final
 from lib.shared_table import SharedTable
@@ -384,9 +384,8 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
     def _find_images(self) -> list[str]:
         found = self._client.search_for_series(search_filters=self._search_filter, fields=_ASKED_FOR)
         uids = []
-        for item in found:
-            series = Dataset.from_json(item)
-            uids.append(str(series["SeriesInstanceUID"].value))
+        for uid, series in _series_of(found):
+            uids.append(uid)
             patient, issuer = (str(series.get(name) or "").strip() for name in ("PatientID", "IssuerOfPatientID"))
             self._shown[uids[-1]] = {name: str(series[name].value or "") for name in _SHOWN if name in series}
             self._patients[uids[-1]] = f"{patient}^^^{issuer}" if patient and issuer else patient
@@ -395,12 +394,10 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
     def _find_labelled(self) -> list[str]:
         images = set(self.list_images())
         found, there = [], set()
-        for item in self._client.search_for_series(search_filters={"Modality": "SEG"}):
-            series = Dataset.from_json(item)
-            uid = str(series.SeriesInstanceUID)
+        for uid, series in _series_of(self._client.search_for_series(search_filters={"Modality": "SEG"})):
             there.add(uid)
             if uid not in self._segmented:
-                study = str(series.StudyInstanceUID)
+                study = str(series.get("StudyInstanceUID") or "")
                 headers = self._client.retrieve_series_metadata(study, uid)
                 self._segmented[uid] = _Segmentation(study, labelled_series(headers[0]) if headers else "")
             if self._segmented[uid].image in images and self._segmented[uid].image not in found:
@@ -441,6 +438,18 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
             raise ArchiveUnreachable("the DICOMweb archive was too busy to answer: try again later") from error
         except (IndexError, KeyError) as error:
             raise UnknownImage(f"the archive has no series {image_id!r}") from error
+
+
+def _series_of(found: list[dict[str, Any]]) -> Iterator[tuple[str, Dataset]]:
+    """UID and attributes of each series of a list; one that cannot be asked for by its UID must not hide the others."""
+    for item in found:
+        try:
+            series = Dataset.from_json(item)
+            uid = check_uid(str(series.get("SeriesInstanceUID") or ""))
+        except (InvalidRequest, ValueError, TypeError, KeyError, AttributeError) as error:
+            logger.warning("a series in the archive's list has no UID or cannot be read: %s", type(error).__name__)
+            continue
+        yield uid, series
 
 
 def _has_files(folder: Path) -> bool:

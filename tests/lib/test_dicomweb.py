@@ -351,3 +351,11 @@ def test_an_archive_that_stays_busy_is_said(store, archive, monkeypatch):
     monkeypatch.setattr(archive, "search_for_series", busy)
     with pytest.raises(ArchiveUnreachable, match="busy"):
         store.list_images()
+
+
+@pytest.mark.parametrize("odd", [{}, {"0020000E": {"vr": "UI"}}, {"0020000E": {"vr": "UI", "Value": ["../x"]}}, [1]])
+def test_a_series_that_the_archive_lists_without_a_uid_does_not_hide_the_others(store, archive, monkeypatch, odd):
+    search = archive.search_for_series
+    monkeypatch.setattr(archive, "search_for_series", lambda **asked: [odd, *search(**asked)])
+    assert store.list_images() == [archive.image_id]
+    assert store.get_labeled_images() == []
