@@ -240,7 +240,11 @@ def _report(image: str, model: str | None, given: Mapping[str, Any], name: str) 
         return answer(_describe(image, model, given))
     found = _found(image, model, given, images=name.endswith(".html"))
     info = app_instance().datastore().get_image_info(image) or {}
-    report = study_report(found.volume, found.finding, found.model, image_id=image, review=review_of(info))
+    review = review_of(info)
+    if review is not None and review.get("model") not in {None, found.task.entry.name}:
+        # Decisions about what another model found.
+        review = None
+    report = study_report(found.volume, found.finding, found.model, image_id=image, review=review)
     if name == "report.json":
         return answer(report.json())
     return HTMLResponse(report.html(), headers=_PAGE)

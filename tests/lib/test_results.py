@@ -172,6 +172,8 @@ def test_a_report_shows_the_review_and_fetches_nothing(app, client):
     record = client.get(files["report_json"]).json()
     assert record["finding"]["threshold"] == 3.5
     assert record["review"]["reader"] == "anna"
+    other = client.get("/anomaly/results/a/report.json", params={"model": "ddpm_flair", "threshold": 3.5}).json()
+    assert other["review"] is None
     as_result = client.get(files["report_json"].replace("report.json", "result.json")).json()
     assert as_result == result(client, model="ddpm_t1", threshold=3.5)
 
