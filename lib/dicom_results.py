@@ -108,6 +108,8 @@ def write_objects(
         )
     folder = root / _key(finding, series, window)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Before anything else: an old set that is used again is not to be removed by another request meanwhile.
+    folder.touch()
     with FileLock(f"{folder}.lock"):
         written = [DicomObject(kind, _written(kind, finding, series, folder, window)) for kind in kinds]
         folder.touch()

@@ -139,6 +139,24 @@ def test_sets_are_few_and_not_kept_for_ever(series, folder, tmp_path, monkeypatc
     assert not sets[0].exists()
 
 
+def test_an_old_set_that_is_used_again_is_not_removed_by_another_request_meanwhile(
+    series, folder, tmp_path, monkeypatch
+):
+    kept, written = tmp_path / "kept", dicom_results._written
+    (first,) = write_objects(small_finding(series), folder, kept, ("segmentation",))
+    old = time.time() - dicom_results.KEPT_SECONDS - 1
+    os.utime(first.path.parent, (old, old))
+
+    def meanwhile(*args):
+        path = written(*args)
+        dicom_results._purge(kept)
+        return path
+
+    monkeypatch.setattr(dicom_results, "_written", meanwhile)
+    (again,) = write_objects(small_finding(series), folder, kept, ("segmentation",))
+    assert again.path.is_file()
+
+
 def drop(*names):
     def edit(_, dataset):
         for name in names:
