@@ -61,9 +61,10 @@ def jobs_for(app: AnomalyApp) -> Jobs:
 def recorded(app: AnomalyApp, request: Mapping[str, Any], image: str) -> Iterator[Job]:
     """A request to /infer as a job. image: its id in the datastore, empty for an upload. Raises AnomalyAppError."""
     model = str(request["model"])
-    plan, values = _read(_task(app, model), model, request)
+    task = _task(app, model)
+    plan, values = _read(task, model, request)
     if image:
-        plan = replace(plan, result=result_address(image, model, request, values))
+        plan = replace(plan, result=result_address(image, task.entry.name, request, values))
     params = {key: value for key, value in request.items() if key not in {"model", "image"}}
     if len(json.dumps(params, default=str)) > MOST_PARAMS:
         # Told to whoever lists the jobs, for as long as they are kept: the settings are enough.
@@ -93,7 +94,8 @@ def plan_of(app: AnomalyApp, image: str, model: str, params: Mapping[str, Any]) 
     return replace(
         plan,
         equal=json.dumps(equal, sort_keys=True, default=str),
-        result=result_address(image, model, params, values),
+        # Of bands it is the model's: they are among its images.
+        result=result_address(image, task.entry.name, params, values),
     )
 
 

@@ -61,6 +61,16 @@ def test_of_a_request_with_long_parameters_only_the_settings_are_told(server):
     assert server.get(JOBS).json()["jobs"][0]["params"] == {"operating_point": "specific"}
 
 
+def test_the_result_of_bands_is_that_of_their_model(server):
+    job = submit(server, image="ixi_healthy", model="one_bands").json()
+    assert (job["model"], wait_for(server, job["id"], "done")["result"]) == (
+        "one_bands", "/anomaly/results/ixi_healthy?model=one",
+    )  # fmt: skip
+    assert server.get("/anomaly/results/ixi_healthy?model=one").status_code == 200
+    server.infer("one_bands", params={"image": "ixi_healthy", "output": "json"})
+    assert server.get(JOBS).json()["jobs"][0]["result"] == "/anomaly/results/ixi_healthy?model=one"
+
+
 def test_without_a_model_the_default_of_the_sequence_is_taken(server):
     job = submit(server, image="ixi_lesion").json()
     assert wait_for(server, job["id"], "done")["model"] in {"one", "two"}
