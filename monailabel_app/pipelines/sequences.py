@@ -13,6 +13,7 @@ from .shipped_models import DEFAULTS
 ANY = "any"
 _BIDS_SUFFIX = re.compile(r"_(T1w|T2w|PDw|FLAIR|T1|T2|PD|DWI|SWI|T2starw)$", re.IGNORECASE)
 _WORDS = {"t1w": "t1", "t2w": "t2", "pdw": "pd", "t2starw": "t2star"}
+_AS_WORDS = frozenset({"t1", "t2", "flair", "pd", "dwi", "swi", "t2star"})
 # What technicians call a series. The first that fits: a FLAIR is called T2 as well, and a T1 FLAIR is a T1.
 _CALLED = (
     ("dwi", r"dwi|adc|diff|dti|trace|ep2d"),
@@ -31,14 +32,20 @@ def sequence_of(image_id: str, info: Mapping[str, Any]) -> str | None:
     """``t1``, ``flair``, ...; None where nobody said so.
 
     Of the image information ``sequence``, else of an id that ends as BIDS has it, else of what an archive calls the
-    series (``SeriesDescription``).
+    series (``SeriesDescription``), else of the one sequence that is a word of the id (``mslub_flair_2mm``).
     """
     said = info.get("sequence")
     if not isinstance(said, str) or not said.strip():
         suffix = _BIDS_SUFFIX.search(image_id)
-        said = suffix[1] if suffix else _called(info.get("SeriesDescription"))
+        said = suffix[1] if suffix else _called(info.get("SeriesDescription")) or _word_of(image_id)
     word = said.strip().casefold()
     return _WORDS.get(word, word) or None
+
+
+def _word_of(image_id: str) -> str:
+    words = {_WORDS.get(word, word) for word in re.split(r"[^a-z0-9]+", image_id.casefold())}
+    found = words & _AS_WORDS
+    return found.pop() if len(found) == 1 else ""
 
 
 def _called(description: Any) -> str:

@@ -10,6 +10,7 @@ from .study_chart import distribution_chart
 from .study_words import RESEARCH, WHOLE, checks, ml, nothing_marked, place_words, share_words
 
 Record = Mapping[str, Any]
+SCORE_UNIT = "healthy standard deviations"
 _ROWS_TOGETHER = 14  # a longer table may go on on the next page
 _DECISIONS = {"accept": "accepted", "reject": "rejected", "undecided": "undecided"}
 _STAGES = {
@@ -56,7 +57,7 @@ def result(record: Record) -> Markup:
     spread = finding.get("uncertainty") or {}
     p_value = "unknown" if finding["p_value"] is None else f"{finding['p_value']:.2g}"
     figures = [
-        _figure("Anomaly score", number(finding["anomaly_score"], 2), _plus_minus(spread.get("anomaly_score_std"), 2)),
+        _figure("Anomaly score", number(finding["anomaly_score"], 2), _of_score(spread, spread, "anomaly_score")),
         _figure("p-value", p_value, f"among {len(healthy['scan_scores'])} healthy scans"),
         _figure("Marked regions", str(count), f"operating point {point['name']}"),
         _figure("Marked volume", f"{ml(finding['anomaly_volume_ml'])} ml", _plus_minus(spread.get("marked_ml_std"), 1)),
@@ -108,6 +109,7 @@ def region_table(record: Record) -> Markup | None:
         *([("Found again", "num")] if uncertain else []),
         *([("Review", "")] if reviewed else []),
     ]
+    spread = record["finding"].get("uncertainty") or {}
     rows = []
     for lesion, region in zip(lesions, record["regions"], strict=True):
         about = lesion.get("uncertainty") or {}
@@ -115,7 +117,7 @@ def region_table(record: Record) -> Markup | None:
             element("td", lesion["region"] or "outside the named regions"),
             _number_cell(ml(lesion["volume_ml"]), _plus_minus(about.get("volume_ml_std"), 2)),
             _number_cell(number(lesion["peak_score"], 2)),
-            _number_cell(number(lesion["mean_score"], 2), _plus_minus(about.get("mean_score_std"), 2)),
+            _number_cell(number(lesion["mean_score"], 2), _of_score(spread, about, "mean_score")),
             _number_cell(share_words(region) or MISSING),
             element("td", place_words(lesion["centroid_ras_mm"], record["scan"])),
         ]
@@ -352,6 +354,12 @@ def _figure(name: str, value: str, below: str | None) -> Markup:
 
 def _number_cell(value: str, below: str | None = None) -> Markup:
     return element("td", value, element("span", below, class_="below") if below else None, class_="num")
+
+
+def _of_score(spread: Record, about: Record, name: str) -> str | None:
+    """The deviation of a score, where it is in the score's own unit; that of an ensemble's members is in another."""
+    same = spread.get("score_unit", SCORE_UNIT) == SCORE_UNIT
+    return _plus_minus(about.get(f"{name}_std"), 2) if same else None
 
 
 def _plus_minus(deviation: Any, digits: int) -> str | None:

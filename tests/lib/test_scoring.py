@@ -233,6 +233,11 @@ def test_each_scan_is_scored_by_the_model_of_its_sequence(store, tmp_path):
         ("sub-01_ses-2_FLAIR", {}, "flair"),
         ("sub-01_T1w", {"sequence": "T2w"}, "t2"),
         ("a", {"sequence": 3}, None),
+        ("mslub_flair_2mm", {}, "flair"),
+        ("head T1 2026", {}, "t1"),
+        ("t1_and_t2_heads", {}, None),
+        ("st1ll", {}, None),
+        ("mslub_flair_2mm", {"SeriesDescription": "t1_mprage"}, "t1"),
         *(
             ("1.2.3", {"SeriesDescription": called}, sequence)
             for called, sequence in {

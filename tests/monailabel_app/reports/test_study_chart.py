@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from monailabel_app.reports import study_sections
 from monailabel_app.reports.study_chart import distribution_chart
 
 
@@ -39,3 +40,11 @@ def test_many_zeros_are_a_bar_with_their_number():
 
 def test_words_are_escaped():
     assert "<b>" not in distribution_chart([1.0], 1.0, title="<b>", x_label="<b>", unit="<b>")
+
+
+def test_a_deviation_in_another_unit_than_the_score_is_not_put_beside_it():
+    members = {"score_unit": "-log10 of the healthy share", "anomaly_score_std": 1.1}
+    alone = {"score_unit": "healthy standard deviations", "anomaly_score_std": 1.1}
+    assert study_sections._of_score(alone, alone, "anomaly_score") == "± 1.10"
+    assert study_sections._of_score(members, members, "anomaly_score") is None
+    assert study_sections._of_score({}, {}, "anomaly_score") is None
