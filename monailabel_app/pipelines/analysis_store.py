@@ -104,7 +104,9 @@ class AnalysisStore:
             if size > self._max_bytes or self._max_seconds <= 0:
                 return
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._folder.chmod(0o700)
+            if all(map(_is_ours, self._folder.iterdir())):
+                # Not of a folder that somebody shares with other things; the files are their owner's only anyway.
+                self._folder.chmod(0o700)
             content = save(arrays, metadata={"analysis": json.dumps(record)})
             with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(content)
@@ -148,7 +150,7 @@ class AnalysisStore:
         except OSError:
             return []
         for path in paths:
-            if path.suffix == _SUFFIX or path.name.startswith(_PARTIAL):
+            if _is_ours(path):
                 try:
                     status = path.stat()
                 except OSError:
@@ -165,6 +167,11 @@ class AnalysisStore:
         if not self._complained:
             self._complained = True
             logger.warning("analyses cannot be kept on the disk (%s): they stay in memory only", error.strerror)
+
+
+def _is_ours(path: Path) -> bool:
+    """By its name: another safetensors file, such as a model's, is nothing to be removed."""
+    return path.name.startswith(_PARTIAL) or (path.suffix == _SUFFIX and _KEY.fullmatch(path.stem) is not None)
 
 
 def _remove(path: Path) -> None:

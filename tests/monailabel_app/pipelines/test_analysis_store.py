@@ -181,6 +181,21 @@ def test_an_entry_whose_use_cannot_be_noted_is_used_all_the_same(store, monkeypa
     assert store.get(KEYS[0]) is not None
 
 
+def test_in_a_folder_with_other_things_these_are_left_as_they_are(tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    shared.chmod(0o755)
+    (shared / "model.safetensors").write_bytes(b"weights")
+    old = time.time() - 30 * 86400
+    os.utime(shared / "model.safetensors", (old, old))
+    store = AnalysisStore(shared)
+    store.put(KEYS[0], analysis())
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o755
+    assert stat.S_IMODE((shared / f"{KEYS[0]}.safetensors").stat().st_mode) == 0o600
+    store.clear()
+    assert [path.name for path in shared.iterdir()] == ["model.safetensors"]
+
+
 def test_what_a_killed_process_left_leaves_and_what_is_being_written_stays(store, tmp_path):
     store.put(KEYS[0], analysis())
     left, now = tmp_path / "analyses" / ".writing-aa", tmp_path / "analyses" / ".writing-bb"
