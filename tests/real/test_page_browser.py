@@ -189,6 +189,13 @@ def test_every_step_of_a_reading_can_be_done_by_keyboard(reader, analysed):
     page.wait_for_url(re.compile("threshold="))
     reader.wait_for_findings()
 
+    picture = page.get_by_role("group", name=re.compile("^Image viewer"))
+    assert picture.evaluate("element => element.tabIndex") == 0
+    picture.focus()
+    was = page.locator(".av-readout").inner_text()
+    page.keyboard.press("PageUp")
+    assert wait_until(lambda: page.locator(".av-readout").inner_text() != was)
+
     page.keyboard.press("?")
     page.get_by_role("dialog", name="Keys and gestures").wait_for()
     page.keyboard.press("j")
@@ -229,6 +236,82 @@ def test_nothing_abnormal_stores_an_empty_label(reader, analysed):
     page.get_by_text("Review finished by Dr. Test").wait_for()
     label = nib.load(analysed.studies + "/labels/final/ixi_healthy.nii.gz")
     assert not np.asarray(label.dataobj).any()
+
+
+def test_a_decision_made_at_another_threshold_stays_in_sight_and_can_be_taken_back(reader, analysed):
+    page = reader.page
+    reader.study("ixi_lesion", f"?model={MODEL}&threshold=4")
+    reader.wait_for_findings()
+    accept = page.get_by_role("button", name="Accept finding 1")
+    if accept.get_attribute("aria-pressed") != "true":
+        accept.click()
+    page.get_by_text("Draft saved").wait_for()
+    slide_to(page, 99)
+    page.get_by_text("Nothing lies above this threshold").wait_for()
+    elsewhere = page.locator(".elsewhere li").filter(has_text="Accepted")
+    elsewhere.wait_for()
+    page.get_by_role("button", name=re.compile("^Finish review")).click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("1 place accepted at other settings").wait_for()
+    dialog.get_by_role("button", name="Finish review").click()
+    dialog.get_by_text("is not marked at these settings").wait_for()
+    page.keyboard.press("Escape")
+    elsewhere.get_by_role("button", name=re.compile("^Show L")).click()
+    elsewhere.get_by_role("button", name=re.compile("^Take back")).click()
+    elsewhere.wait_for(state="detached")
+    page.get_by_text("Draft saved").wait_for()
+    kept = analysed.get("/anomaly/reviews/ixi_lesion").json()["lesions"]
+    assert "accept" not in [one["decision"] for one in kept]
+    reader.errors.clear()  # Chromium writes the refusal down
+
+
+def test_a_pressed_decision_looks_pressed_also_under_the_pointer(reader, analysed):
+    page = reader.page
+    reader.study("ixi_lesion", f"?model={MODEL}")
+    reader.wait_for_findings()
+    reject = page.get_by_role("button", name="Reject finding 2")
+    if reject.get_attribute("aria-pressed") != "true":
+        reject.click()
+    assert wait_until(lambda: reject.get_attribute("aria-pressed") == "true")
+    reject.hover()
+    over = reject.evaluate("button => getComputedStyle(button).backgroundColor")
+    page.mouse.move(5, 5)
+    assert wait_until(lambda: reject.evaluate("button => getComputedStyle(button).backgroundColor") == over)
+
+
+def test_what_repeated_analyses_say_fits_the_table_and_has_units(reader, server):
+    params = {"params": '{"uncertainty": "on"}'}
+    assert server.infer("intensity_t1?image=ixi_lesion&output=json", data=params).status_code == 200
+    page = reader.page
+    reader.study("ixi_lesion", "?model=intensity_t1&uncertainty=on&layer=uncertainty")
+    reader.wait_for_findings()
+    page.get_by_text(re.compile("found again in \\d+\\s% of repeats")).first.wait_for()
+    table = page.locator(".lesions")
+    assert table.evaluate("box => box.scrollWidth <= box.clientWidth"), "the comment's button is cut off"
+    page.get_by_text("Spread over repeated analyses, in healthy SD").wait_for()
+    page.get_by_role("tab", name="Report, files, details").click()
+    page.get_by_text("4 preparations, 2 seeds each").wait_for()
+    page.get_by_text(re.compile("preparation of the scan \\d+ %")).first.wait_for()
+
+
+def test_another_models_analysis_does_not_exchange_the_result_that_is_read(reader, analysed):
+    page = reader.page
+    reader.study("ixi_lesion", f"?model={MODEL}")
+    reader.wait_for_findings()
+    job = {"image": "ixi_lesion", "model": "intensity_t1", "params": {"seed": "7"}}
+    # Opened while the other analysis goes on, as the page then follows it.
+    assert page.request.post(f"{analysed.url}/anomaly/jobs", data=job).ok
+    page.reload()
+    reader.wait_for_findings()
+    assert wait_until(
+        lambda: all(
+            one["state"] not in ("queued", "running")
+            for one in analysed.get("/anomaly/jobs?image=ixi_lesion").json()["jobs"]
+        )
+    )
+    time.sleep(2)
+    assert f"model={MODEL}" in page.url
+    assert page.get_by_label("Model", exact=True).input_value() == MODEL
 
 
 def test_names_are_text_and_refusals_are_told(reader, lesion_scan, tmp_path):
@@ -283,6 +366,26 @@ def test_a_server_that_is_away_is_said_in_words(reader):
     page.unroute("**/anomaly/studies?**")
     page.get_by_role("button", name="Try again").click()
     page.locator("table.studies").wait_for()
+    reader.errors.clear()  # Chromium writes the broken requests down
+
+
+def test_while_the_server_is_away_the_picture_stays_and_the_draft_is_sent_later(reader, analysed):
+    page = reader.page
+    reader.study("ixi_lesion", f"?model={MODEL}&threshold=1.5")
+    reader.wait_for_findings()
+    reader.wait_for_picture()
+    page.evaluate("document.querySelector('.av').dataset.mine = 'yes'")
+    page.route("**/anomaly/**", lambda route: route.abort())
+    slide_to(page, 2.5)
+    page.locator(".study > .banner.error").get_by_text("the server cannot be reached").wait_for()
+    assert page.locator('.av[data-mine="yes"]').count() == 1, "the viewer was started anew"
+    page.get_by_role("button", name="Reject finding 1").click()
+    page.get_by_text("Not saved: the server cannot be reached").wait_for()
+    page.unroute("**/anomaly/**")
+    page.get_by_text("Draft saved").wait_for()
+    page.locator(".study > .banner.error").get_by_role("button", name="Try again").click()
+    reader.wait_for_findings()
+    assert page.locator('.av[data-mine="yes"]').count() == 1
     reader.errors.clear()  # Chromium writes the broken requests down
 
 

@@ -1,8 +1,11 @@
 /** Requests to this server. Every address is relative to the page's own, so that a prefix or a proxy changes nothing. */
 
+import { localTime } from "./format";
 import type { Job, Model, PageInfo, Params, Result, Review, Study, StudyList } from "./types";
 
 const ROOT = new URL("../", new URL("./", document.baseURI));
+/** Times within the server's sentences, to be shown as the reader's clock has them. */
+const ISO_TIME = /\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)/g;
 const TOKEN = "anomaly.token";
 
 /** An answer that is not 2xx, or none at all (status 0). The message is what the server said, to be shown as text. */
@@ -47,7 +50,7 @@ export function isAbort(error: unknown): boolean {
 function said(body: string, status: number): string {
   try {
     const detail: unknown = (JSON.parse(body) as { detail?: unknown }).detail;
-    if (typeof detail === "string") return detail;
+    if (typeof detail === "string") return detail.replace(ISO_TIME, (time) => localTime(time) || time);
     if (Array.isArray(detail))
       return detail.map((fault: { msg?: string; loc?: string[] }) => `${(fault.loc ?? []).join(".")}: ${fault.msg ?? ""}`).join("; ");
   } catch {

@@ -27,6 +27,7 @@ export const KEYS: [string, [string, string][]][] = [
     ["d", "both images side by side"],
     ["1 to 6", "planes, axial, coronal, sagittal, 3-D, all"],
     ["0", "scroll to the finding again"],
+    ["PgUp/Dn", "slices, where the picture has the focus"],
   ]],
 ];
 
@@ -42,7 +43,7 @@ export function Help({ onClose }: { onClose: () => void }) {
         ))}
       </div>
       <p>
-        In the picture: drag to move the cross, wheel to scroll through slices (or drag the strip at a slice's edge), right button
+        In the picture: drag to move the cross, wheel to scroll through slices (or drag the strip at a slice's edge), Ctrl and wheel to zoom, right button
         for brightness and contrast, Shift or the middle button to move, two fingers to zoom and move; in 3-D, drag to turn. Letters
         at the edges name the patient's sides: L is the patient's left.
       </p>

@@ -58,7 +58,7 @@ export function Lesions({ lesions, stale, selected, reviewing, onSelect, onComme
                 <th scope="row">
                   <button type="button" class="jump" aria-label={`Finding ${lesion.index}, ${where}: show`} onClick={(event) => { event.stopPropagation(); onSelect(lesion); }}>{lesion.index}</button>
                 </th>
-                <td class="region">{where}{off.again != null && <small class="off">found again in {Math.round(off.again * 100)}&nbsp;% of repeats</small>}</td>
+                <td class="region"><span class="where">{where}</span>{off.again != null && <small class="off">found again in {Math.round(off.again * 100)}&nbsp;% of repeats</small>}</td>
                 <td class="num">{millilitres(lesion.volume_ml)}{off.volume != null && <small class="off" title="Standard deviation over repeated analyses">± {number(off.volume)}</small>}</td>
                 <td class="num">{number(lesion.peak_score, 1)}</td>
                 <td class="num">{number(lesion.mean_score, 1)}</td>

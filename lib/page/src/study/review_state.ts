@@ -1,9 +1,9 @@
 /** The reader's decisions on one study. Every change is sent at once as a draft; requests never overtake each other. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { api, message } from "../api";
+import { ApiError, api, message } from "../api";
 import { askReader } from "../parts/reader";
-import { toast } from "../store";
+import { shared, toast } from "../store";
 import type { Decision, Lesion, LesionDecision, Params, Result, Review, Vector } from "../types";
 import { peakKey } from "./settings";
 
@@ -45,6 +45,7 @@ export function useReview(image: string, result: Result | null, params: Params, 
   const [saved, setSaved] = useState<Review | null>(null);
   const [status, setStatus] = useState<Reviewing["status"]>("none");
   const [fault, setFault] = useState("");
+  const [away, setAway] = useState(0);
   const now = useRef(state);
   const chain = useRef<Promise<unknown>>(Promise.resolve());
   const loaded = useRef("");
@@ -80,12 +81,20 @@ export function useReview(image: string, result: Result | null, params: Params, 
       } catch (error) {
         setStatus("failed");
         setFault(message(error));
+        if (error instanceof ApiError && error.status === 0) setAway((n) => n + 1);
         return false;
       }
     });
     chain.current = turn;
     return turn;
   };
+
+  // A server that was away for a moment gets the draft without a click.
+  useEffect(() => {
+    if (!away || status !== "failed" || !shared().reader) return;
+    const timer = setTimeout(() => void send(false, "undecided", shared().reader), 5000);
+    return () => clearTimeout(timer);
+  }, [away, status]);
 
   const put = async (next: Kept): Promise<void> => {
     const reader = await askReader();

@@ -85,7 +85,7 @@ export function useJob(image: string, onDone: (job: Job) => void): Running {
       try {
         setJob(await api.run(image, model, params));
       } catch (error) {
-        setFault(message(error));
+        setFault(`The analysis was not started: ${message(error)}`);
       }
       setStarting(false);
     },
@@ -155,6 +155,19 @@ export function RunChoice({ models, sequence, model, analysed, params, busy, has
     listed.filter((one) => (one.modality ?? "") === kind),
   ]);
   const chosen = models.find((one) => one.name === model);
+  const menu = useRef<HTMLDetailsElement>(null);
+  useEffect(() => {
+    const close = (event: Event) => {
+      const outside = event instanceof KeyboardEvent ? event.key === "Escape" : !menu.current?.contains(event.target as Node);
+      if (outside && menu.current) menu.current.open = false;
+    };
+    window.addEventListener("pointerdown", close);
+    window.addEventListener("keydown", close);
+    return () => {
+      window.removeEventListener("pointerdown", close);
+      window.removeEventListener("keydown", close);
+    };
+  }, []);
   const scores = chosen?.scores ?? [];
   const option = (one: Model) => <option key={one.name} value={one.name}>{analysed.has(one.name) ? "✓ " : ""}{one.name}</option>;
   return (
@@ -167,7 +180,7 @@ export function RunChoice({ models, sequence, model, analysed, params, busy, has
         </select>
       </label>
       <button type="button" class="quiet" disabled={!chosen} onClick={onCard}>Model card</button>
-      <details class="menu">
+      <details class="menu" ref={menu}>
         <summary class="button quiet">Options</summary>
         <div class="menu-body stack">
           {scores.length > 1 && (

@@ -188,7 +188,7 @@ export function StudyView({ route }: { route: Route }) {
 
   return (
     <main class="study" id="main" tabIndex={-1}>
-      <div class="study-head">
+      <div key="head" class="study-head">
         <a class="button quiet" href={hashOf({ view: "worklist", image: "", params: worklist })} aria-label="Back to the worklist"><Back /></a>
         <h1 title={image}>{study?.dicom ? about(study.dicom) || image : image}</h1>
         {study?.sequence && <span class="tag">{sequence(study.sequence)}</span>}
@@ -213,9 +213,10 @@ export function StudyView({ route }: { route: Route }) {
         <button type="button" onClick={() => void openNext(image)} aria-label="Next study">Next <span class="wide-words">study</span> <Next /></button>
       </div>
       <RunState running={running} />
-      {fault && fault !== running.job?.error && <div class="banner error" role="alert"><Warn /> <span>{fault}</span><button type="button" onClick={again}>Try again</button></div>}
+      {fault && fault !== running.job?.error && <div key="fault" class="banner error" role="alert"><Warn /> <span>{fault}</span><button type="button" onClick={again}>Try again</button></div>}
       <Notices list={reasons} />
-      <div class="study-body">
+      {/* Keys: a banner that comes must not take the body's place, which would start the viewer anew. */}
+      <div key="body" class="study-body">
         <div class="left">
           <Picture
             image={image}

@@ -21,9 +21,9 @@ export class Frame {
 
   constructor(host: HTMLElement, events: ButtonEvents) {
     this.buttons = new Buttons(events);
-    this.root.tabIndex = -1;
+    this.root.tabIndex = 0;
     this.root.setAttribute("role", "group");
-    this.root.setAttribute("aria-label", "Image viewer");
+    this.root.setAttribute("aria-label", "Image viewer: Page Up and Page Down leaf through the slices");
     this.message.setAttribute("role", "status");
     this.caption.textContent = "Scan";
     const other = element("div", "av-caption");

@@ -4,7 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { api, files, isAbort, message } from "../api";
 import { about, clock, millilitres, number, pValue, plural, sequence, STATES } from "../format";
 import { Info, Lock, Next, Search, Warn } from "../parts/icons";
-import { change, hashOf, type Route } from "../route";
+import { change, go, hashOf, type Route } from "../route";
 import { toast, update, useShared } from "../store";
 import type { Order, Params, State, Study, StudyList } from "../types";
 import { Badge } from "./badge";
@@ -92,6 +92,11 @@ export function Worklist({ route }: { route: Route }) {
 
   const all = useMemo(() => Object.values(list?.counts ?? {}).reduce((sum, count) => sum + (count ?? 0), 0), [list]);
   const start = Number(offset) || 0;
+  // The back button leads to the page before; the next one is read from its top.
+  const turnTo = (at: number) => {
+    go({ ...route, params: { ...route.params, offset: at > 0 ? String(at) : "" } });
+    window.scrollTo(0, 0);
+  };
   const guess = async (image: string) => {
     const found = await api.studies({ search: image, order: "name", limit: "20" });
     return found.studies.find((study) => study.image === image)?.sequence ?? null;
@@ -126,9 +131,9 @@ export function Worklist({ route }: { route: Route }) {
           <input ref={searchBox} type="search" placeholder="Search by name" value={typed} onInput={(event) => setTyped(event.currentTarget.value)} />
         </label>
         <div class="chips" role="group" aria-label="State">
-          <Chip name="All" count={all} on={!state} pick={() => change({ state: "", offset: "" })} />
+          <Chip name="All" count={list ? all : null} on={!state} pick={() => change({ state: "", offset: "" })} />
           {(Object.keys(STATES) as State[]).map((one) => (
-            <Chip key={one} name={STATES[one]} count={list?.counts[one] ?? 0} on={state === one} pick={() => change({ state: one, offset: "" })} />
+            <Chip key={one} name={STATES[one]} count={list ? (list.counts[one] ?? 0) : null} on={state === one} pick={() => change({ state: one, offset: "" })} />
           ))}
         </div>
         <label class="field inline">
@@ -183,9 +188,9 @@ export function Worklist({ route }: { route: Route }) {
             </table>
           </div>
           <nav class="paging" aria-label="Pages of the list">
-            <button type="button" disabled={start === 0} onClick={() => change({ offset: start > LIMIT ? String(start - LIMIT) : "" })}>Previous</button>
+            <button type="button" disabled={start === 0} onClick={() => turnTo(start - LIMIT)}>Previous</button>
             <span>{(start + 1).toLocaleString("en")}–{(start + list.studies.length).toLocaleString("en")} of {list.total.toLocaleString("en")}</span>
-            <button type="button" disabled={start + LIMIT >= list.total} onClick={() => change({ offset: String(start + LIMIT) })}>Next</button>
+            <button type="button" disabled={start + LIMIT >= list.total} onClick={() => turnTo(start + LIMIT)}>Next</button>
           </nav>
         </>
       )}
@@ -193,8 +198,8 @@ export function Worklist({ route }: { route: Route }) {
   );
 }
 
-function Chip({ name, count, on, pick }: { name: string; count: number; on: boolean; pick: () => void }) {
-  return <button type="button" class="chip" aria-pressed={on} onClick={pick}>{name} <span class="count">{count.toLocaleString("en")}</span></button>;
+function Chip({ name, count, on, pick }: { name: string; count: number | null; on: boolean; pick: () => void }) {
+  return <button type="button" class="chip" aria-pressed={on} onClick={pick}>{name} <span class="count">{count?.toLocaleString("en") ?? "–"}</span></button>;
 }
 
 function Row({ study, reader }: { study: Study; reader: string }) {
