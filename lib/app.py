@@ -42,7 +42,14 @@ from lib.scoring.records import record_result
 from lib.shared_table import stamp_of
 from lib.strategies import Borderline, First, MostAnomalous, Prototypical, Random
 from lib.trainers import HealthyTrainTask
-from monailabel_app.errors import AlignmentFailed, BrainNotFound, InvalidVolume, UnknownModel, UnreadableVolume
+from monailabel_app.errors import (
+    AlignmentFailed,
+    BrainNotFound,
+    InvalidVolume,
+    NotAnalysed,
+    UnknownModel,
+    UnreadableVolume,
+)
 from monailabel_app.pipelines.analysis_store import AnalysisStore
 from monailabel_app.pipelines.cache import MapCache
 from monailabel_app.pipelines.read_volumes import ReadVolumes
@@ -332,7 +339,10 @@ class AnomalyApp(MONAILabelApp):
         task = self._task(model or model_of(image, datastore, self._table.tasks()))
         params = dict(params or {})
         device = params.pop("device", None)
-        looked = task.look(path, task.read(params), device=device, images=images, run=run, progress=progress)
+        try:
+            looked = task.look(path, task.read(params), device=device, images=images, run=run, progress=progress)
+        except NotAnalysed as error:
+            raise NotAnalysed(f"{error} (Run in a viewer, or POST /anomaly/jobs)") from error
         used = looked.model.with_calibration(looked.settings.calibration)
         return Analysed(image, Path(path), looked.volume, looked.finding, task, used)
 
