@@ -13,8 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,12 @@ from monailabel.datastore.utils.convert import binary_to_image
 from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset
 from retrying import RetryError
 
+from lib.archive_lists import Listing, Segmentation, series_of
 from lib.dicom_results import algorithm_of, labelled_series, named_errors, names_of, segments_of_result
 from lib.dicom_store import store_objects
-from lib.errors import ArchiveUnreachable, InvalidRequest, NotAllowed, UnknownImage
+from lib.errors import ArchiveUnreachable, NotAllowed, UnknownImage
 from lib.ids import check_tag, check_uid
 from lib.reviewed import FINAL, ReviewedLabels, count_voxels, is_final
 from lib.shared_table import SharedTable
@@ -54,32 +53,6 @@ _SHOWN += ("SeriesDescription", "StudyDescription")
 _ASKED_FOR = tuple(f"{tag_for_keyword(name):08X}" for name in (*_SHOWN, "IssuerOfPatientID"))
 
 
-@dataclass
-class _Listing:
-    """A list of series and when it was asked for, or why there is none."""
-
-    at: float
-    items: list[str]
-    error: ArchiveUnreachable | None
-
-    def give(self) -> list[str]:
-        if self.error is not None:
-            raise ArchiveUnreachable(str(self.error))
-        return list(self.items)
-
-
-@dataclass
-class _Segmentation:
-    """A segmentation series in the archive. voxels: None until it is looked into.
-
-    image: the series it refers to; empty for a result of this app that nobody has reviewed, which is no label.
-    """
-
-    study: str
-    image: str
-    voxels: int | None = None
-
-
 class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
     """MONAI Label's archive datastore; an image id is a SeriesInstanceUID.
 
@@ -93,8 +66,8 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._lists: dict[str, _Listing] = {}
-        self._segmented: dict[str, _Segmentation] = {}
+        self._lists: dict[str, Listing] = {}
+        self._segmented: dict[str, Segmentation] = {}
         self._patients: dict[str, str] = {}
         self._shown: dict[str, dict[str, str]] = {}
         self._listing = threading.RLock()
@@ -384,7 +357,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
     def _find_images(self) -> list[str]:
         found = self._client.search_for_series(search_filters=self._search_filter, fields=_ASKED_FOR)
         uids = []
-        for uid, series in _series_of(found):
+        for uid, series in series_of(found):
             uids.append(uid)
             patient, issuer = (str(series.get(name) or "").strip() for name in ("PatientID", "IssuerOfPatientID"))
             self._shown[uids[-1]] = {name: str(series[name].value or "") for name in _SHOWN if name in series}
@@ -394,12 +367,12 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
     def _find_labelled(self) -> list[str]:
         images = set(self.list_images())
         found, there = [], set()
-        for uid, series in _series_of(self._client.search_for_series(search_filters={"Modality": "SEG"})):
+        for uid, series in series_of(self._client.search_for_series(search_filters={"Modality": "SEG"})):
             there.add(uid)
             if uid not in self._segmented:
                 study = str(series.get("StudyInstanceUID") or "")
                 headers = self._client.retrieve_series_metadata(study, uid)
-                self._segmented[uid] = _Segmentation(study, labelled_series(headers[0]) if headers else "")
+                self._segmented[uid] = Segmentation(study, labelled_series(headers[0]) if headers else "")
             if self._segmented[uid].image in images and self._segmented[uid].image not in found:
                 found.append(self._segmented[uid].image)
         for uid in set(self._segmented) - there:
@@ -416,7 +389,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         try:
             now = self._lists.get(name)
             if now is None or now is held:
-                now = _Listing(time.monotonic(), [], None)
+                now = Listing(time.monotonic(), [], None)
                 try:
                     now.items = self._ask(find, "")
                 except ArchiveUnreachable as error:
@@ -438,18 +411,6 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
             raise ArchiveUnreachable("the DICOMweb archive was too busy to answer: try again later") from error
         except (IndexError, KeyError) as error:
             raise UnknownImage(f"the archive has no series {image_id!r}") from error
-
-
-def _series_of(found: list[dict[str, Any]]) -> Iterator[tuple[str, Dataset]]:
-    """UID and attributes of each series of a list; one that cannot be asked for by its UID must not hide the others."""
-    for item in found:
-        try:
-            series = Dataset.from_json(item)
-            uid = check_uid(str(series.get("SeriesInstanceUID") or ""))
-        except (InvalidRequest, ValueError, TypeError, KeyError, AttributeError) as error:
-            logger.warning("a series in the archive's list has no UID or cannot be read: %s", type(error).__name__)
-            continue
-        yield uid, series
 
 
 def _has_files(folder: Path) -> bool:
