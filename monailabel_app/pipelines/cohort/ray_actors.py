@@ -17,7 +17,7 @@ import platform
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -249,8 +249,6 @@ class Worker:
 
 def _connected(address: str, root: Path) -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if address != "local":
-        _bring_token(os.environ)
     try:
         import ray
         import ray.util.scheduling_strategies
@@ -265,19 +263,9 @@ def _connected(address: str, root: Path) -> Any:
         options["include_dashboard"] = False
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise InvalidSettings(_unreachable(address, error)) from None
     return ray
-
-
-def _bring_token(environment: MutableMapping[str, str], home: Path | None = None) -> None:
-    """Ask Ray to show the cluster's token where there is one; it reads this when it is imported.
-
-    A head that was started by hand asks everybody for its token, while a client shows none unless it is told to.
-    """
-    known = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & environment.keys()
-    if known or ((home or Path.home()) / ".ray" / "auth_token").is_file():
-        environment.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _check_address(address: str) -> None:
@@ -296,8 +284,8 @@ def _check_address(address: str) -> None:
 def _unreachable(address: str, error: BaseException) -> str:
     return (
         f"expected a Ray cluster at {address}, could not reach it ({_first_line(error)}); start its head with "
-        "`ray start --head --include-dashboard=false --disable-usage-stats` and copy its ~/.ray/auth_token, if it "
-        "has one, to this machine (docs/cohorts.md)"
+        "`ray start --head --include-dashboard=false --disable-usage-stats`; if it has a token, copy its "
+        "~/.ray/auth_token and set RAY_AUTH_MODE=token here as well (docs/cohorts.md)"
     )
 
 
