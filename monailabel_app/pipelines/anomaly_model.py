@@ -18,7 +18,7 @@ from monailabel_app.preprocessing.normalize import NORMALIZATIONS
 from monailabel_app.preprocessing.pipeline import PrepareSettings
 from monailabel_app.preprocessing.template import Template
 from monailabel_app.registry import load_method
-from monailabel_app.weights.model_folder import SUMS, open_model_folder
+from monailabel_app.weights.model_folder import SUMS, open_model_folder, result_hash
 
 from .calibration_choice import CalibrationChoice
 from .config_io import config_from_plain
@@ -34,8 +34,9 @@ _TEMPLATE, _EXTRACTOR = "template", "brain_extraction"
 class AnomalyModel:
     """A loaded model folder with its calibration, template and brain extraction.
 
-    calibration: the folder's own; ``with_calibration`` gives the model with the site's. prepared_by: a short name of
-    the template and the brain extraction, which an analysis depends on, too.
+    calibration: the folder's own; ``with_calibration`` gives the model with the site's. decides: a hash of what an
+    analysis depends on in the folder; prepared_by: a short name of the template and the brain extraction, which it
+    depends on, too.
     """
 
     def __init__(self, folder: Path, *, calibrated: bool = True) -> None:
@@ -85,6 +86,8 @@ class AnomalyModel:
             self._choice = CalibrationChoice(folder, self.scores, (*self.template.shape[:2], depth))
         self._extractors: dict[str, BrainExtractor] = {}
         self.prepared_by = _checksums(folder, (_TEMPLATE, _EXTRACTOR))
+        # Not the folder's hash: a card that is written anew would cost every analysis at hand.
+        self.decides = result_hash(folder)
 
     @property
     def gate(self) -> InputGate | None:

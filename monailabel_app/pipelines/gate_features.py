@@ -283,7 +283,7 @@ def _largest(found: np.ndarray, voxel_ml: float, template: Template) -> tuple[fl
     middle = np.array(ndimage.center_of_mass(labels == 1 + int(sizes.argmax()))) * _POOL + (_POOL - 1) / 2
     mm = template.affine[:3, :3] @ middle + template.affine[:3, 3]
     region = REGION_NAMES.get(int(template.regions[tuple(middle.round().astype(int))]), "")
-    at = ", ".join(f"{axis} {value:+.0f}" for axis, value in zip("xyz", mm, strict=True))
+    at = ", ".join(f"{axis} {round(value):+d}" for axis, value in zip("xyz", mm.tolist(), strict=True))  # no -0
     return float(sizes.max()) * voxel_ml, f"around {at} mm" + (f" ({region})" if region else "")
 
 

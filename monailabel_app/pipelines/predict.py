@@ -72,7 +72,7 @@ def predict(
     threshold = settings.threshold_in(calibration)
 
     expensive = {"seed": settings.seed, "given_mask": brain is not None, "prepared_by": model.prepared_by}
-    key = analysis_key(volume, model.hash, expensive) if cache is not None and brain is None else ""
+    key = analysis_key(volume, model.decides, expensive) if cache is not None and brain is None else ""
     held = cache.get(key) if key else None
     fresh = held is None
     unjudged = settings.gate != "off" and not (held is not None and held.judged)
@@ -252,7 +252,7 @@ def _recall(
     make: Callable[[], Analysis],
 ) -> Analysis:
     """A member's analysis as a request for the member alone would keep it, so that both share one."""
-    key = analysis_key(volume, member.hash, settings)
+    key = analysis_key(volume, member.decides, settings)
     held = cache.get(key)
     if held is None:
         held = make()
@@ -293,7 +293,7 @@ def _repeat(
     repeat: tuple[int, int],
 ) -> Analysis:
     """Another analysis of the scan for its uncertainty; kept, since score and threshold do not change it."""
-    key = analysis_key(volume, model.hash, {**expensive, "repeat": list(repeat)}) if cache is not None else ""
+    key = analysis_key(volume, model.decides, {**expensive, "repeat": list(repeat)}) if cache is not None else ""
     held = cache.get(key) if key else None
     if held is None:
         if not run:

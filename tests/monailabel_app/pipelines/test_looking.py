@@ -15,6 +15,7 @@ from monailabel_app.pipelines.calibrate import calibrate_model
 from monailabel_app.pipelines.ensemble import make_ensemble
 from monailabel_app.pipelines.predict import PredictSettings, load_model, predict
 from monailabel_app.preprocessing.normalize import NORMALIZATIONS, grey_values
+from monailabel_app.weights.model_folder import seal
 from tests.monailabel_app.pipelines.conftest import healthy_loaders
 from tests.monailabel_app.synthetic import person, save_template, scan
 
@@ -227,3 +228,19 @@ def test_a_region_is_resampled_to_the_bit_as_in_the_whole(order):
     whole = resample(data, affine, shape, target, transform=turn, order=order)
     part = resample(data, affine, shape, target, transform=turn, order=order, region=region)
     np.testing.assert_array_equal(part, whole[region])
+
+
+def test_a_card_written_anew_keeps_the_analyses(patient, make_model, tmp_path, runs):
+    folder = shutil.copytree(make_model("ddpm").folder, tmp_path / "one" / "ddpm")
+    for companion in ("template", "brain_extraction", "input_gate_t1"):
+        if (make_model("ddpm").folder.parent / companion).is_dir():
+            shutil.copytree(make_model("ddpm").folder.parent / companion, folder.parent / companion)
+    cache, before = MapCache(), load_model(folder)
+    first = predict(patient, before, cache=cache)
+    (folder / "card.md").write_text("measured again")
+    seal(folder)
+    after = load_model(folder)
+    assert after.hash != before.hash
+    again = predict(patient, after, cache=cache, run=False)
+    assert len(runs) == 1
+    assert np.array_equal(first.anomaly_map, again.anomaly_map)
