@@ -15,10 +15,13 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from lib.errors import NotAllowed, StudyTaken
+from lib.errors import NotAllowed, StudyTaken, UnknownImage
 from lib.leases import held_by, take
 from lib.scoring.records import newest_record, records_of
+from monailabel_app.errors import InvalidVolume, UnreadableVolume
 
+MOST_SKIPPED = 5  # of an archive's series each has to be fetched to see that it is none
+_NO_SCAN = (InvalidVolume, UnreadableVolume, UnknownImage)
 NAMELESS = "reader without a name"
 Infos = Mapping[str, Mapping[str, Any]]
 # From the studies that can be handed out, and what is known of all: id and reason; None for none.
@@ -40,7 +43,8 @@ class WorklistStrategy(Strategy):
 def lend(request: Mapping[str, Any], datastore: Datastore, choose: Choose) -> dict[str, Any] | None:
     """The study that ``choose`` takes out of those nobody has, lent to the reader of ``request``.
 
-    lease: None where the studies folder cannot be written.
+    A series that cannot be opened as a scan does not stand in the way of the others. lease: None where the studies
+    folder cannot be written. Raises what opening says where MOST_SKIPPED cannot be opened, or all that are left.
     """
     said = str(request.get("client_id") or "").strip()[:80]
     reader = said if said.isprintable() and said else f"{NAMELESS} {secrets.token_hex(3)}"
@@ -48,11 +52,19 @@ def lend(request: Mapping[str, Any], datastore: Datastore, choose: Choose) -> di
     leases = {image: lease for image, info in infos.items() if (lease := held_by(info)) is not None}
     free = sorted(image for image in infos if image not in leases)
     mine = sorted(image for image, lease in leases.items() if _same(lease["reader"], reader))
-    left = free or mine
+    left, refused = free or mine, 0
     while left:
         answer = choose(left, infos)
         if answer is None:
             return None
+        try:
+            datastore.get_image_uri(answer["id"])
+        except _NO_SCAN:
+            refused += 1
+            left.remove(answer["id"])
+            if refused >= MOST_SKIPPED or not left:
+                raise
+            continue
         try:
             lease = take(datastore, answer["id"], leases[answer["id"]]["reader"] if left is mine else reader)
         except StudyTaken:  # in this moment

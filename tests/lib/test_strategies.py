@@ -6,19 +6,27 @@ import pytest
 
 from lib.datastore import AnomalyLocalDatastore
 from lib.strategies import Borderline, First, MostAnomalous, Random
+from lib.strategies.worklist import MOST_SKIPPED
+from monailabel_app.errors import InvalidVolume
 
 
 class Store:
     """As MONAI Label's datastores; ``reviewed`` have a final label."""
 
-    def __init__(self, info, reviewed=()):
-        self.info, self.reviewed = info, set(reviewed)
+    def __init__(self, info, reviewed=(), broken=()):
+        self.info, self.reviewed, self.broken, self.opened = info, set(reviewed), set(broken), []
 
     def get_unlabeled_images(self):
         return [image for image in self.info if image not in self.reviewed]
 
     def get_image_info(self, image_id):
         return self.info[image_id]
+
+    def get_image_uri(self, image_id):
+        self.opened.append(image_id)
+        if image_id in self.broken:
+            raise InvalidVolume("expected a scan, got a secondary capture")
+        return f"/studies/{image_id}"
 
     def update_image_info(self, image_id, info):
         self.info[image_id] = {**self.info[image_id], **info}
@@ -169,3 +177,19 @@ def test_a_real_datastore_lends_and_leaves_out_what_is_reviewed(tmp_path):
     other = AnomalyLocalDatastore(str(tmp_path), extensions=["*.nii.gz"])
     assert ask(MostAnomalous(), other, "Ben") == "b"
     assert ask(MostAnomalous(), store, "Cid") is None
+
+
+def test_what_is_no_scan_does_not_stand_in_the_way_and_is_lent_to_nobody():
+    store = Store({name: {} for name in "abcd"}, broken="ab")
+    assert First()({"client_id": "Ada"}, store)["id"] == "c"
+    assert store.opened == ["a", "b", "c"]
+    assert [name for name, info in store.info.items() if "lease" in info] == ["c"]
+
+
+def test_where_nothing_can_be_opened_the_reason_is_told_after_a_few():
+    store = Store({f"scan {number:02}": {} for number in range(30)}, broken={f"scan {n:02}" for n in range(30)})
+    with pytest.raises(InvalidVolume, match="secondary capture"):
+        First()({"client_id": "Ada"}, store)
+    assert len(store.opened) == MOST_SKIPPED
+    with pytest.raises(InvalidVolume):
+        First()({"client_id": "Ada"}, Store({"only": {}}, broken=["only"]))
