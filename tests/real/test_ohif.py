@@ -37,7 +37,7 @@ def see(ohif, point_lps, window):
 def test_panel_offers_the_server_it_came_from_and_takes_another_address(ohif, server, hook_series):
     ohif.open_study(server.url, hook_series("axial").study_uid)
     assert ohif.server_url().rstrip("/") == server.url
-    assert ohif.connect(server.url.replace("127.0.0.1", "localhost") + "/") == [STAND_IN]
+    assert ohif.connect(server.url.replace("127.0.0.1", "localhost") + "/") == [STAND_IN, f"{STAND_IN}_bands"]
 
 
 @pytest.mark.parametrize("kind", SERIES)

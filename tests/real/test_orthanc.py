@@ -67,7 +67,7 @@ def segmentations_of(orthanc, series) -> list[hd.seg.Segmentation]:
     return all_segmentations(orthanc, StudyInstanceUID=series.study_uid)
 
 
-def check_segmentation(seg, series, expected):
+def check_segmentation(seg, series, expected, label="anomaly"):
     """Coded as an abnormality, and ``expected`` ((x, y, z) bool) lies on the right source images."""
     assert seg.SOPClassUID == "1.2.840.10008.5.1.4.1.1.66.4"
     assert seg.StudyInstanceUID == series.study_uid
@@ -84,7 +84,7 @@ def check_segmentation(seg, series, expected):
     category, kind = segment.segmented_property_category, segment.segmented_property_type
     assert (category.value, category.scheme_designator) == MORPHOLOGICALLY_ABNORMAL
     assert ANATOMICAL_STRUCTURE not in {category.value, kind.value}
-    assert segment.SegmentLabel == "anomaly"
+    assert segment.SegmentLabel == label
     algorithm = segment.algorithm_identification[0]
     assert "monailabel-anomaly" in algorithm.AlgorithmName
     assert algorithm.AlgorithmVersion
@@ -145,7 +145,7 @@ def test_mask_lies_on_the_hook_for_every_kind_of_series(server, hook_series, tmp
 def test_result_as_dicom_seg_is_on_the_source_images(server, patient):
     reply = infer(server, patient, output="dicom_seg", label_info=[{"name": "anomaly"}])
     assert reply.status_code == 200, reply.text
-    check_segmentation(hd.seg.segread(io.BytesIO(reply.content)), patient, hook_of(patient))
+    check_segmentation(hd.seg.segread(io.BytesIO(reply.content)), patient, hook_of(patient), label="anomaly 1")
 
 
 def test_empty_result_as_dicom_seg_is_no_error(server, patient):
