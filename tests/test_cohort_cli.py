@@ -111,6 +111,8 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(scans, tmp_path):
 
 def test_ctrl_c_ends_it_with_its_tables_and_without_workers(scans, tmp_path):
     out = tmp_path / "out"
+    for number in range(3, 40):  # enough that it is still at work when the signal comes
+        shutil.copy(STUDIES / "ixi_lesion.nii.gz", scans / f"lesion{number}.nii.gz")
     process = start_and_wait(scans, out, 1)
     workers = workers_of(process.pid)
     os.killpg(process.pid, signal.SIGINT)
