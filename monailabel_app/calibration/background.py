@@ -4,9 +4,9 @@ On another scanner the map of every voxel is wider, not that of lesions only: a 
 marks half of the brain. Efron's empirical null (JASA 99, 2004) answers this by taking the scale of the null
 distribution from the bulk of the data at hand. Here the bulk is the upper quartile, which a lesion moves little while
 it takes less than that of the brain, and it is used with restraint: scans up to twice as wide as the calibration's
-stay as they are (the widest healthy scan of any shipped calibration of volumes was 1.5 times as wide), and so do those
-whose bulk lies no further away than healthy scans' (``drift``); others are divided until they are twice as wide. So
-nothing changes for scans like those of the calibration.
+stay as they are (of five shipped T1 models' 20 healthy scans the widest was 1.5 times as wide), and so do those whose
+bulk lies no further away than healthy scans' (``drift``); others are divided until they are twice as wide. So nothing
+changes for scans like those of the calibration.
 
 Only for whole volumes: in a single slice a large lesion is a large part of the bulk (measured: up to 14 times as wide).
 """
