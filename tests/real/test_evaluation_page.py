@@ -7,9 +7,6 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -17,12 +14,10 @@ from monailabel_app.reports.evaluation_page import evaluation_html
 from monailabel_app.reports.overlay import COLOURS, three_planes_png
 from tests.monailabel_app.reports.page_record import evaluation_record
 from tests.monailabel_app.reports.test_evaluation_page import blind_spots, fairness
-from tests.real.ohif_driver import CHROMEDRIVER, CHROMIUM, browser_missing
 
 pytestmark = pytest.mark.browser
 
 SCREENS = {"laptop": (1366, 768), "tablet": (820, 1180)}
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--force-device-scale-factor=1")
 OVERFLOWING = """
 const wide = document.documentElement.clientWidth;
 return [...document.querySelectorAll('body *')].filter(e => {
@@ -48,21 +43,6 @@ for (const svg of document.querySelectorAll('svg.chart')) {
 }
 return faults;
 """
-
-
-@pytest.fixture(scope="module")
-def browser():
-    reason = browser_missing()
-    if reason:
-        pytest.skip(reason)
-    options = Options()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    yield driver
-    driver.quit()
 
 
 def head() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,17 +4,12 @@ import base64
 import re
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 
 from monailabel_app.pipelines.study_report import study_report
 from tests.monailabel_app.study_factory import FLAT, study
-from tests.real.ohif_driver import CHROMEDRIVER, CHROMIUM, browser_missing
 
 pytestmark = pytest.mark.browser
 
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--force-device-scale-factor=1")
 MM = 96 / 25.4  # CSS pixels
 PAPER = (186, 268)  # mm between the margins of A4
 CASES = {
@@ -39,21 +34,6 @@ tiles.forEach((a, i) => tiles.slice(i + 1).forEach(b => {
 }));
 return faults;
 """
-
-
-@pytest.fixture(scope="module")
-def browser():
-    reason = browser_missing()
-    if reason:
-        pytest.skip(reason)
-    options = Options()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.mark.parametrize("case", CASES)
