@@ -35,7 +35,10 @@ def made(make_model, tmp_path_factory):
     save_template(root)
     for name in ("one", "two"):
         shutil.copytree(make_model("ddpm").folder, root / name)
-        rewrite_card(root / name, f"# {name}\n")
+    # A model is what its files say: written otherwise, the second one's calibration makes it another model.
+    calibration = root / "two" / "calibration.json"
+    calibration.write_text(json.dumps(json.loads(calibration.read_text()), indent=3))
+    seal(root / "two")
     folder = make_ensemble(root / "both", [(root / "one", None), (root / "two", "l1")])
     volumes, brains = healthy_loaders()
     calibrate_model(folder, volumes, healthy={"data": "synthetic"}, brains=brains)
