@@ -10,11 +10,12 @@ PACKAGE = ROOT / "monailabel_app"
 
 FLOORS = (
     {"types", "errors", "registry", "client"},
-    {"io", "preprocessing", "noise", "networks"},
+    {"io", "preprocessing", "noise", "networks", "access", "audit"},
     {"methods", "scoring", "postprocessing", "metrics", "uncertainty"},
     {"training", "calibration", "weights", "reports"},
     {"pipelines"},
     {
+        "cli_audit",
         "cli_calibrate",
         "cli_cohort",
         "cli_curate",
@@ -25,8 +26,10 @@ FLOORS = (
         "cli_models",
         "cli_predict",
         "cli_prototypes",
+        "cli_purge",
         "cli_report",
         "cli_selftest",
+        "cli_tokens",
         "cli_train",
     },
     {"cli"},

@@ -32,6 +32,8 @@ from lib.endpoints import (
 from lib.endpoints.guard import Guard
 
 _MARK = "anomaly:"
+# What every request goes through, outermost first; inside MONAI Label's own handling of errors.
+LAYERS = (Guard,)
 
 
 def install(server: FastAPI | None = None) -> bool:
@@ -56,10 +58,12 @@ def install(server: FastAPI | None = None) -> bool:
     kept = [route for route in server.router.routes if not str(getattr(route, "name", "")).startswith(_MARK)]
     server.router.routes[:] = routes + kept
     inner = server.router.middleware_stack
-    # After a reload the class is a new one of the same name.
-    if type(inner).__name__ == Guard.__name__:
+    # After a reload the classes are new ones of the same names.
+    while type(inner).__name__ in {layer.__name__ for layer in LAYERS}:
         inner = inner.app
-    server.router.middleware_stack = Guard(inner)
+    for layer in reversed(LAYERS):
+        inner = layer(inner)
+    server.router.middleware_stack = inner
     server.openapi_schema = None
     background.prepare()
     return True
