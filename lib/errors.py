@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
+
+from starlette.responses import JSONResponse
 
 from monailabel_app.errors import AnomalyAppError
 
@@ -10,6 +13,17 @@ from monailabel_app.errors import AnomalyAppError
 def place_of(error: BaseException) -> str:
     """Where an unexpected error came from, for the log; without its text, in which a patient's file may be named."""
     return f"{type(error).__name__} in\n{''.join(traceback.format_tb(error.__traceback__))}"
+
+
+async def answer_error(scope, receive, send, error: AnomalyAppError, headers: Mapping[str, str] | None = None) -> None:
+    """Answer an ASGI request with the error's status and ``{"detail": text}``, for layers outside of the guard.
+
+    headers: in addition; ``retry_after`` (s) of an error becomes its Retry-After.
+    """
+    later = getattr(error, "retry_after", None)
+    said = {"Cache-Control": "no-store", **({"Retry-After": f"{later:.0f}"} if later is not None else {})}
+    answer = JSONResponse({"detail": str(error)}, status_code=error.status, headers={**said, **(headers or {})})
+    await answer(scope, receive, send)
 
 
 class UnknownImage(AnomalyAppError):
