@@ -10,7 +10,7 @@ PACKAGE = ROOT / "monailabel_app"
 
 FLOORS = (
     {"types", "errors", "registry", "client"},
-    {"io", "preprocessing", "noise", "networks", "access", "audit"},
+    {"io", "preprocessing", "noise", "networks", "access", "audit", "monitoring"},
     {"methods", "scoring", "postprocessing", "metrics", "uncertainty"},
     {"training", "calibration", "weights", "reports"},
     {"pipelines"},

@@ -1,0 +1,1 @@
+"""What a running server counts about itself, in the form that Prometheus reads."""
