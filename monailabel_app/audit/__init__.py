@@ -1,0 +1,6 @@
+"""Who did what with which model, in a log that cannot be changed unnoticed; torch-free."""
+
+from .journal import AUDIT_ENVIRONMENT, Journal, log_file, note_command
+from .log import FILE, AuditLog, AuditUnwritable
+
+__all__ = ["AUDIT_ENVIRONMENT", "FILE", "AuditLog", "AuditUnwritable", "Journal", "log_file", "note_command"]
