@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from lib.errors import ServerBusy, UnknownJob, place_of
+from lib.access.principal import ADMIN, Principal, acting, current
+from lib.errors import NotAllowed, ServerBusy, UnknownJob, place_of
 from lib.line import CANCELLED_WAITING, Lines, Place
 from monailabel_app.errors import AnomalyAppError, Cancelled
 from monailabel_app.pipelines.overall import Overall, StageTimes
@@ -50,11 +51,15 @@ class Plan:
 
 
 class Job:
-    """One analysis. Its figures are written with the lock of its ``Jobs``; ``tell`` is the callback for the library."""
+    """One analysis. Its figures are written with the lock of its ``Jobs``; ``tell`` is the callback for the library.
+
+    principal: who asked for it; its work is done in that name.
+    """
 
     def __init__(self, jobs: Jobs, kind: str, model: str, image: str, params: Mapping[str, Any], plan: Plan):
         self.id = uuid.uuid4().hex
         self.kind, self.model, self.image, self.params, self.plan = kind, model, image, dict(params), plan
+        self.principal: Principal = current()
         self.state, self.stage = QUEUED, WAITING
         self.progress: float | None = None
         self.error: str | None = None
@@ -188,10 +193,13 @@ class Jobs:
     def cancel(self, job_id: str, reason: str | None = None) -> dict[str, Any]:
         """Cancel a job: at once while it waits, at its next progress while it runs; one that is over stays as it is.
 
-        Raises UnknownJob.
+        Raises UnknownJob, and NotAllowed for a job that somebody else submitted, unless an admin asks.
         """
+        who = current()
         with self._lock:
             job = self._of(job_id)
+            if who.role != ADMIN and not _same(who, job.principal):
+                raise NotAllowed("this job was submitted by somebody else: ask them, or an admin, to cancel it")
             if job.over or job.cancelling:
                 return self._json(job)
             waits = job.state == QUEUED
@@ -258,7 +266,7 @@ class Jobs:
                     self._come.wait()
                 job = todo.popleft()
             try:
-                with self._ending(job), self._lines.standing(job.place):
+                with acting(job.principal), self._ending(job), self._lines.standing(job.place):
                     self._work(job)
             except Exception as error:
                 # Named errors are told to whoever asks for the job. Of others the log has the place and not the text,
@@ -356,6 +364,12 @@ class Jobs:
             "error": job.error,
             "result": job.plan.result if job.state == DONE else None,
         }
+
+
+def _same(one: Principal, other: Principal) -> bool:
+    """Whether both are one submitter; a token's holder may sign in by cookie, too."""
+    by_token = {"token", "cookie"}
+    return one.name == other.name and (one.how == other.how or {one.how, other.how} <= by_token)
 
 
 def _iso(moment: datetime | None) -> str | None:

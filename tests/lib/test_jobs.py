@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from lib.errors import ServerBusy, UnknownJob
+from lib.access.principal import ADMIN, READER, Principal, acting, current
+from lib.errors import NotAllowed, ServerBusy, UnknownJob
 from lib.jobs import Jobs, Plan
 from lib.line import Lines
 from monailabel_app.errors import Cancelled, InvalidSettings, UnknownModel
@@ -333,3 +334,21 @@ def test_many_threads_at_once_leave_a_true_table(stage):
     assert {one["image"] for one in listed if one["state"] == "cancelled"} <= {str(i) for i in range(0, 60, 5)}
     assert sorted(stage.order) == sorted(set(stage.order))
     assert jobs.waiting() == 0
+
+
+def test_a_job_is_done_in_the_name_of_who_submitted_it_and_cancelled_by_them_or_an_admin(jobs, stage):
+    anna, bert = Principal("anna", READER, "token"), Principal("bert", READER, "token")
+    names = []
+    jobs._work = lambda job: (names.append(current().name), stage(job))
+    with acting(anna):
+        runs, waits, last = (jobs.submit(image, "one", {}) for image in "abc")
+    until(lambda: state(jobs, runs) == "running")
+    with acting(bert), pytest.raises(NotAllowed, match="somebody else"):
+        jobs.cancel(waits.id)
+    assert state(jobs, waits) == "queued"
+    with acting(Principal("anna", READER, "cookie")):
+        assert jobs.cancel(waits.id)["state"] == "cancelled"
+    with acting(Principal("carla", ADMIN, "token")):
+        assert jobs.cancel(last.id)["state"] == "cancelled"
+    assert names == ["anna"]
+    assert current().name == "server"
