@@ -86,3 +86,19 @@ class StudyTaken(AnomalyAppError):
     """Another reader works on the study."""
 
     status = 409
+
+
+class TooLarge(AnomalyAppError):
+    """A request is larger than this server takes: its body (413), its address (414) or its headers (431)."""
+
+    status = 413
+
+    def __init__(self, message: str, status: int = 413):
+        super().__init__(message)
+        self.status = status
+
+
+class NoSpace(AnomalyAppError):
+    """The disk has too little room for what was sent."""
+
+    status = 507

@@ -1,9 +1,10 @@
 """Puts this app's answers before MONAI Label's, while the server is starting.
 
 The stock command runs ``monailabel.app:app`` and loads the app inside its start-up, when middleware can no
-longer be added. Two things can still be done, and both take effect before the first request: routes put
-first in the router's list win over MONAI Label's, and the router's innermost callable can be wrapped (inside
-CORS and the handling of HTTP errors, so both still apply).
+longer be added. Three things can still be done, and take effect before the first request: routes put
+first in the router's list win over MONAI Label's; the router's innermost callable can be wrapped (inside
+CORS and the handling of HTTP errors, so both still apply); and the list of what is around it all can be changed
+and built anew, which is where MONAI Label's CORS, open to every origin by default, is replaced.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import sys
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 
 from lib import background
 from lib.endpoints import (
@@ -30,10 +32,13 @@ from lib.endpoints import (
     viewer,
 )
 from lib.endpoints.guard import Guard
+from lib.perimeter import BodyLimit, ExactCors, SameOrigin, SecurityHeaders
 
 _MARK = "anomaly:"
 # What every request goes through, outermost first; inside MONAI Label's own handling of errors.
-LAYERS = (Guard,)
+LAYERS = (BodyLimit, SameOrigin, Guard)
+# Around that handling, so that its answers have the headers, too.
+AROUND = (SecurityHeaders, ExactCors)
 
 
 def install(server: FastAPI | None = None) -> bool:
@@ -64,6 +69,10 @@ def install(server: FastAPI | None = None) -> bool:
     for layer in reversed(LAYERS):
         inner = layer(inner)
     server.router.middleware_stack = inner
+    replaced = {"CORSMiddleware", *(layer.__name__ for layer in AROUND)}
+    others = [given for given in server.user_middleware if given.cls.__name__ not in replaced]
+    server.user_middleware[:] = [*(Middleware(layer) for layer in AROUND), *others]
+    server.middleware_stack = server.build_middleware_stack()
     server.openapi_schema = None
     background.prepare()
     return True
