@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from lib.errors import InvalidRequest, UnknownImage
 from lib.ids import check_image_id, check_tag
 from lib.reviewed import ReviewedLabels, count_voxels, file_stamp, is_final, with_flag
+from lib.whole_files import Placing, Staged, clean
 from monailabel_app.errors import AnomalyAppError
 from monailabel_app.io import images
 
@@ -42,6 +44,20 @@ class AnomalyLocalDatastore(ReviewedLabels):
     def __init__(self, *args: Any, **kwargs: Any):
         self._uploads = threading.Lock()
         super().__init__(*args, **kwargs)
+        self._clean()
+
+    def _clean(self) -> None:
+        """Remove what killed processes have left half written."""
+        try:
+            with self._changes:
+                folders = [Path(self._datastore.image_path())]
+                folders += [path for path in Path(self._datastore.label_path(None)).iterdir() if path.is_dir()]
+                gone = sum(map(clean, folders))
+        except OSError as error:
+            logger.warning("the studies folder could not be cleaned: %s", type(error).__name__)
+            return
+        if gone:
+            logger.warning("%d files removed that a killed process had left half written", gone)
 
     def _on_any_event(self, event: Any) -> None:
         """A change in the folder. An error here would end the watcher, and no later change would be seen."""
@@ -73,11 +89,13 @@ class AnomalyLocalDatastore(ReviewedLabels):
                 if "healthy" in image_info:
                     self.update_image_info(image_id, {"healthy": image_info["healthy"]})
                 return image_id
-            with self._changes:
+            with Staged(image_filename, self._datastore.image_path()) as staged, self._changes, Placing() as placing:
                 former = super().get_image_uri(image_id)
                 if former and Path(former).is_file():
-                    self._move_aside(image_id, Path(former))
-                return super().add_image(image_id, image_filename, image_info)
+                    self._move_aside(placing, image_id, Path(former))
+                self._place_image(placing, staged.path, image_id, image_filename, image_info)
+                self._update_datastore_file()
+            return image_id
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image and its labels. Raises ImageNotFoundException."""
@@ -110,9 +128,7 @@ class AnomalyLocalDatastore(ReviewedLabels):
             now = super().get_image_uri(image_id)
             if (now, file_stamp(now)) != scan:
                 raise UnknownImage(f"image {image_id[:80]!r} was replaced meanwhile: submit the label again")
-            self._check_same(image_id, of)
-            self._drop_other_extension(image_id, label_filename, label_tag)
-            return self._keep_label(image_id, label_filename, label_tag, label_info, voxels)
+            return self._keep_label(image_id, label_filename, label_tag, label_info, voxels, of)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label. Raises UnknownImage when there is none."""
@@ -123,26 +139,32 @@ class AnomalyLocalDatastore(ReviewedLabels):
             self.refresh()
             self._settle(label_id)
 
-    def _drop_other_extension(self, image_id: str, label_filename: str, label_tag: str) -> None:
-        """A label saved anew as another file type would leave the old file behind."""
-        old = super().get_label_uri(image_id, label_tag)
-        if old and not old.endswith(self._to_id(Path(label_filename).name)[1]):
-            Path(old).unlink(missing_ok=True)
+    def _move_aside(self, placing: Placing, image_id: str, image: Path) -> str:
+        """Give an image, its information and its labels an id of their own, within a change. Returns that id.
 
-    def _move_aside(self, image_id: str, image: Path) -> str:
-        """Give an image, its information and its labels an id of their own. Returns that id."""
+        Everything has its second name before a first one is taken away, and no label is there any more when the new
+        scan comes to its place: a process may be killed anywhere in between.
+        """
         digest = hashlib.sha256(image.read_bytes()).hexdigest()[:8]
         stem = f"{image_id[:100]}_replaced_{digest}"
         names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
         kept = check_image_id(next(name for name in names if name not in self._datastore.objects))
         entry = self._datastore.objects[image_id]
-        super().add_image(kept, str(image), {**entry.image.info, "replaced_id": image_id})
-        for tag, label in list(entry.labels.items()):
-            path = super().get_label_uri(image_id, tag)
-            if path and Path(path).is_file():
-                self._keep_label(kept, path, tag, dict(label.info), label.info.get("voxels"))
-                Path(path).unlink()
-        image.unlink()
+        name = self._filename(kept, entry.image.ext)
+        placing.twin(image, image.with_name(name))
+        info = {**entry.image.info, "replaced_id": image_id, "name": name}
+        moved = ImageLabelModel(image=DataModel(info=info, ext=entry.image.ext))
+        labels = {tag: Path(super(AnomalyLocalDatastore, self).get_label_uri(image_id, tag)) for tag in entry.labels}
+        labels = {tag: path for tag, path in labels.items() if path.is_file()}
+        for tag, path in labels.items():
+            label = entry.labels[tag]
+            name = self._filename(kept, label.ext)
+            placing.twin(path, path.with_name(name))
+            moved.labels[tag] = DataModel(info={**label.info, "name": name}, ext=label.ext)
+        self._datastore.objects[kept] = moved
+        for path in labels.values():
+            placing.remove(path)
+        placing.remove(image)
         logger.warning("an image was uploaded under an id in use: the former image and its labels moved to a new id")
         return kept
 

@@ -17,6 +17,7 @@ from monailabel.datastore.local import LocalDatastore
 
 from lib.errors import InvalidRequest, UnknownImage
 from lib.shared_table import SharedTable, file_stamp
+from lib.whole_files import Placing
 from monailabel_app.errors import AnomalyAppError, InvalidVolume
 from monailabel_app.io import images
 from monailabel_app.io.dicom_seg import read_labelmap
@@ -158,33 +159,61 @@ class ReviewedLabels(SharedTable):
             kept = {key: value for key, value in info.items() if key not in _COUNT_KEYS}
             super().update_label_info(label_id, label_tag, kept)
 
-    def _keep_label(self, image_id: str, file: str, tag: str, info: dict[str, Any], voxels: int | None) -> str:
-        """Store a label whose voxels are already counted (None: not a final one) and settle its image's flag."""
+    def _keep_label(
+        self, image_id: str, file: str, tag: str, info: dict[str, Any], voxels: int | None, of: str = ""
+    ) -> str:
+        """Store a label whose voxels are already counted (None: not a final one) and settle its image's flag.
+
+        of: the stamp of the scan's file that it is about, where that is known. One change: whole or not at all.
+        """
+        with self._staged_label(file, tag) as staged, self._changes, Placing() as placing:
+            self._check_same(image_id, of)
+            former = Path(LocalDatastore.get_label_uri(self, image_id, tag) or "")
+            self._label_entry(placing, staged.path, image_id, file, tag, info, voxels)
+            if former.is_file() and former != Path(LocalDatastore.get_label_uri(self, image_id, tag)):
+                # Saved anew as another file type: the old file would stay behind.
+                placing.remove_after(former)
+            self._update_datastore_file()
+        return image_id
+
+    def _label_entry(
+        self,
+        placing: Placing,
+        staged: Path,
+        image_id: str,
+        file: str,
+        tag: str,
+        info: Mapping[str, Any],
+        voxels: int | None,
+    ) -> None:
+        """Within a change, which writes the table afterwards."""
         if voxels is not None:
             info = {**info, "voxels": voxels, "empty": voxels == 0}
-        with self._changes:
-            label_id = LocalDatastore.save_label(self, image_id, file, tag, info)
-            if voxels is not None:
-                stored = self._datastore.objects[image_id].labels[tag]
-                stored.info["counted"] = list(file_stamp(LocalDatastore.get_label_uri(self, image_id, tag)) or ())
-                self._settle(image_id, write=True)
-        return label_id
+        self._place_label(placing, staged, image_id, file, tag, info)
+        if voxels is not None:
+            stored = self._datastore.objects[image_id].labels[tag]
+            stored.info["counted"] = list(file_stamp(LocalDatastore.get_label_uri(self, image_id, tag)) or ())
+            self._settled(image_id)
 
-    def _settle(self, image_id: str, write: bool = False) -> None:
+    def _settle(self, image_id: str) -> None:
         """Bring the automatic flag of an image in line with its final labels; one set by hand stays."""
+        if self._settled(image_id):
+            self._update_datastore_file()
+
+    def _settled(self, image_id: str) -> bool:
+        """As ``_settle`` without writing the table; whether there is something to write."""
         entry = self._datastore.objects.get(image_id)
         if entry is None:
-            return
+            return False
         info = entry.image.info
         automatic = info.get("healthy_reason") == REVIEWED
         counts = self.final_labels(image_id, inspect=False)
         nothing_abnormal = bool(counts) and not any(counts.values())
         if nothing_abnormal and "healthy" not in info:
             info.update({"healthy": True, "healthy_reason": REVIEWED, "healthy_ts": int(time.time())})
-            write = True
-        elif automatic and not nothing_abnormal:
+            return True
+        if automatic and not nothing_abnormal:
             for key in _FLAG_KEYS:
                 info.pop(key, None)
-            write = True
-        if write:
-            self._update_datastore_file()
+            return True
+        return False

@@ -21,14 +21,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from monailabel.datastore.local import LocalDatastore, LocalDatastoreModel
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 
 from lib.errors import ServerBusy, UnknownImage
+from lib.whole_files import Placing, Staged
 
 logger = logging.getLogger(__name__)
 
@@ -142,14 +143,61 @@ class SharedTable(LocalDatastore):
     status = _reader("status")
 
     _reconcile_datastore = _writer("_reconcile_datastore")
-    add_image = _writer("add_image")
     remove_image = _writer("remove_image")
     remove_label = _writer("remove_label")
-    save_label = _writer("save_label")
     set_description = _writer("set_description")
     set_name = _writer("set_name")
     update_image_info = _writer("update_image_info")
     update_label_info = _writer("update_label_info")
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Take a copy of an image in, whole or not at all. Raises OSError, and then nothing has changed."""
+        image_id = image_id or self._to_id(os.path.basename(image_filename))[0]
+        with Staged(image_filename, self._datastore.image_path()) as staged, self._changes, Placing() as placing:
+            self._place_image(placing, staged.path, image_id, image_filename, image_info)
+            self._update_datastore_file()
+        return image_id
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Take a copy of a label in, whole or not at all; the former one stays until then. Raises as ``add_image``."""
+        with self._staged_label(label_filename, label_tag) as staged, self._changes, Placing() as placing:
+            self._place_label(placing, staged.path, image_id, label_filename, label_tag, label_info)
+            self._update_datastore_file()
+        return image_id
+
+    def _staged_label(self, label_filename: str, label_tag: str) -> Staged:
+        folder = self._datastore.label_path(label_tag)
+        os.makedirs(folder, exist_ok=True)
+        return Staged(label_filename, folder)
+
+    def _place_image(
+        self, placing: Placing, staged: Path, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None
+    ) -> None:
+        """Within a change, which writes the table afterwards: the file's place and the image's entry."""
+        _, extension = self._to_id(os.path.basename(image_filename))
+        name = self._filename(image_id, extension)
+        placing.put(staged, Path(self._datastore.image_path()).resolve() / name)
+        info = {**(image_info or {}), "ts": int(time.time()), "name": name}
+        self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=extension))
+
+    def _place_label(
+        self,
+        placing: Placing,
+        staged: Path,
+        image_id: str,
+        label_filename: str,
+        label_tag: str,
+        label_info: Mapping[str, Any] | None,
+    ) -> None:
+        """As ``_place_image``, for a label. Raises UnknownImage."""
+        entry = self._datastore.objects.get(image_id)
+        if entry is None:
+            raise UnknownImage(f"no image {image_id[:80]!r} to attach the label to: upload the image first")
+        _, extension = self._to_id(os.path.basename(label_filename))
+        name = self._filename(image_id, extension)
+        placing.put(staged, Path(self._datastore.label_path(label_tag)) / name)
+        info = {**(label_info or {}), "ts": int(time.time()), "name": name}
+        entry.labels[label_tag] = DataModel(info=info, ext=extension)
 
     def add_to_image_info(self, image_id: str, key: str, entries: Mapping[str, Any], of: str = "") -> None:
         """Put ``entries`` into the table ``key`` of an image's information, beside those that are there.
@@ -263,10 +311,15 @@ class SharedTable(LocalDatastore):
         text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=indent, default=str).encode()
         # Only the holder of the lock writes here; what a killed process left is written over.
         partial = f"{self._datastore_config_path}.partial"
-        with open(partial, "wb") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
+        try:
+            with open(partial, "wb") as handle:
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError:
+            with suppress(OSError):  # A part of it would only fill the disk.
+                os.unlink(partial)
+            raise
         # By itself the time has the clock's steps of some ms, and two tables within one may have the same size.
         now = time.time_ns()
         os.utime(partial, ns=(now, now))
@@ -274,6 +327,7 @@ class SharedTable(LocalDatastore):
         status = os.stat(self._datastore_config_path)
         self._text, self._stamp = text, (status.st_mtime_ns, status.st_size, status.st_ino)
         self._config_ts = status.st_mtime
+
 
 def file_stamp(path: str) -> tuple[int, int] | None:
     """Time of change (ns) and size, which tell whether a file is still the same; None where there is none."""
