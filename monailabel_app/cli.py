@@ -26,6 +26,7 @@ from monailabel_app import (
     cli_prototypes,
     cli_report,
     cli_selftest,
+    cli_tokens,
     cli_train,
 )
 from monailabel_app.errors import AnomalyAppError
@@ -125,6 +126,7 @@ cli_encoder.register(app)
 
 cli_models.register(app)
 cli_forget.register(cli_models.models_app)
+cli_tokens.register(app)
 weights_app = typer.Typer(help="The shipped weights.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
 
