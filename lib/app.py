@@ -92,6 +92,8 @@ class AnomalyApp(MONAILabelApp):
         self._runner = ModelRunner(max_loaded=_whole_number(conf, "max_loaded_models", MAX_LOADED))
         self._cache = MapCache(_whole_number(conf, "cache_mb", CACHE_BYTES // 2**20) * 2**20, _store(app_dir, conf))
         self._volumes = ReadVolumes(_whole_number(conf, "scans_mb", SCANS_BYTES // 2**20) * 2**20)
+        # What is at hand without work, for figures and retention.
+        self.analyses, self.scans = self._cache, self._volumes
         self._keep_map = strtobool(conf.get("keep_map", "true"))
         bands = strtobool(conf.get("bands", "true"))
         self._table = ModelTable(app_dir, conf.get("models"), self._task_for, self._bands_for if bands else None)

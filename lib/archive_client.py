@@ -35,3 +35,19 @@ def connect(url: str) -> DICOMwebClient:
         wado_url_prefix=platform.MONAI_LABEL_WADO_PREFIX,
         stow_url_prefix=platform.MONAI_LABEL_STOW_PREFIX,
     )
+
+
+def fault_of_archive(client: DICOMwebClient, seconds: float) -> str:
+    """Why the archive does not answer a short question; empty where it does."""
+    session = getattr(client, "_session", None) or requests
+    try:
+        answer = session.get(_studies(client), params={"limit": 1}, timeout=(seconds, seconds), stream=True)
+        answer.close()
+    except requests.RequestException as error:
+        return f"no answer within {seconds:.0f} s ({type(error).__name__})"
+    return f"it answers {answer.status_code}: see its log and this server's credentials" if not answer.ok else ""
+
+
+def _studies(client: DICOMwebClient) -> str:
+    prefix = getattr(client, "qido_url_prefix", None)
+    return "/".join([client.base_url.rstrip("/"), *([prefix] if prefix else []), "studies"])

@@ -167,6 +167,16 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         """SeriesInstanceUIDs of the series the search filter finds. Raises ArchiveUnreachable."""
         return self._remembered("images", self._find_images)
 
+    @property
+    def client(self) -> DICOMwebClient:
+        """The connection to the archive."""
+        return self._client
+
+    def known_series(self) -> int | None:
+        """How many series the archive listed when it was last asked; None before that, and while it is away."""
+        held = self._lists.get("images")
+        return None if held is None or held.error is not None else len(held.items)
+
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Series with a segmentation in the archive or an empty final label here. Raises ArchiveUnreachable."""
         archived = self._remembered("labelled", self._find_labelled)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from lib import metrics
 from lib.access.principal import ADMIN, Principal, acting, current
 from lib.errors import NotAllowed, ServerBusy, UnknownJob, place_of
 from lib.line import CANCELLED_WAITING, Lines, Place
@@ -283,6 +284,7 @@ class Jobs:
             self._end(job, CANCELLED, str(error))
             raise
         except Exception as error:
+            metrics.count_error(type(error).__name__)
             self._end(job, FAILED, self._describe(error))
             raise
         except BaseException:
@@ -314,6 +316,7 @@ class Jobs:
                 job.progress = 1.0
             job.stage, job.finished, job.ended = state, datetime.now(timezone.utc), time.monotonic()
             self._forget()
+        metrics.count_job(job.kind, state)
         logger.info("job %s: %s after %.1f s", job.id[:8], state, job.seconds or 0.0)
 
     def _refuse_when_closing(self) -> None:

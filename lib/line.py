@@ -33,7 +33,8 @@ class Place:
         self.threaded = threaded
         self.on_turn = on_turn
         self.holds = self.over = self.cancelled = self.here = False
-        self.since = time.monotonic() if threaded else None
+        self.entered = time.monotonic()
+        self.since = self.entered if threaded else None
 
     def _keeps_its_turn(self) -> bool:
         """Whether those behind it have to wait although it does not hold the device."""
@@ -54,6 +55,17 @@ class Lines:
         """How many requests stand in line, those that hold a device not counted."""
         with self._moved:
             return self._waiting()
+
+    def state(self) -> dict[str, tuple[int, bool, float]]:
+        """Of every device: how many wait, threads and jobs, whether one has it, and the longest waiting time (s)."""
+        now = time.monotonic()
+        with self._moved:
+            told = {}
+            for device, line in self._lines.items():
+                waiting = [place for place in line if not place.holds]
+                longest = max((now - place.entered for place in waiting), default=0.0)
+                told[device] = (len(waiting), len(waiting) < len(line), longest)
+            return told
 
     def enter(self, device: str, *, threaded: bool = True, on_turn: Callable[[], None] | None = None) -> Place:
         """A place at the end. Raises ServerBusy when too many requests wait already."""

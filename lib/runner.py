@@ -19,6 +19,7 @@ import torch
 from lib.line import MAX_WAITING, Lines
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.pipelines import predict as pipeline
+from monailabel_app.weights.model_folder import model_id
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,12 @@ class ModelRunner:
                 while len(self._readers) > self._max_loaded:
                     self._readers.popitem(last=False)
         return model
+
+    def loaded(self) -> list[tuple[str, str]]:
+        """Model and device of what is in memory; no device for one that only looks at analyses."""
+        with self._table:
+            keys = [*self._models, *self._readers]
+        return [(model_id(folder), device) for folder, device in keys]
 
     def make_room(self, models: int) -> None:
         """Keep at least so many models in memory, such as one for each device that is going to work."""

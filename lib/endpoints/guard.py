@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import shutil
@@ -21,6 +22,8 @@ from monailabel.interfaces.exception import (
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from lib import metrics
+from lib.disk import disk_trouble
 from lib.errors import place_of
 from lib.ids import check_image_id, check_session_id, check_tag
 from monailabel_app.errors import AnomalyAppError
@@ -62,13 +65,14 @@ class Guard:
 
         try:
             check_request(scope)
-            await self.app(scope, receive, noting_send)
+            await self.app(_told_of_disks(scope), receive, noting_send)
         except (HTTPException, RequestValidationError):
             raise
         except Exception as error:
             if started:
                 raise
             status, detail = describe(error)
+            metrics.count_error(type(error).__name__)
             if status >= 500:
                 logger.error("request failed with %s", place_of(error))
             else:
@@ -77,6 +81,25 @@ class Guard:
             later = getattr(error, "retry_after", None)
             headers = {"Retry-After": f"{later:.0f}"} if later is not None else None
             await JSONResponse({"detail": detail}, status_code=status, headers=headers)(scope, receive, noting_send)
+
+
+def _told_of_disks(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """The framework answers 400 where it cannot spool a form to the disk; here it says what is wrong with the disk."""
+    handlers, statuses = scope.get("starlette.exception_handlers") or ({}, {})
+    own = handlers.get(HTTPException)
+    if own is None:
+        return dict(scope)
+
+    async def answer(request, error):
+        trouble = disk_trouble(error.__cause__) if error.__cause__ is not None else None
+        if trouble is None:
+            answered = own(request, error)
+            return await answered if inspect.isawaitable(answered) else answered
+        metrics.count_error(type(trouble).__name__)
+        logger.error("request refused with %d (%s)", trouble.status, type(trouble).__name__)
+        return JSONResponse({"detail": str(trouble)}, status_code=trouble.status)
+
+    return {**scope, "starlette.exception_handlers": ({**handlers, HTTPException: answer}, statuses)}
 
 
 def _not_kept(scope: Mapping[str, Any], message: dict[str, Any]) -> dict[str, Any]:
@@ -126,4 +149,7 @@ def describe(error: Exception) -> tuple[int, str]:
             400,
             "expected an archive (.zip, .tar, .tar.gz) that can be unpacked, got another or a damaged file",
         )
+    trouble = disk_trouble(error)
+    if trouble is not None:
+        return trouble.status, str(trouble)
     return 500, f"the server failed unexpectedly ({type(error).__name__}); its log has the details"

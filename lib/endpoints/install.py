@@ -20,8 +20,10 @@ from lib.endpoints import (
     data,
     dicom,
     evaluation,
+    health,
     infer,
     jobs,
+    metrics,
     models,
     page,
     results,
@@ -32,11 +34,12 @@ from lib.endpoints import (
     viewer,
 )
 from lib.endpoints.guard import Guard
+from lib.endpoints.metrics import Metrics
 from lib.perimeter import BodyLimit, ExactCors, SameOrigin, SecurityHeaders
 
 _MARK = "anomaly:"
 # What every request goes through, outermost first; inside MONAI Label's own handling of errors.
-LAYERS = (BodyLimit, SameOrigin, Guard)
+LAYERS = (Metrics, BodyLimit, SameOrigin, Guard)
 # Around that handling, so that its answers have the headers, too.
 AROUND = (SecurityHeaders, ExactCors)
 
@@ -55,7 +58,7 @@ def install(server: FastAPI | None = None) -> bool:
     routers = (
         infer.router, data.router, tasks.router, evaluation.router, viewer.router, archive.router, page.router,
         jobs.router, dicom.router, results.router, samples.router,
-        studies.router, reviews.router, models.router,
+        studies.router, reviews.router, models.router, health.router, metrics.router,
     )  # fmt: skip
     routes = [route for router in routers for route in router.routes]
     for route in routes:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from lib import options
+from lib import metrics, options
 from lib.catalogue import ModelEntry
 from lib.configs.base import MethodConfig, site_calibration
 from lib.errors import ServerBusy
@@ -176,7 +176,11 @@ class AnomalyInferTask(InferTask):
             waited = time.perf_counter() - started
             tell("reading", 0.0)
             looked = self._look(path, values, device, images, progress, run=True)
-        return replace(looked, seconds={**looked.seconds, "waiting": waited})
+        looked = replace(looked, seconds={**looked.seconds, "waiting": waited})
+        found = looked.finding
+        seconds = {**found.seconds, **looked.seconds}
+        metrics.observe_analysis(self.entry.name, seconds, found.anomaly_score, found.p_value, device)
+        return looked
 
     def _look(
         self, path: str, values: Mapping[str, Any], device: str, images: bool, progress: Progress | None, *, run: bool

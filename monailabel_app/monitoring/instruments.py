@@ -1,6 +1,6 @@
 """The counters and histograms of a process: one registry, made once.
 
-It is here and not in ``lib``, because MONAI Label drops the modules of ``lib`` whenever it loads an app, and figures must
+It is not in ``lib``, because MONAI Label drops the modules of ``lib`` whenever it loads an app, and figures must
 not begin at zero or be there twice then. Label values come from closed sets, and what is outside of them is ``other``:
 neither an id nor a text of a client may become a time series.
 """
@@ -12,7 +12,10 @@ import re
 import threading
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+
+# A second series per series, which nobody asks for.
+disable_created_metrics()
 
 REGISTRY = CollectorRegistry()
 OTHER = "other"

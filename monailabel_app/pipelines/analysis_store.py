@@ -135,6 +135,16 @@ class AnalysisStore:
                     total -= 0 if partial else size
                     _remove(path)
 
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return self._folder
+
+    def held(self) -> tuple[int, int]:
+        """How many files there are, and their bytes."""
+        sizes = [size for _, _, size, _ in self._listed()]
+        return len(sizes), sum(sizes)
+
     def clear(self) -> int:
         """Remove everything. Returns how many files there were."""
         listed = self._listed()

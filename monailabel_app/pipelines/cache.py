@@ -28,6 +28,7 @@ class MapCache:
         self._max_bytes, self._store = max_bytes, store
         self._entries: OrderedDict[str, Analysis] = OrderedDict()
         self._bytes = 0
+        self._hits = self._disk_hits = self._misses = 0
         self._lock = threading.Lock()
 
     def get(self, key: str) -> Analysis | None:
@@ -36,9 +37,13 @@ class MapCache:
             entry = self._entries.get(key)
             if entry is not None:
                 self._entries.move_to_end(key)
+                self._hits += 1
                 return entry
+            self._misses += 1
         entry = self._store.get(key) if self._store is not None else None
         if entry is not None:
+            with self._lock:
+                self._disk_hits += 1
             self._remember(key, entry)
         return entry
 
@@ -47,6 +52,22 @@ class MapCache:
         self._remember(key, entry)
         if self._store is not None:
             self._store.put(key, entry)
+
+    @property
+    def store(self) -> AnalysisStore | None:
+        """The second level; None for memory only."""
+        return self._store
+
+    def figures(self) -> dict[str, int]:
+        """Entries and bytes in memory; questions that memory answered, did not, and that the disk then did."""
+        with self._lock:
+            return {
+                "entries": len(self._entries),
+                "bytes": self._bytes,
+                "hits": self._hits,
+                "misses": self._misses,
+                "disk_hits": self._disk_hits,
+            }
 
     def purge(self) -> None:
         """Let what is too old leave the disk; cheap, to be called now and then."""

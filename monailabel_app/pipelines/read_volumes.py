@@ -21,7 +21,7 @@ class ReadVolumes:
     def __init__(self, max_bytes: int = 512 * 2**20) -> None:
         self._max_bytes = max_bytes
         self._held: OrderedDict[str, tuple[_Stamp, Volume]] = OrderedDict()
-        self._bytes = 0
+        self._bytes = self._hits = self._misses = 0
         self._lock = threading.Lock()
 
     def get(self, path: str | Path) -> Volume:
@@ -31,12 +31,19 @@ class ReadVolumes:
             held = self._held.get(name)
             if held is not None and held[0] == stamp:
                 self._held.move_to_end(name)
+                self._hits += 1
                 return held[1]
+            self._misses += 1
         volume = read_volume(path, slices=True)
         # Read while somebody wrote: not to be taken for the file that is there now.
         if stamp and stamp == _stamp(Path(path)) and volume.data.nbytes <= self._max_bytes:
             self._keep(name, stamp, volume)
         return volume
+
+    def figures(self) -> dict[str, int]:
+        """Scans and bytes held; questions that were answered from memory, and that were not."""
+        with self._lock:
+            return {"entries": len(self._held), "bytes": self._bytes, "hits": self._hits, "misses": self._misses}
 
     def _keep(self, name: str, stamp: _Stamp, volume: Volume) -> None:
         volume.data.setflags(write=False)
