@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from monailabel_app import (
+    cli_audit,
     cli_calibrate,
     cli_cohort,
     cli_curate,
@@ -113,6 +114,7 @@ def prepare(
 
 
 cli_predict.register(app)
+cli_audit.register(app)
 cli_calibrate.register(app)
 cli_train.register(app)
 cli_evaluate.register(app)

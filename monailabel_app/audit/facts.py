@@ -2,9 +2,9 @@
 
 Ids of scans are often names or dates of birth. They are written as HMAC-SHA256 under a key of the log's own
 (``audit.key`` beside it, readable for its owner only), so that one scan's records are found by whoever has the id and
-the key, and nobody else can guess ids. The same goes for any text under a name that is not in ``IN_CLEAR``. When the key
-is lost, the chain can be verified all the same, but records of before it can no longer be tied to a scan; a new key is
-drawn, and a record says so.
+the key, and nobody else can guess ids. The same goes for any text under a name that is not in ``IN_CLEAR``. When the
+key is lost, the chain can be verified all the same, but records of before it can no longer be tied to a scan; a new key
+is drawn, and a record says so.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MOST_ITEMS, _MOST_DEPTH = 40, 3
 
 
 def read_key(folder: Path, *, make: bool = True) -> bytes | None:
-    """The key of the logs in a folder; drawn where there is none. Raises OSError where it can be neither read nor kept."""
+    """The key of the logs in a folder; drawn where there is none. Raises OSError for one that cannot be read."""
     path = Path(folder) / KEY_FILE
     for _ in range(3):
         try:

@@ -56,7 +56,7 @@ class Journal:
 
 
 def log_file(root: Path, given: str | None = None) -> Path | None:
-    """The log of an app's folder: what was given (a file, or ``off``), else the environment's, else logs/audit.jsonl."""
+    """The log of an app's folder: what was given (a file, or off), else the environment's, else logs/audit.jsonl."""
     chosen = (given or os.environ.get(AUDIT_ENVIRONMENT) or "").strip()
     if chosen.lower() == OFF:
         return None

@@ -1,9 +1,9 @@
 """One record of the audit log: a line of canonical JSON that names the hash of the line before it.
 
-A record is {sequence, time (UTC), event, who {name, role, how}, outcome, facts, previous, hash}. ``hash`` is the SHA-256
-of the canonical JSON of all the other fields, ``previous`` among them, so that every record vouches for all before it
-(Haber and Stornetta, How to time-stamp a digital document, J. Cryptology 1991). A line is the canonical JSON of the
-whole record: there is one way only to write it, so that a changed blank is a change, too.
+A record is {sequence, time (UTC), event, who {name, role, how}, outcome, facts, previous, hash}. ``hash`` is the
+SHA-256 of the canonical JSON of all the other fields, ``previous`` among them, so that every record vouches for all
+before it (Haber and Stornetta, How to time-stamp a digital document, J. Cryptology 1991). A line is the canonical JSON
+of the whole record: there is one way only to write it, so that a changed blank is a change, too.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def read_line(line: bytes) -> dict[str, Any] | None:
     """The record of a line (with its end); None where it is not what this module would have written, to the byte."""
     try:
         record = json.loads(line)
-        if isinstance(record, dict) and set(record) == FIELDS and isinstance(record["sequence"], int):
-            if line_of(record) == line and hash_of(record) == record["hash"]:
-                return record
+        known = isinstance(record, dict) and set(record) == FIELDS and isinstance(record["sequence"], int)
+        if known and line_of(record) == line and hash_of(record) == record["hash"]:
+            return record
     except (ValueError, TypeError, RecursionError):
         pass
     return None

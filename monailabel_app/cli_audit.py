@@ -1,0 +1,127 @@
+"""The commands ``audit verify``, ``audit head``, ``audit show`` and ``audit drift``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from monailabel_app.errors import InvalidSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+_LOG = typer.Option("--log", help="The log (default: ANOMALY_AUDIT, else logs/audit.jsonl).")
+
+audit_app = typer.Typer(help="Who did what with which model: the audit log of this app.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group ``audit``."""
+    app.add_typer(audit_app, name="audit")
+
+
+@audit_app.command()
+def verify(
+    log: Annotated[Path | None, _LOG] = None,
+    head: Annotated[
+        str | None, typer.Option(help="A hash that `audit head` printed earlier: its record has to be there.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(help="Hash of the last record of older files that were moved to an archive.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say whether the log is whole; if not, where it is broken and how (exit code 1)."""
+    from monailabel_app.audit.verify import verify as check
+
+    report = check(_path(log), head=head and head.strip().lower(), after=after and after.strip().lower())
+    if as_json:
+        faults = [vars(fault) for fault in report.faults]
+        about = {"whole": report.whole, "records": report.records, "files": report.files, "faults": faults}
+        about |= {"notes": report.notes, "head": vars(report.head)}
+        typer.echo(json.dumps(about, indent=1))
+    else:
+        for fault in report.faults:
+            typer.secho(fault.sentence(), fg="red")
+        for note in report.notes:
+            typer.secho(f"note: {note}", fg="yellow")
+        state = "whole" if report.whole else "BROKEN"
+        typer.echo(f"{state}: {report.records} records in {', '.join(report.files)}")
+        typer.echo(f"head: {report.head.hash} (record {report.head.sequence})")
+    raise typer.Exit(0 if report.whole else 1)
+
+
+@audit_app.command()
+def head(log: Annotated[Path | None, _LOG] = None) -> None:
+    """Print the newest hash, to be written down where whoever writes the log cannot reach it."""
+    from monailabel_app.audit.verify import verify as check
+
+    report = check(_path(log))
+    typer.echo(report.head.hash)
+    if not report.whole:
+        typer.secho("this log is broken: run `audit verify`", fg="red", err=True)
+        raise typer.Exit(1)
+
+
+@audit_app.command()
+def show(
+    log: Annotated[Path | None, _LOG] = None,
+    event: Annotated[str | None, typer.Option(help="Such as analysis, label_saved, login.")] = None,
+    who: Annotated[str | None, typer.Option(help="Name of a token or account.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="Such as ok, failed, refused.")] = None,
+    image: Annotated[str | None, typer.Option(help="Id of a scan, as the datastore has it.")] = None,
+    since: Annotated[str | None, typer.Option(help="2026-05-01, 2026-05-01T12:00 (UTC), 7d, 12h.")] = None,
+    until: Annotated[str | None, typer.Option(help="The same; records of this moment are not shown.")] = None,
+    most: Annotated[int, typer.Option(help="The newest so many.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="The records as they stand in the log.")] = False,
+) -> None:
+    """Show records, oldest first."""
+    from monailabel_app.audit.search import find
+
+    found = find(
+        _path(log),
+        event=event,
+        who=who,
+        outcome=outcome,
+        image=image,
+        since=_moment(since, "since"),
+        until=_moment(until, "until"),
+        most=most,
+    )
+    for record in found:
+        typer.echo(json.dumps(record, sort_keys=True) if as_json else _sentence(record))
+    if not found and not as_json:
+        typer.echo("no record fits")
+
+
+def _sentence(record: dict) -> str:
+    facts = " ".join(f"{name}={_short(value)}" for name, value in record["facts"].items())
+    who = record["who"]
+    person = f"{who['name']} ({who['role']}, {who['how']})"
+    return f"{record['sequence']:>7}  {record['time'][:19]}Z  {record['event']} {record['outcome']}  {person}  {facts}"
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _path(log: Path | None) -> Path:
+    from monailabel_app.audit import FILE, log_file
+
+    if log is not None and log.is_dir():
+        return log / FILE
+    path = log or log_file(ROOT)
+    if path is None:
+        raise InvalidSettings("expected an audit log, got ANOMALY_AUDIT=off: give its place with --log")
+    return path
+
+
+def _moment(text: str | None, name: str):
+    from monailabel_app.audit.search import moment
+
+    try:
+        return moment(text) if text else None
+    except ValueError as error:
+        raise InvalidSettings(f"expected --{name} as 2026-05-01, 2026-05-01T12:00, 7d or 12h, got {text!r}") from error
