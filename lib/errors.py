@@ -64,6 +64,12 @@ class ArchiveUnreachable(AnomalyAppError):
     status = 502
 
 
+class ArchiveTimeout(AnomalyAppError):
+    """The DICOMweb archive took longer than the settings allow."""
+
+    status = 504
+
+
 class ArchiveRefused(AnomalyAppError):
     """The DICOMweb archive answered, and did not take an object: read-only, full, or a kind it does not know."""
 
