@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,6 @@ MAX_VOXELS = 10**9
 MIN_VOXELS_IN_PLANE = 16
 SPACING_RANGE_MM = (0.05, 20.0)
 MAX_NONFINITE_FRACTION = 0.01
-MAX_GZIP_RATIO = 1100  # deflate cannot compress further than 1032:1
 
 
 def check_shape(sizes: Sequence[int], components: int = 1) -> tuple[int, int, int]:
@@ -34,15 +34,7 @@ def check_shape(sizes: Sequence[int], components: int = 1) -> tuple[int, int, in
             f"expected sizes above zero, got {seen}: the image header is damaged, export it again"
         )
     # In Python integers: a damaged header must not overflow its way past the limit.
-    total = 1
-    for n in sizes:
-        total *= n
-    if total > MAX_VOXELS:
-        raise InvalidVolume(
-            f"expected at most {MAX_VOXELS:.0e} voxels, got {seen} in the header: the header is damaged or "
-            "this "
-            "is no head scan"
-        )
+    check_count(math.prod(sizes), seen)
     frames = [n for n in sizes[3:] if n > 1]
     if frames:
         raise InvalidVolume(
@@ -59,6 +51,15 @@ def check_shape(sizes: Sequence[int], components: int = 1) -> tuple[int, int, in
             "send the full scan, not a cut-out"
         )
     return tuple(shape)
+
+
+def check_count(voxels: int, seen: str = "") -> None:
+    """Raises InvalidVolume for more voxels than any head scan has. ``seen``: the sizes, for the message."""
+    if voxels > MAX_VOXELS:
+        raise InvalidVolume(
+            f"expected at most {MAX_VOXELS:.0e} voxels, got {seen or f'{voxels:.3g}'} in the header: the header is "
+            "damaged or this is no head scan"
+        )
 
 
 def check_depth(shape: Sequence[int]) -> None:

@@ -1,8 +1,8 @@
-"""Files that ITK reads best: NRRD and MetaImage."""
+"""NRRD and MetaImage: geometry as ITK takes it, from a header that was read here before; voxels read here."""
 
 from __future__ import annotations
 
-import math
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from monailabel_app.errors import UnreadableVolume
-from monailabel_app.io.checks import MAX_GZIP_RATIO, check_shape
+from monailabel_app.io.checks import check_count, check_shape
+from monailabel_app.io.metaimage_header import read_metaimage_header
 from monailabel_app.io.native import NativeGeometry, from_itk
-
-_NOT_SCALAR = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
+from monailabel_app.io.nrrd_header import read_nrrd_header
+from monailabel_app.io.stored import Stored, read_stored
 
 
 class _Quiet:
@@ -54,44 +55,30 @@ def itk_header(path: Path) -> sitk.ImageFileReader:
 
 def itk_geometry(path: Path) -> NativeGeometry:
     """The geometry of a NRRD or MetaImage file. Raises UnreadableVolume, InvalidVolume."""
-    reader = _checked_header(path)
-    return from_itk(reader)
+    return _open(path)[1]
 
 
 def read_itk(path: Path) -> tuple[np.ndarray, NativeGeometry, tuple[str, ...]]:
     """Voxels (x, y, z) float32, geometry and warnings. Raises UnreadableVolume, InvalidVolume."""
-    reader = _checked_header(path)
-    geometry = from_itk(reader)
-    reader.SetOutputPixelType(sitk.sitkFloat32)
-    try:
-        with quiet_itk():
-            image = reader.Execute()
-    except RuntimeError:
-        # Not chained: ITK's text names the file.
-        raise UnreadableVolume(
-            f"expected a complete {path.suffix} image, got voxels that cannot be read: the file is "
-            "truncated or "
-            "damaged, copy or export it again"
-        ) from None
-    data = sitk.GetArrayFromImage(image)
-    return data.reshape(data.shape[-3:]).transpose(2, 1, 0), geometry, ()
+    stored, geometry = _open(path)
+    return read_stored(stored).reshape(geometry.shape, order="F"), geometry, ()
 
 
-def _checked_header(path: Path) -> sitk.ImageFileReader:
-    try:
-        reader = itk_header(path)
-    except RuntimeError:
-        raise UnreadableVolume(
-            f"expected a {path.suffix} image, got a file without a valid {path.suffix} header: export it "
-            "again"
-        ) from None
-    complex_valued = reader.GetPixelID() in _NOT_SCALAR
-    check_shape(reader.GetSize(), 2 if complex_valued else reader.GetNumberOfComponents())
-    # ITK allocates what the header promises before it looks; .nhdr and .mhd keep voxels elsewhere.
-    inside = path.suffix.lower() in (".nrrd", ".mha")
-    if inside and path.stat().st_size * MAX_GZIP_RATIO < math.prod(reader.GetSize()):
-        raise UnreadableVolume(
-            f"expected {math.prod(reader.GetSize())} voxels as the header promises, got a file of "
-            f"{path.stat().st_size} bytes: it is truncated, copy or export it again"
-        )
-    return reader
+def _open(path: Path) -> tuple[Stored, NativeGeometry]:
+    nrrd = path.suffix.lower() in (".nrrd", ".nhdr")
+    stored, header = (read_nrrd_header if nrrd else read_metaimage_header)(path)
+    check_count(stored.count)
+    # ITK gets a file that was written here; names of files may hold patient names, and what ITK is told it may print.
+    with tempfile.NamedTemporaryFile(prefix="header_", suffix=".nrrd" if nrrd else ".mha") as file:
+        file.write(header)
+        file.flush()
+        try:
+            reader = itk_header(Path(file.name))
+        except RuntimeError:
+            # Not chained: ITK's text names the file.
+            raise UnreadableVolume(
+                f"expected a {path.suffix} image, got a file without a valid {path.suffix} header: export it again"
+            ) from None
+    shape = check_shape(reader.GetSize(), reader.GetNumberOfComponents())
+    stored.check_length()
+    return stored, from_itk(reader, shape)

@@ -1,51 +1,73 @@
-"""NIfTI files: voxels through the scale slope, geometry as ITK (3D Slicer) takes it, header fields kept."""
+"""NIfTI files: voxels through the scale slope, geometry as ITK (3D Slicer) takes it, header fields kept.
+
+Of a file that somebody sent only the 348 or 540 bytes of the header are looked at before it is judged. Header
+extensions are passed over, and ITK, asked for the geometry, sees a copy of the header and nothing else.
+"""
 
 from __future__ import annotations
 
-import gzip
+import io
 import logging
-import zlib
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.openers import ImageOpener
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import HeaderDataError
 
 from monailabel_app.errors import InvalidVolume, UnreadableVolume
-from monailabel_app.io.checks import MAX_GZIP_RATIO, check_shape
+from monailabel_app.io.checks import check_shape
 from monailabel_app.io.geometry import check_affine
 from monailabel_app.io.itk import itk_header
 from monailabel_app.io.native import NIFTI_FIELDS, NativeGeometry, from_affine, from_itk
+from monailabel_app.io.stored import Damaged, Stored, read_stored, unpacked
 
 logger = logging.getLogger(__name__)
 
-# What nibabel and the decompressors raise for damaged files. OSError includes gzip.BadGzipFile.
-_DAMAGED = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
+# Magic, class and size of the two versions of a header with its voxels in the same file.
+_VERSIONS = {348: (nib.Nifti1Header, b"n+1"), 540: (nib.Nifti2Header, b"n+2")}
+# What header extensions may take; a DICOM header or a page of notes is thousands of times smaller.
+_MAX_EXTENSIONS = 64 * 2**20
+_NO_HEADER = (
+    "expected a NIfTI image, got a file without a valid NIfTI header: is it complete, and is it really NIfTI? Export "
+    "the scan again"
+)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    raw: nib.Nifti1Header
+    header: nib.Nifti1Header
+    stored: Stored
+    geometry: NativeGeometry
+    warnings: tuple[str, ...]
 
 
 def nifti_geometry(path: Path) -> NativeGeometry:
     """The geometry of a NIfTI file, from its header only. Raises UnreadableVolume, InvalidVolume."""
-    return _open(path)[1]
+    return _open(path).geometry
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, NativeGeometry, tuple[str, ...]]:
     """Voxels (x, y, z) float32, geometry and warnings. Raises UnreadableVolume, InvalidVolume."""
-    image, geometry, warnings = _open(path)
+    opened = _open(path)
     try:
-        if path.name.lower().endswith(".gz"):
-            image = type(image).from_bytes(_unzipped(path, image))
-        # What is too large for float32 becomes infinite, and is judged with the other voxels.
-        with np.errstate(over="ignore"):
-            data = image.get_fdata(dtype=np.float32, caching="unchanged")
-    except _DAMAGED:
-        raise UnreadableVolume(
-            f"expected {'x'.join(map(str, geometry.shape))} voxels, got fewer: the file is truncated or "
-            "damaged, "
-            "copy or export it again"
+        slope, inter = opened.header.get_slope_inter()
+    except HeaderDataError:
+        raise InvalidVolume(
+            "expected a finite intercept of the grey values, got NaN or infinity beside a valid slope: repair the "
+            "image header"
         ) from None
-    return data.reshape(geometry.shape), geometry, warnings
+    scale = (1.0 if slope is None else slope, 0.0 if inter is None else inter)
+
+    def scaled(piece: np.ndarray) -> np.ndarray:
+        # nibabel's own arithmetic, so that values are its values to the bit.
+        return np.asarray(ArrayProxy(io.BytesIO(piece.tobytes()), ((piece.size,), piece.dtype, 0, *scale)), np.float32)
+
+    flat = read_stored(opened.stored, scaled)
+    return flat.reshape(opened.geometry.shape, order="F"), opened.geometry, opened.warnings
 
 
 def nifti_image(data: np.ndarray, geometry: NativeGeometry) -> nib.Nifti1Image:
@@ -66,80 +88,129 @@ def nifti_image(data: np.ndarray, geometry: NativeGeometry) -> nib.Nifti1Image:
     return kind(data, None, header)
 
 
-def _open(path: Path) -> tuple[nib.Nifti1Image, NativeGeometry, tuple[str, ...]]:
-    try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
-            raise ImageFileError("not NIfTI")
-        # Loading repairs a header silently (zero and negative voxel sizes); the check needs what the file
-        # says.
-        with ImageOpener(str(path)) as stream:
-            raw = image.header_class.from_fileobj(stream, check=False)
-        dtype = image.get_data_dtype()
-    except _DAMAGED:
-        raise UnreadableVolume(
-            "expected a NIfTI image, got a file without a valid NIfTI header: is it complete, and is it "
-            "really "
-            "NIfTI? Export the scan again"
-        ) from None
-    vector = dtype.kind not in "iuf"
-    shape = check_shape(image.shape, max(2, len(dtype.fields or ())) if vector else 1)
-    _check_length(path, raw, dtype, image.shape)
+def _open(path: Path) -> _Opened:
+    packing = "deflate" if path.name.lower().endswith(".gz") else "raw"
+    raw, header, version = _read_header(path, packing)
+    dtype, sizes = _dtype_of(raw), _sizes_of(raw)
+    shape = check_shape(sizes, max(2, len(dtype.fields or ())) if dtype.kind not in "iuf" else 1)
+    count = int(np.prod(shape, dtype=object))
+    start = _start_of(raw, path, count * dtype.itemsize, packing)
+    if packing == "raw":
+        stored = Stored(path, dtype, count, start=start)
+    else:
+        stored = Stored(path, dtype, count, skip=start, packing=packing)
+    stored.check_length()
     pixdim = np.asarray(raw["pixdim"][1:4], dtype=np.float64)
     if not np.isfinite(pixdim).all() or (pixdim <= 0).any():
         seen = " x ".join(f"{v:g}" for v in pixdim)
         raise InvalidVolume(
             f"expected voxel sizes above zero, got {seen} in the header: repair the image header"
         )
-    return image, *_geometry(path, image, raw, shape)
+    return _Opened(raw, header, stored, *_geometry(raw, header, shape, version))
 
 
-def _geometry(path: Path, image: nib.Nifti1Image, raw, shape) -> tuple[NativeGeometry, tuple[str, ...]]:
-    warnings: list[str] = []
+def _read_header(path: Path, packing: str) -> tuple[nib.Nifti1Header, nib.Nifti1Header, int]:
+    """The header as it stands, the same after nibabel's repairs, and its version."""
     try:
-        header = itk_header(path)
-        # Of a single slice along the last axis ITK makes a 2-D image, without a place in space.
-        flat = header.GetDimension() < 3
-        base = from_affine(shape, check_affine(image.affine)) if flat else from_itk(header, shape)
-    except RuntimeError:
-        # Sheared: ITK refuses what is not orthonormal. nibabel takes it, and so do we.
-        logger.info("the geometry is not orthonormal; the affine is used as it stands")
-        base = from_affine(shape, check_affine(image.affine, "the voxel-to-space matrix"))
-        warnings.append("the voxel axes are not at right angles: viewers built on ITK cannot show this file")
+        with unpacked(path, packing) as stream:
+            block = stream.read(max(_VERSIONS))
+    except (Damaged, OSError):
+        raise UnreadableVolume(_NO_HEADER) from None
+    for order, sign in (("little", "<"), ("big", ">")):
+        kind, magic = _VERSIONS.get(int.from_bytes(block[:4], order), (None, b""))
+        if kind is None or len(block) < kind.template_dtype.itemsize:
+            continue
+        block = block[: kind.template_dtype.itemsize]
+        try:
+            with np.errstate(all="ignore"):
+                raw = kind(block, endianness=sign, check=False)
+                if not raw["magic"].item().startswith(magic):
+                    break
+                # Checking repairs silently (zero and negative voxel sizes); the checks here need what the file says.
+                checked = kind(block, endianness=sign, check=True)
+        except (HeaderDataError, ValueError, OverflowError, TypeError):
+            break
+        return raw, checked, 2 if kind is nib.Nifti2Header else 1
+    raise UnreadableVolume(_NO_HEADER)
+
+
+def _dtype_of(raw: nib.Nifti1Header) -> np.dtype:
+    try:
+        return raw.get_data_dtype()
+    except HeaderDataError:
+        raise UnreadableVolume(
+            f"expected numbers of a type that NIfTI defines, got type code {int(raw['datatype'])}: the header is "
+            "damaged, or the file needs another program"
+        ) from None
+
+
+def _sizes_of(raw: nib.Nifti1Header) -> list[int]:
+    number = int(raw["dim"][0])
+    if not 1 <= number <= 7:
+        raise UnreadableVolume(
+            f"expected 1 to 7 dimensions in the header, got {number}: the header is damaged, export the scan again"
+        )
+    return [int(n) for n in raw["dim"][1 : number + 1]]
+
+
+def _start_of(raw: nib.Nifti1Header, path: Path, promised: int, packing: str) -> int:
+    """Byte of the unpacked file at which the voxels begin."""
+    least = raw.single_vox_offset
+    offset = float(raw["vox_offset"])
+    if offset == 0:
+        return least
+    held = path.stat().st_size - promised if packing == "raw" else least + _MAX_EXTENSIONS
+    if not least <= offset <= max(least, min(held, least + _MAX_EXTENSIONS)):
+        raise UnreadableVolume(
+            f"expected the voxels to begin at byte {least} or after its extensions, got {offset:g} in the header: the "
+            "file is truncated or its header damaged, export the scan again"
+        )
+    return int(offset)
+
+
+def _geometry(raw, header, shape, version: int) -> tuple[NativeGeometry, tuple[str, ...]]:
+    warnings: list[str] = []
+    with np.errstate(all="ignore"):
+        affine = _best_affine(header)
+        try:
+            reader = _in_itk(raw)
+            # Of a single slice along the last axis ITK makes a 2-D image, without a place in space.
+            base = from_affine(shape, affine) if reader.GetDimension() < 3 else from_itk(reader, shape)
+        except RuntimeError:
+            # Sheared: ITK refuses what is not orthonormal. nibabel takes it, and so do we.
+            logger.info("the geometry is not orthonormal; the affine is used as it stands")
+            base = from_affine(shape, affine)
+            warnings.append("the voxel axes are not at right angles: viewers built on ITK cannot show this file")
     if int(raw["qform_code"]) == 0 and int(raw["sform_code"]) == 0:
         warnings.append("the header states no orientation: left and right are a guess")
     fields = {name: np.array(raw[name]) for name in (*NIFTI_FIELDS, "pixdim")}
-    version = 2 if isinstance(image, nib.Nifti2Image) else 1
     geometry = NativeGeometry(
         shape, base.affine, base.origin, base.spacing, base.direction, nifti=fields, nifti_version=version
     )
     return geometry, tuple(warnings)
 
 
-def _unzipped(path: Path, image: nib.Nifti1Image) -> bytes:
-    """The file's content up to its last voxel, with the checksum verified (nibabel stops before it)."""
-    voxels = int(np.prod(image.shape)) * image.get_data_dtype().itemsize
-    with gzip.open(path) as stream:
-        content = stream.read(int(image.header["vox_offset"] or image.dataobj.offset) + voxels)
-        while stream.read(1 << 20):
-            pass
-    return content
+def _best_affine(header: nib.Nifti1Header) -> np.ndarray:
+    try:
+        affine = header.get_best_affine()
+    except (HeaderDataError, ValueError, np.linalg.LinAlgError):
+        raise InvalidVolume(
+            "expected a rotation in the header (quaternion), got numbers that are none: repair the image header"
+        ) from None
+    return check_affine(affine, "the voxel-to-space matrix")
 
 
-def _check_length(path: Path, raw, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    """Refuses a file that cannot hold what its header promises, before the promise is allocated."""
-    promised = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-    held = path.stat().st_size
-    if path.name.lower().endswith(".gz"):
-        held *= MAX_GZIP_RATIO
-    else:
-        held -= max(0, int(raw["vox_offset"]))
-    if held < promised:
-        raise UnreadableVolume(
-            f"expected {promised} bytes of voxels as the header promises, got a file of "
-            f"{path.stat().st_size}: it "
-            "is truncated, copy or export it again"
-        )
+def _in_itk(raw: nib.Nifti1Header):
+    """ITK's view of the geometry. Raises RuntimeError (SimpleITK's) where ITK has none."""
+    copy = raw.copy()
+    copy["vox_offset"] = copy.single_vox_offset
+    copy["intent_code"], copy["scl_slope"], copy["scl_inter"] = 0, 1, 0
+    # Of one byte, as ITK does not know all types of voxels.
+    copy["datatype"], copy["bitpix"] = 2, 8
+    with tempfile.NamedTemporaryFile(prefix="header_", suffix=".nii") as file:
+        file.write(copy.binaryblock + b"\0\0\0\0")
+        file.flush()
+        return itk_header(Path(file.name))
 
 
 def _sheared(affine: np.ndarray) -> bool:
