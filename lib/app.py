@@ -42,6 +42,7 @@ from lib.scoring.records import record_result
 from lib.shared_table import stamp_of
 from lib.strategies import Borderline, First, MostAnomalous, Prototypical, Random
 from lib.trainers import HealthyTrainTask
+from lib.workspace import own_temporary_folder
 from monailabel_app.errors import (
     AlignmentFailed,
     BrainNotFound,
@@ -109,7 +110,7 @@ class AnomalyApp(MONAILabelApp):
         self._auto_update_scoring = strtobool(conf.get("auto_update_scoring", "false"))
         # What runs, waits and is over; its threads begin with the first job.
         self.jobs = jobs_for(self)
-        if endpoints.install():
+        if own_temporary_folder(endpoints.install()):
             end_with_server(self.jobs)
 
     def _task_for(self, entry: ModelEntry) -> AnomalyInferTask:

@@ -16,7 +16,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 from lib.errors import InvalidRequest, UnknownImage
 from lib.ids import check_image_id, check_tag
 from lib.reviewed import ReviewedLabels, count_voxels, file_stamp, is_final, with_flag
-from lib.whole_files import Placing, Staged, clean
+from lib.whole_files import Placing, Staged
 from monailabel_app.errors import AnomalyAppError
 from monailabel_app.io import images
 
@@ -44,20 +44,6 @@ class AnomalyLocalDatastore(ReviewedLabels):
     def __init__(self, *args: Any, **kwargs: Any):
         self._uploads = threading.Lock()
         super().__init__(*args, **kwargs)
-        self._clean()
-
-    def _clean(self) -> None:
-        """Remove what killed processes have left half written."""
-        try:
-            with self._changes:
-                folders = [Path(self._datastore.image_path())]
-                folders += [path for path in Path(self._datastore.label_path(None)).iterdir() if path.is_dir()]
-                gone = sum(map(clean, folders))
-        except OSError as error:
-            logger.warning("the studies folder could not be cleaned: %s", type(error).__name__)
-            return
-        if gone:
-            logger.warning("%d files removed that a killed process had left half written", gone)
 
     def _on_any_event(self, event: Any) -> None:
         """A change in the folder. An error here would end the watcher, and no later change would be seen."""

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 
 from lib.errors import ServerBusy, UnknownImage
-from lib.whole_files import Placing, Staged
+from lib.whole_files import Placing, Staged, clean
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,22 @@ class SharedTable(LocalDatastore):
         self._text: bytes | None = None
         self._stamp: tuple[int, int, int] | None = None
         super().__init__(*args, **kwargs)
+        self._clean()
+
+    def _clean(self) -> None:
+        """Remove what killed processes have left half written."""
+        try:
+            with self._changes:
+                folders = [Path(self._datastore.image_path())]
+                folders += [path for path in Path(self._datastore.label_path(None)).iterdir() if path.is_dir()]
+                gone = sum(map(clean, folders))
+                # Whoever writes the table holds the lock that is held here.
+                Path(f"{self._datastore_config_path}.partial").unlink(missing_ok=True)
+        except (OSError, ServerBusy) as error:
+            logger.warning("the folder of scans could not be cleaned: %s", type(error).__name__)
+            return
+        if gone:
+            logger.warning("%d files removed that a killed process had left half written", gone)
 
     datalist = _reader("datalist")
     description = _reader("description")

@@ -65,7 +65,8 @@ class Guard:
 
         try:
             check_request(scope)
-            await self.app(_told_of_disks(scope), receive, noting_send)
+            _tell_of_disks(scope)
+            await self.app(scope, receive, noting_send)
         except (HTTPException, RequestValidationError):
             raise
         except Exception as error:
@@ -83,12 +84,12 @@ class Guard:
             await JSONResponse({"detail": detail}, status_code=status, headers=headers)(scope, receive, noting_send)
 
 
-def _told_of_disks(scope: Mapping[str, Any]) -> dict[str, Any]:
+def _tell_of_disks(scope: dict[str, Any]) -> None:
     """The framework answers 400 where it cannot spool a form to the disk; here it says what is wrong with the disk."""
     handlers, statuses = scope.get("starlette.exception_handlers") or ({}, {})
     own = handlers.get(HTTPException)
     if own is None:
-        return dict(scope)
+        return
 
     async def answer(request, error):
         trouble = disk_trouble(error.__cause__) if error.__cause__ is not None else None
@@ -99,7 +100,7 @@ def _told_of_disks(scope: Mapping[str, Any]) -> dict[str, Any]:
         logger.error("request refused with %d (%s)", trouble.status, type(trouble).__name__)
         return JSONResponse({"detail": str(trouble)}, status_code=trouble.status)
 
-    return {**scope, "starlette.exception_handlers": ({**handlers, HTTPException: answer}, statuses)}
+    scope["starlette.exception_handlers"] = ({**handlers, HTTPException: answer}, statuses)
 
 
 def _not_kept(scope: Mapping[str, Any], message: dict[str, Any]) -> dict[str, Any]:
