@@ -4,6 +4,9 @@
 # make lint    ruff;  make format: ruff's layout of the source
 # make weights rebuilds model_weights/ from the data folder (DATA=...);  make benchmark: seconds of one scan (SCAN=...)
 # make page    builds the page /anomaly/ anew from lib/page/src into lib/page/dist (needs Node 20 and npm; the build is part of the repository)
+# make lock    writes requirements.lock anew (LOCK_ARGS=--upgrade: the newest of what requirements.txt leaves open)
+# make audit   asks PyPI for known vulnerabilities of everything that is locked; make licences, make sbom: docs/licences.md, SBOM
+# make wheelhouse  everything that an offline machine needs, into WHEELHOUSE=...
 # make doctor  examines the installation;  make clean: removes the environment
 # Every path is quoted and every tool is called through $(PY) -m, so that a folder with a space in its name works.
 SHELL := /bin/bash
@@ -20,11 +23,16 @@ SCAN ?= tests/data/studies/ixi_lesion.nii.gz
 PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
 
-REQUIREMENTS := requirements.txt requirements-nodeps.txt .ci/setup monailabel_app/pipelines/launcher.py
+WHEELHOUSE ?= wheelhouse
+
+REQUIREMENTS := requirements.txt requirements-nodeps.txt requirements.lock .ci/setup monailabel_app/pipelines/launcher.py
 SETUP := $(VENV)/.setup-done
 SETUP_DEV := $(VENV)/.setup-dev-done
+# Tools that read the locks and write about them; not part of what runs.
+TOOLS := $(VENV)/tools
+TOOLS_PY := $(TOOLS)/bin/python
 
-.PHONY: help setup setup-dev serve doctor test test-real test-all lint format weights benchmark page clean
+.PHONY: help setup setup-dev serve doctor test test-real test-all lint format weights benchmark page lock audit licences sbom wheelhouse clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -69,6 +77,29 @@ benchmark: $(SETUP)
 
 page:
 	cd lib/page && npm ci --ignore-scripts --no-audit --no-fund && npm run build
+
+$(TOOLS)/.done: .ci/requirements-tools.txt $(SETUP)
+	"$(PY)" -m venv "$(TOOLS)"
+	"$(TOOLS_PY)" -m pip install --disable-pip-version-check -q -r .ci/requirements-tools.txt
+	@touch "$@"
+
+lock: $(TOOLS)/.done
+	"$(TOOLS_PY)" .ci/lock.py $(LOCK_ARGS)
+
+# --strict: a package that could not be looked up is an error, not a pass.
+audit: $(TOOLS)/.done
+	"$(TOOLS_PY)" -m pip_audit --strict --disable-pip --no-deps -r requirements.lock -r requirements-cuda.lock $(AUDIT_ARGS)
+
+# Of what is installed from the lock: the licences are read there.
+licences: $(SETUP)
+	"$(PY)" .ci/licences.py
+
+sbom: $(SETUP) $(TOOLS)/.done
+	"$(PY)" .ci/sbom.py
+	"$(TOOLS_PY)" .ci/sbom.py --check
+
+wheelhouse: $(SETUP)
+	.ci/wheelhouse "$(VENV)" "$(WHEELHOUSE)"
 
 clean:
 	rm -rf "$(VENV)" .pytest_cache .ruff_cache

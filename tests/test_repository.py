@@ -26,10 +26,13 @@ TOP_LEVEL = {
         "requirements-dev.txt",
         "requirements-nodeps.txt",
         "requirements-ray.txt",
+        "requirements.lock",
+        "requirements-cuda.lock",
         "pyproject.toml",
         "Makefile",
         "LICENSE",
         "CHANGELOG.md",
+        "SECURITY.md",
     ),
     *(".ci", ".gitignore", ".gitattributes", ".pre-commit-config.yaml", ".editorconfig", ".github"),
 }
