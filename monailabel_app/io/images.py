@@ -6,8 +6,10 @@ says what was expected, what came and what to do. No message carries a file or p
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import shutil
 import zlib
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from monailabel_app.types import Volume
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 WRITABLE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+_NOTHING_LEFT = 2**18  # bytes free on a disk that could not take a file
 
 
 def read_volume(
@@ -81,7 +84,7 @@ def write_labelmap(
         which stores single precision.
     compress: gzip inside .nrrd and .mha (for NIfTI the suffix decides).
 
-    Raises InvalidVolume for another shape, values or suffix.
+    Raises InvalidVolume for another shape, values or suffix, OSError where the disk is full.
     """
     labels = np.asarray(labels)
     if labels.dtype != np.uint8:
@@ -160,11 +163,21 @@ def _write(path: Path, data: np.ndarray, native: NativeGeometry, compress: bool)
         if suffix in NIFTI_SUFFIXES:
             nib.save(nifti_image(data, native), temporary)
         else:
-            with quiet_itk():
-                sitk.WriteImage(_itk_image(data, native), str(temporary), useCompression=compress)
+            _write_itk(temporary, data, native, compress)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_itk(path: Path, data: np.ndarray, native: NativeGeometry, compress: bool) -> None:
+    try:
+        with quiet_itk():
+            sitk.WriteImage(_itk_image(data, native), str(path), useCompression=compress)
+    except RuntimeError as error:
+        # ITK does not say why; while the part that it has written is there, the disk does.
+        if shutil.disk_usage(path.parent).free < _NOTHING_LEFT:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise
 
 
