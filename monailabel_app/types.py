@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -162,6 +163,7 @@ class Finding:
     calibration: which one the thresholds come from, and what the operating point promises about healthy scans.
     drift: how far the scan's bulk is from the calibration's scans; None for a calibration of an earlier version.
     reconstructs: whether there is a reconstruction to ask for.
+    provenance: what the result depends on (``pipelines.manifest``); None where it was not made by ``predict``.
 
     Made only where images are asked for: reconstruction, (x, y, z) float32, the pseudo-healthy brain in the scan's own
     grey values, 0 outside the brain; None for methods that make none. uncertainty_map, (x, y, z) float32, the
@@ -190,6 +192,33 @@ class Finding:
     drift: Mapping[str, Any] | None = None
     uncertainty_map: np.ndarray | None = None
     reconstructs: bool = True
+    provenance: Mapping[str, Any] | None = None
+
+    @cached_property
+    def manifest(self) -> dict[str, Any] | None:
+        """The run manifest (``pipelines.manifest``): what the result depends on, and hashes of what came out.
+
+        Found once, since the arrays are not changed afterwards. The same for the same run: times are not in it.
+        """
+        if self.provenance is None:
+            return None
+        figures = {
+            "anomaly_score": self.anomaly_score,
+            "p_value": self.p_value,
+            "lesions": [asdict(lesion) for lesion in self.lesions],
+            "uncertainty": self.uncertainty,
+        }
+        told = {
+            **self.provenance,
+            "threshold": to_json(self.threshold),
+            "output": {
+                "mask": digest_of(self.mask),
+                "anomaly_map": digest_of(self.anomaly_map),
+                "brain_mask": digest_of(self.brain_mask),
+                "figures": hashlib.sha256(json.dumps(to_json(figures), sort_keys=True).encode()).hexdigest(),
+            },
+        }
+        return {**told, "id": manifest_id(told)}
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON types (no numpy scalars, no NaN)."""
@@ -211,9 +240,24 @@ class Finding:
                 "uncertainty": self.uncertainty,
                 "calibration": self.calibration,
                 "drift": self.drift,
+                "manifest": self.manifest,
                 "intended_use": "research use only; not a medical device",
             }
         )
+
+
+def digest_of(array: np.ndarray) -> str:
+    """sha256 over an array's values, shape and type, in hexadecimal; booleans count as bytes."""
+    plain = np.ascontiguousarray(array)
+    found = hashlib.sha256(plain.reshape(-1).view(np.uint8))
+    found.update(repr((plain.shape, plain.dtype.str)).encode())
+    return found.hexdigest()
+
+
+def manifest_id(manifest: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits over all of a run manifest but its id and times: the same for the same run."""
+    lasting = {key: value for key, value in manifest.items() if key not in {"id", "time", "seconds"}}
+    return hashlib.sha256(json.dumps(to_json(lasting), sort_keys=True).encode()).hexdigest()[:32]
 
 
 def to_json(value: Any) -> Any:

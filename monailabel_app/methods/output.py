@@ -61,6 +61,11 @@ def fast_autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=_bfloat16_is_fast(device))
 
 
+def computes_in(device: torch.device) -> str:
+    """The type that ``fast_autocast`` computes in on a device, by name."""
+    return "bfloat16" if _bfloat16_is_fast(device) else "float32"
+
+
 def _bfloat16_is_fast(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()

@@ -62,13 +62,15 @@ class Evidence:
 class Analysis:
     """A prepared brain and what the method made of it.
 
-    gate: the input gate's report; judged: whether it was asked, since of some scans it knows nothing to say.
+    gate: the input gate's report; judged: whether it was asked, since of some scans it knows nothing to say. made: the
+    environments (``manifest.environment``) in which it and the members' analyses were made.
     """
 
     prepared: PreparedVolume
     evidence: Evidence
     gate: GateReport | None = None
     judged: bool = False
+    made: tuple[Mapping[str, Any], ...] = ()
 
     def raw(self, score: str) -> np.ndarray:
         """The uncalibrated map of one score, (X, Y, Z)."""

@@ -45,13 +45,18 @@ _PURGE_SECONDS, _ABANDONED_SECONDS = 600.0, 3600.0
 
 
 @cache
-def code_version() -> str:
-    """Version and checksum of this package and version of torch: an analysis of other code is not taken for its own."""
+def code_checksum() -> str:
+    """A short checksum of the code of this package as it was when this process first asked."""
     package = Path(monailabel_app.__file__).parent
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
         digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
-    return f"{monailabel_app.__version__} {digest.hexdigest()[:16]} torch {torch.__version__}"
+    return digest.hexdigest()[:16]
+
+
+def code_version() -> str:
+    """Version and checksum of this package and version of torch: an analysis of other code is not taken for its own."""
+    return f"{monailabel_app.__version__} {code_checksum()} torch {torch.__version__}"
 
 
 class AnalysisStore:
@@ -230,6 +235,7 @@ def _flattened(analysis: Analysis) -> tuple[dict[str, np.ndarray], dict[str, Any
         "evidence": _flat_evidence(analysis.evidence, arrays),
         "gate": None if analysis.gate is None else _gate_record(analysis.gate),
         "judged": analysis.judged,
+        "made": to_json(list(analysis.made)),
     }
     return arrays.named, record
 
@@ -296,6 +302,7 @@ def _read(path: Path) -> Analysis:
             _evidence(record["evidence"], array),
             None if gate is None else GateReport(**{**gate, "reasons": tuple(gate["reasons"])}),
             bool(record["judged"]),
+            tuple(record["made"]),
         )
 
 

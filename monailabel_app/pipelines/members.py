@@ -79,11 +79,12 @@ def analyse_members(
     model: AnomalyModel, prepared: PreparedVolume, analyse_one: Callable[[int, AnomalyModel], Analysis]
 ) -> Analysis:
     """What the members make of a prepared brain, and what follows from it with their own calibrations."""
-    members = tuple(analyse_one(index, member).evidence for index, member in enumerate(model.members))
+    analyses = [analyse_one(index, member) for index, member in enumerate(model.members)]
+    members = tuple(analysis.evidence for analysis in analyses)
     maps = combine_evidence(model, prepared, members, own_statistics(model))
     mean, variance = _mixed_reconstruction(members)
     evidence = EnsembleEvidence(prepared.image[0], prepared.brain_mask, mean, maps, variance=variance, members=members)
-    return Analysis(prepared, evidence)
+    return Analysis(prepared, evidence, made=tuple(made for analysis in analyses for made in analysis.made))
 
 
 def own_statistics(model: AnomalyModel) -> list[VoxelStatistics]:

@@ -28,6 +28,7 @@ from .cache import MapCache, analysis_key
 from .calibration_notes import drift_json, drift_of, identity_of, notes_of
 from .find_model import SHIPPED_MODELS, find_model, list_model_folders
 from .levels import analysed_part, at_levels, middle_level, on_grid_of
+from .manifest import environment, provenance
 from .members import analyse_members
 from .native_images import native_reconstruction
 from .predict_settings import PredictSettings, check_settings
@@ -131,9 +132,10 @@ def predict(
     )
     seconds["postprocessing"] = time.perf_counter() - started
     uncertainty = deviation = None
+    made = list(held.made)
     if settings.uncertainty:
         started = time.perf_counter()
-        again = partial(_repeat, cache if key else None, volume, model, settings, expensive, tell, run)
+        again = partial(_repeat, cache if key else None, volume, model, settings, expensive, tell, run, made)
         lesions, uncertainty, deviation = repeated(volume, model, held, mask, lesions, settings, again, images=images)
         seconds["uncertainty"] = time.perf_counter() - started
     tell("done", 1.0)
@@ -166,6 +168,7 @@ def predict(
         uncertainty=uncertainty,
         calibration=identity_of(model, calibration, settings),
         drift=drift_json(drift, background),
+        provenance=provenance(volume, model, settings, score, prepared.steps, made, brain),
     )
 
 
@@ -224,7 +227,7 @@ def analyse(
         scores=model.meta["scores"],
         progress=tell,
     )
-    return Analysis(prepared, evidence)
+    return Analysis(prepared, evidence, made=(environment(settings.device),))
 
 
 def _analyse_ensemble(
@@ -288,6 +291,7 @@ def _repeat(
     expensive: Mapping[str, Any],
     tell: Progress,
     run: bool,
+    made: list[Mapping[str, Any]],
     prepare_anew: Callable[[], PreparedVolume],
     seed: int,
     repeat: tuple[int, int],
@@ -307,4 +311,5 @@ def _repeat(
         held = analyse(prepare_anew(), model, replace(settings, seed=seed), progress=part)
         if key:
             cache.put(key, held)
+    made += held.made
     return held
