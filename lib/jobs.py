@@ -21,7 +21,7 @@ from typing import Any
 from lib import metrics
 from lib.access.principal import ADMIN, Principal, acting, current
 from lib.errors import NotAllowed, ServerBusy, UnknownJob, place_of
-from lib.line import CANCELLED_WAITING, Lines, Place
+from lib.line import CANCELLED_WAITING, WAITING, Lines, Place
 from monailabel_app.errors import AnomalyAppError, Cancelled
 from monailabel_app.pipelines.overall import Overall, StageTimes
 from monailabel_app.pipelines.pace import Pace
@@ -33,7 +33,7 @@ STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 INFER = "infer"
 MAX_QUEUED = 200
 KEPT, KEPT_SECONDS = 100, 24 * 3600.0
-WAITING, STOPPING = "waiting", "stopping"
+STOPPING = "stopping"
 _CANCELLED_RUNNING = "cancelled while it ran"
 _USUAL_SECONDS = 30.0
 

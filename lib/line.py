@@ -19,6 +19,8 @@ MAX_WAITING = 16
 # How long a scan that is still being fetched keeps its place's turn before the next one may go first.
 PATIENCE_SECONDS = 5.0
 ASK_SECONDS = 0.5
+# The stage that is told while one waits for its turn.
+WAITING = "waiting"
 CANCELLED_WAITING = "cancelled while it waited for its turn"
 
 

@@ -1,8 +1,8 @@
 """``POST /infer/{model}``: MONAI Label's address, answered outside the event loop.
 
 MONAI Label runs the whole analysis inside an ``async def``, so that the server answers nobody until it is
-done. Here the function is a plain ``def``, which the framework runs in a thread; the devices' locks in
-``lib.runner`` keep it at one job per device.
+done. Here it runs in a thread; the devices' locks in ``lib.runner`` keep it at one job per device. A client that closes
+its connection gives up its place in line. What has begun goes on where its result is kept, and else stops.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Depends, File, Form, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.background import BackgroundTasks
 from monailabel.config import settings
 from monailabel.endpoints.infer import ResultType, send_response
@@ -23,6 +23,7 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 
 from lib.datastore import IMAGE_EXTENSIONS
+from lib.endpoints.caller import Caller
 from lib.errors import InvalidRequest, UnknownImage
 from lib.plans import recorded
 
@@ -33,7 +34,8 @@ RESERVED = {"model", "image", "session", "label", "image_path", "files", "descri
 
 
 @router.post("/infer/{model}", summary="Find anomalies in an image of the datastore, an upload or a session")
-def run_inference(
+async def run_inference(
+    http: Request,
     background_tasks: BackgroundTasks,
     model: str,
     image: str = "",
@@ -45,6 +47,21 @@ def run_inference(
     user: User = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER)),
 ):
     """Same parameters and answers as MONAI Label's own, which Slicer, OHIF and the Python client rely on."""
+    caller = Caller()
+    given = (background_tasks, model, image, session_id, params, file, output)
+    return await caller.served(http, _infer, caller, *given)
+
+
+def _infer(
+    caller: Caller,
+    background_tasks: BackgroundTasks,
+    model: str,
+    image: str,
+    session_id: str,
+    params: str,
+    file: UploadFile | None,
+    output: ResultType | None,
+) -> Any:
     app = app_instance()
     request = {key: value for key, value in read_params(params).items() if key not in RESERVED}
     request["model"] = model
@@ -60,7 +77,8 @@ def run_inference(
         else:
             raise InvalidRequest("expected an image id, an uploaded file or a session id; got none of them")
         job = stack.enter_context(recorded(app, request, image))
-        result = app.infer(request, image_file=image_file, as_dicom_seg=as_seg, progress=job.tell)
+        tell = caller.asking(job.tell, kept=bool(image))
+        result = app.infer(request, image_file=image_file, as_dicom_seg=as_seg, progress=tell)
     if as_seg:
         background_tasks.add_task(Path(result["dicom_seg"]).unlink, missing_ok=True)
     return send_response(app.datastore(), result, output, background_tasks)
