@@ -6,21 +6,31 @@ everybody.
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, File, Form, UploadFile
-from fastapi.background import BackgroundTasks
+from fastapi.responses import FileResponse
 from monailabel.config import settings
-from monailabel.endpoints import activelearning, info, session
+from monailabel.endpoints import activelearning, info
 from monailabel.endpoints import datastore as stock
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
+from starlette.background import BackgroundTask
 
+from lib import leases, review
+from lib.access.principal import current
 from lib.endpoints.infer import read_params
-from lib.errors import NotAllowed
+from lib.errors import InvalidRequest, NotAllowed, UnknownImage
 from lib.healthy import contradiction, healthy_scans
+from lib.perimeter.body_limit import check_space
 from lib.reviewed import is_final
+from lib.scoring import evaluate, records
+from lib.uploads import received
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Data"])
 
@@ -41,23 +51,26 @@ def next_sample(strategy: str, params: dict | None = None, user: User = _USER):
     return activelearning.sample(strategy, params, user.username)
 
 
+# What this app itself writes into a scan's information: findings, reviews, who works on it, what replaced it.
+OWN_KEYS = frozenset({records.KEY, review.KEY, leases.KEY, evaluate.KEY, "replaced_id", "name", "ts"})
+_BY_NAME = frozenset({"token", "cookie", "keycloak"})
+
+
 @router.put("/datastore/", include_in_schema=False)
 @router.put("/datastore/image", summary="Upload a scan")
 def add_image(
-    background_tasks: BackgroundTasks,
-    image: str | None = None,
-    params: str = Form("{}"),
-    file: UploadFile = File(...),
-    user: User = _ANNOTATOR,
+    image: str | None = None, params: str = Form("{}"), file: UploadFile = File(...), user: User = _ANNOTATOR
 ):
     """Store a scan under an id."""
-    read_params(params)
-    return stock.add_image(background_tasks, image, params, file, user.username)
+    given = told(params)
+    name = os.path.basename((file.filename or "").replace("\\", "/"))
+    with received(file) as path:
+        stem = name[: -len(path.name.removeprefix("upload"))] if name.lower().endswith(path.name[6:]) else name
+        return {"image": app_instance().datastore().add_image(image or stem, str(path), signed(given, user))}
 
 
 @router.put("/datastore/label", summary="Submit a label")
 def save_label(
-    background_tasks: BackgroundTasks,
     image: str,
     params: str = Form("{}"),
     tag: str = DefaultLabelTag.FINAL.value,
@@ -68,12 +81,71 @@ def save_label(
 
     ``warnings`` in the answer: what a final label contradicts, and the models that have seen the scan as healthy.
     """
-    read_params(params)
-    answer = stock.save_label(background_tasks, image, params, tag, label, user.username)
-    if is_final(tag or DefaultLabelTag.FINAL.value):
-        warnings = app_instance().final_label_changed(image)
+    given, app = read_params(params), app_instance()
+    tag = tag or DefaultLabelTag.FINAL.value
+    with received(label) as path:
+        label_id = app.datastore().save_label(image, str(path), tag, signed(given, user))
+    answer = {**(app.on_save_label(image, label_id) or {}), "image": image, "label": label_id}
+    if is_final(tag):
+        warnings = app.final_label_changed(image)
         answer |= {"warnings": warnings} if warnings else {}
     return answer
+
+
+@router.delete("/datastore/", include_in_schema=False)
+@router.delete("/datastore/image", summary="Remove a scan and its labels")
+def remove_image(id: str, user: User = _ADMIN):
+    """Remove a scan and its labels."""
+    app_instance().datastore().remove_image(id)
+    return {}
+
+
+@router.get("/datastore/dataset", summary="Download scans and labels as a ZIP archive")
+def dataset(limit_cases: int | None = None, user: User = _ADMIN):
+    """Scans with a final label. Raises UnknownImage where there is none, NoSpace where it would fill the disk."""
+    if limit_cases is not None and limit_cases < 1:
+        raise InvalidRequest(f"expected limit_cases to be a whole number from 1, got {limit_cases}")
+    datastore = app_instance().datastore()
+    listed = datastore.datalist()
+    if not listed:
+        raise UnknownImage("there is no scan with a final label to put into an archive")
+    files = [Path(file) for case in listed[:limit_cases] for file in case.values()]
+    check_space(sum(file.stat().st_size for file in files if file.is_file()), (Path(tempfile.gettempdir()),), copies=1)
+    archive = Path(datastore.get_dataset_archive(limit_cases))
+    return FileResponse(
+        archive, media_type="application/zip", filename="dataset.zip", background=BackgroundTask(archive.unlink, True)
+    )
+
+
+@router.put("/datastore/updatelabelinfo", include_in_schema=False)
+def update_label_info_formerly(label: str, tag: str, params: str = Form("{}"), user: User = _ANNOTATOR):
+    """MONAI Label's former address of it."""
+    return update_label_info(label, tag, params, user)
+
+
+@router.put("/datastore/label/info", summary="Change a label's information")
+def update_label_info(label: str, tag: str, info: str = Form("{}"), user: User = _ANNOTATOR):
+    """JSON that is kept beside a label."""
+    return app_instance().datastore().update_label_info(label, tag, signed(read_params(info), user))
+
+
+def told(text: str) -> dict[str, Any]:
+    """What a client says of a scan. Raises InvalidRequest for what only this server writes: it would be forged."""
+    given = read_params(text)
+    forged = sorted(OWN_KEYS & given.keys())
+    if forged:
+        raise InvalidRequest(
+            f"expected information without {', '.join(forged)}, which this server writes itself (reviews: PUT "
+            "/anomaly/reviews; analyses: POST /infer)"
+        )
+    return given
+
+
+def signed(given: Mapping[str, Any], user: User) -> dict[str, Any]:
+    """``given`` with whose request it is."""
+    who = current()
+    name = who.name if who.how in _BY_NAME else user.username
+    return {**given, **({"user": name} if name else {})}
 
 
 @router.delete("/datastore/label", summary="Remove a label")
@@ -90,10 +162,7 @@ def remove_label(id: str, tag: str, user: User = _ADMIN):
 def update_image_info(image: str, info: str = Form("{}"), user: User = _ANNOTATOR):
     """``{"healthy": true}`` offers the scan for training, false keeps it out, null takes either back."""
     app = app_instance()
-    changes = read_params(info)
-    if user.username:
-        changes["user"] = user.username
-    app.datastore().update_image_info(image, changes)
+    app.datastore().update_image_info(image, signed(told(info), user))
     warning = contradiction(app.datastore(), app.conf, image)
     return {"warnings": [warning]} if warning else None
 
@@ -114,6 +183,9 @@ def get_image(image: str, user: User = _USER):
 @router.head("/datastore/image", summary="Whether there is such a scan")
 def check_image(image: str, check_sum: str | None = None, user: User = _USER):
     """200 or 404."""
+    algorithm = (check_sum or "").rpartition(":")[0]
+    if check_sum and algorithm not in {"", "SHA256", "SHA512", "MD5"}:
+        raise InvalidRequest("expected check_sum as SHA256:HEX, SHA512:HEX or MD5:HEX")
     return stock.download_image(image, check_only=True, check_sum=check_sum)
 
 
@@ -121,18 +193,6 @@ def check_image(image: str, check_sum: str | None = None, user: User = _USER):
 def get_label(label: str, tag: str, user: User = _USER):
     """The label's file; tag ``anomaly_map`` is the map of the last analysis."""
     return stock.download_label(label, tag)
-
-
-@router.put("/session/", summary="Upload a scan for this session only")
-def create_session(
-    background_tasks: BackgroundTasks,
-    uncompress: bool = False,
-    expiry: int = 0,
-    files: list[UploadFile] = File(...),
-    user: User = _USER,
-):
-    """Keep a scan outside the datastore until the session expires."""
-    return session.create_session(background_tasks, uncompress, expiry, files)
 
 
 @router.put("/model/{model}", include_in_schema=False)

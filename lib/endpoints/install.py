@@ -23,12 +23,14 @@ from lib.endpoints import (
     health,
     infer,
     jobs,
+    logs,
     metrics,
     models,
     page,
     results,
     reviews,
     samples,
+    sessions,
     studies,
     tasks,
     viewer,
@@ -57,7 +59,7 @@ def install(server: FastAPI | None = None) -> bool:
             return False
     routers = (
         infer.router, data.router, tasks.router, evaluation.router, viewer.router, archive.router, page.router,
-        jobs.router, dicom.router, results.router, samples.router,
+        jobs.router, dicom.router, results.router, samples.router, sessions.router, logs.router,
         studies.router, reviews.router, models.router, health.router, metrics.router,
     )  # fmt: skip
     routes = [route for router in routers for route in router.routes]

@@ -131,20 +131,20 @@ def said_length(scope) -> int | None:
     return int(said[0])
 
 
-def check_space(length: int, folders: tuple[Path, ...]) -> None:
-    """Raises NoSpace where ``length`` bytes and their copies would fill the disk of one of ``folders``."""
-    error = _space_error(length, folders)
+def check_space(length: int, folders: tuple[Path, ...], copies: int = _COPIES) -> None:
+    """Raises NoSpace where ``length`` bytes in ``copies`` would fill the disk of one of ``folders``."""
+    error = _space_error(length, folders, copies)
     if error is not None:
         raise error
 
 
-def _space_error(length: int, folders: tuple[Path, ...]) -> NoSpace | None:
+def _space_error(length: int, folders: tuple[Path, ...], copies: int = _COPIES) -> NoSpace | None:
     for folder in folders:
         try:
             free = shutil.disk_usage(folder).free
         except OSError:
             continue
-        if free < length * _COPIES + _RESERVE:
+        if free < length * copies + _RESERVE:
             return NoSpace(
                 f"this server has {free // 2**20} MiB of disk left, too little to take an upload of "
                 f"{length // 2**20} MiB safely: ask its administrator to make room"
