@@ -35,7 +35,7 @@ MAX_QUEUED = 200
 KEPT, KEPT_SECONDS = 100, 24 * 3600.0
 STOPPING = "stopping"
 _CANCELLED_RUNNING = "cancelled while it ran"
-_USUAL_SECONDS = 30.0
+_USUAL_SECONDS, _LATEST_RETRY = 30.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ class Jobs:
         self._times = StageTimes()
         self._lasted: deque[float] = deque(maxlen=8)
         self._closing = False
+        self._promised = 0.0
 
     def submit(self, image: str, model: str, params: Mapping[str, Any]) -> Job:
         """A job for a stored image; the one at hand when the same was asked for and is not over yet.
@@ -126,12 +127,14 @@ class Jobs:
                     return job
             waiting = sum(len(todo) for todo in self._todo.values())
             if waiting >= self._max_queued:
+                later = self.retry_after()
                 raise ServerBusy(
-                    f"{waiting} jobs are waiting already: send it again in about {self.retry_after():.0f} s",
-                    retry_after=self.retry_after(),
+                    f"{waiting} jobs are waiting already: send it again in about {later:.0f} s", retry_after=later
                 )
             job = Job(self, INFER, model, image, params, plan)
-            job.place = self._lines.enter(plan.device, threaded=False, on_turn=lambda: self._begin(job))
+            job.place = self._lines.enter(
+                plan.device, threaded=False, on_turn=lambda: self._begin(job), owner=job.principal.name
+            )
             self._keep(job)
             if plan.device not in self._todo:
                 self._todo[plan.device] = deque()
@@ -153,7 +156,7 @@ class Jobs:
         with self._lock:
             self._refuse_when_closing()
             job = Job(self, kind, model, image, params or {}, plan)
-            job.place = self._lines.enter(plan.device, on_turn=lambda: self._begin(job))
+            job.place = self._enter(job)
             self._keep(job)
         with self._ending(job), self._lines.standing(job.place):
             yield job
@@ -230,10 +233,24 @@ class Jobs:
         return False
 
     def retry_after(self) -> float:
-        """Seconds until a place in line may be free: about what an analysis takes here."""
+        """Seconds until a place in line may be free: one analysis for each client that is turned away, one after the
+        other, so that they do not all come back at the same moment.
+        """
         with self._lock:
             usual = sum(self._lasted) / len(self._lasted) if self._lasted else _USUAL_SECONDS
-        return min(300.0, max(2.0, usual))
+            now = time.monotonic()
+            self._promised = max(now, self._promised) + max(1.0, usual)
+            # Those that were told to come later than that may not come at all.
+            self._promised = min(self._promised, now + _LATEST_RETRY)
+            return max(2.0, self._promised - now)
+
+    def _enter(self, job: Job) -> Place:
+        """A request's place. Raises ServerBusy that says when to come back."""
+        try:
+            return self._lines.enter(job.plan.device, on_turn=lambda: self._begin(job), owner=job.principal.name)
+        except ServerBusy as error:
+            error.retry_after = self.retry_after()
+            raise
 
     def told(self, job: Job, stage: str, share: float) -> None:
         """What ``Job.tell`` does."""
@@ -265,7 +282,10 @@ class Jobs:
             with self._come:
                 while not todo:
                     self._come.wait()
-                job = todo.popleft()
+                # Of several persons' jobs the one whose turn it is; of equals, the first that came.
+                job = min(todo, key=lambda job: job.place.turn)
+                todo.remove(job)
+                self._lines.call(job.place)
             try:
                 with acting(job.principal), self._ending(job), self._lines.standing(job.place):
                     self._work(job)

@@ -352,3 +352,33 @@ def test_a_job_is_done_in_the_name_of_who_submitted_it_and_cancelled_by_them_or_
         assert jobs.cancel(last.id)["state"] == "cancelled"
     assert names == ["anna"]
     assert current().name == "server"
+
+
+def test_each_of_several_persons_gets_a_job_done_in_turn(jobs, stage):
+    anna, bert = Principal("anna", READER, "token"), Principal("bert", READER, "token")
+    with acting(anna):
+        of_anna = [jobs.submit(f"a{number}", "one", {}) for number in range(4)]
+    until(lambda: state(jobs, of_anna[0]) == "running")
+    with acting(bert):
+        of_bert = [jobs.submit(f"b{number}", "one", {}) for number in range(2)]
+    positions = {job["image"]: job["position"] for job in jobs.listing()}
+    assert positions == {"a0": 0, "a1": 1, "b0": 2, "a2": 3, "b1": 4, "a3": 5}
+    for job in (*of_anna, *of_bert):
+        stage.say(job.image, "end")
+    until(lambda: all(job.over for job in (*of_anna, *of_bert)))
+    assert stage.order == ["a0", "a1", "b0", "a2", "b1", "a3"]
+
+
+def test_those_who_are_turned_away_are_told_different_times(stage):
+    jobs = make(stage, max_queued=1)
+    running = jobs.submit("a", "one", {})
+    until(lambda: state(jobs, running) == "running")
+    jobs.submit("b", "one", {})
+    told = []
+    for number in range(4):
+        with pytest.raises(ServerBusy) as caught:
+            jobs.submit(f"c{number}", "one", {})
+        told.append(caught.value.retry_after)
+    assert told == sorted(told)
+    assert told[0] + 60 < told[3] <= 300
+    assert jobs.close(10)

@@ -186,3 +186,86 @@ def test_a_place_is_given_up_when_the_work_fails_before_the_device_is_asked_for(
         raise ValueError("no such file")
     with lines.device("cpu"):
         assert lines.waiting == 0
+
+
+def served(lines, *, device="cpu"):
+    """Who is served in which order, with nobody coming meanwhile."""
+    order = []
+    while lines._lines.get(device):
+        place = next(place for place in lines._order(device))
+        with lines.standing(place), lines.device(device):
+            order.append(place.name)
+    return order
+
+
+def named(lines, name, *, threaded=False, owner="anna"):
+    place = lines.enter("cpu", threaded=threaded, owner=owner)
+    place.name = name
+    return place
+
+
+def test_a_person_with_many_jobs_does_not_make_another_wait_for_all_of_them():
+    lines = Lines()
+    for number in range(5):
+        named(lines, f"anna {number}")
+    named(lines, "bert 0", owner="bert")
+    named(lines, "bert 1", owner="bert")
+    last = named(lines, "carla 0", owner="carla")
+    assert lines.ahead(last) == 2
+    assert served(lines) == [
+        "anna 0", "bert 0", "carla 0", "anna 1", "bert 1", "anna 2", "anna 3", "anna 4",
+    ]  # fmt: skip
+
+
+def test_who_comes_later_does_not_get_the_turns_that_others_had():
+    lines = Lines()
+    for number in range(3):
+        named(lines, f"anna {number}")
+        assert served(lines) == [f"anna {number}"]
+    for number in range(2):
+        named(lines, f"anna {number}")
+        named(lines, f"bert {number}", owner="bert")
+    assert served(lines) == ["anna 0", "bert 0", "anna 1", "bert 1"]
+
+
+def test_a_request_waits_for_one_queued_job_at_most_and_lets_one_pass():
+    lines = Lines()
+    for number in range(3):
+        named(lines, f"job {number}")
+    first, second = (named(lines, f"request {number}", threaded=True) for number in range(2))
+    late = named(lines, "late job")
+    assert [lines.ahead(place) for place in (first, second, late)] == [1, 2, 5]
+    assert served(lines) == ["job 0", "request 0", "request 1", "job 1", "job 2", "late job"]
+
+
+def test_jobs_do_not_starve_while_requests_keep_coming():
+    lines, order = Lines(), []
+    for number in range(3):
+        named(lines, f"job {number}")
+    for number in range(12):
+        if number < 9:
+            named(lines, f"request {number}", threaded=True)
+        place = lines._order("cpu")[0]
+        with lines.standing(place), lines.device("cpu"):
+            order.append(place.name)
+    assert order.index("job 2") < 6
+    assert [name for name in order if name.startswith("request")] == [f"request {number}" for number in range(9)]
+
+
+def test_a_job_that_a_worker_stands_in_is_not_overtaken_by_a_later_one():
+    lines, order = Lines(), []
+    holding = Waiter(lines, "request", order)
+    until(lambda: order == ["request"])
+    for number in range(4):
+        named(lines, f"anna {number}")
+    called = lines._order("cpu")[1]
+    lines.leave(called)
+    lines.leave(lines._order("cpu")[1])
+    called = lines._order("cpu")[1]
+    waits = Waiter(lines, "called", order, called)
+    until(lambda: called.since is not None)
+    other = named(lines, "bert", owner="bert")
+    assert (lines.ahead(called), lines.ahead(other)) == (0, 1)
+    holding.let_go()
+    until(lambda: order == ["request", "called"])
+    waits.let_go()
