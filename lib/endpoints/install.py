@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from lib import background
+from lib.access.gate import Gate
 from lib.endpoints import (
     archive,
     data,
@@ -41,7 +42,7 @@ from lib.perimeter import BodyLimit, ExactCors, SameOrigin, SecurityHeaders
 
 _MARK = "anomaly:"
 # What every request goes through, outermost first; inside MONAI Label's own handling of errors.
-LAYERS = (Metrics, BodyLimit, SameOrigin, Guard)
+LAYERS = (Metrics, BodyLimit, SameOrigin, Gate, Guard)
 # Around that handling, so that its answers have the headers, too.
 AROUND = (SecurityHeaders, ExactCors)
 
@@ -60,7 +61,7 @@ def install(server: FastAPI | None = None) -> bool:
     routers = (
         infer.router, data.router, tasks.router, evaluation.router, viewer.router, archive.router, page.router,
         jobs.router, dicom.router, results.router, samples.router, sessions.router, logs.router,
-        studies.router, reviews.router, models.router, health.router, metrics.router,
+        studies.router, reviews.router, models.router, health.router, metrics.router, login.router,
     )  # fmt: skip
     routes = [route for router in routers for route in router.routes]
     for route in routes:

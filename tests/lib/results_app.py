@@ -172,4 +172,9 @@ def client_of(app: SmallApp, monkeypatch) -> TestClient:
     monkeypatch.setitem(apps, f"{app.app_dir}studies", app)
     server = FastAPI()
     install(server)
-    return TestClient(server, raise_server_exceptions=False)
+    return local_client(server, raise_server_exceptions=False)
+
+
+def local_client(server: FastAPI, **options) -> TestClient:
+    """A client that asks as one on the server's own machine does: from a loopback address, for a loopback host."""
+    return TestClient(server, base_url="http://127.0.0.1", client=("127.0.0.1", 50000), **options)

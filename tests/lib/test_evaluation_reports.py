@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC
 
@@ -17,6 +16,7 @@ from lib.endpoints.evaluation import policy
 from lib.errors import UnknownImage
 from lib.scoring import reports
 from monailabel_app.reports.evaluation_page import evaluation_html
+from tests.lib.results_app import local_client
 
 RECORD = {"version": 1, "made": {"time": "now"}, "sets": [], "failed": []}
 
@@ -116,8 +116,9 @@ def client(tmp_path, made, monkeypatch):
     monkeypatch.setattr(evaluation, "app_instance", lambda: app)
     reports.publish(tmp_path / "runs" / "scoring", made, {"models": ["one"]})
     server = FastAPI()
+    monkeypatch.setattr(settings, "MONAI_LABEL_APP_DIR", str(tmp_path))
     install(server)
-    return TestClient(server)
+    return local_client(server)
 
 
 def test_reports_are_served_with_headers_that_keep_them_apart(client):

@@ -1,0 +1,49 @@
+"""Whether a request comes from a program or a person on this very machine, who has not been sent by anybody else."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+# Somebody in between says so: the request's sender is not who it is from.
+_FORWARDED = frozenset({b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip"})
+
+
+def is_local(scope: Mapping[str, Any]) -> bool:
+    """A client at a loopback address that asked for a loopback host and was not forwarded by a proxy.
+
+    The host is looked at because a page of any site can make a browser on this machine ask here under that site's own
+    name (DNS rebinding); the browser then writes that name into ``Host``.
+    """
+    client = scope.get("client")
+    if not client or not is_loopback(str(client[0])):
+        return False
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if len(hosts) != 1 or not _names_loopback(hosts[0].decode("latin-1")):
+        return False
+    return not any(name in _FORWARDED or name.startswith(b"x-forwarded-") for name, _ in scope["headers"])
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is this machine's own (127.0.0.0/8, ::1, and the former as IPv6)."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_loopback
+
+
+def _names_loopback(host: str) -> bool:
+    name, port = host, ""
+    if host.startswith("["):
+        name, bracket, port = host[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            return False
+        port = port[1:]
+    elif ":" in host:
+        name, _, port = host.partition(":")
+    if port and not (port.isascii() and port.isdigit()):
+        return False
+    return name.lower() == "localhost" or is_loopback(name)

@@ -1,0 +1,448 @@
+"""Who is admitted: by token, session or from this machine alone; every address of the server has a decided role."""
+
+import base64
+import time
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from monailabel.config import settings
+from starlette.websockets import WebSocketDisconnect
+
+from lib.access.authenticate import Access
+from lib.access.locality import is_local
+from lib.access.policy import PUBLIC, role_needed, rule_of
+from lib.access.return_path import return_path
+from lib.access.sessions import COOKIE, Sessions
+from lib.access.throttle import Throttle
+from lib.endpoints.install import install
+from lib.errors import InvalidRequest
+from monailabel_app.access.tokens import TokenStore
+from tests.lib.results_app import client_of, small_app
+
+HTML = {"Accept": "text/html,application/xhtml+xml"}
+
+
+@pytest.fixture
+def app(tmp_path):
+    return small_app(tmp_path)
+
+
+@pytest.fixture
+def store(app):
+    return TokenStore(f"{app.app_dir}/model/tokens.json")
+
+
+@pytest.fixture
+def served(app, monkeypatch):
+    """Clients of one server: ``served(host=..., address=...)`` asks for a host from an address."""
+    local = client_of(app, monkeypatch)
+
+    def client(host="10.1.2.3:8000", address="10.9.9.9", scheme="http", **options):
+        return TestClient(
+            local.app, base_url=f"{scheme}://{host}", client=(address, 50000), raise_server_exceptions=False,
+            follow_redirects=False, **options,
+        )  # fmt: skip
+
+    client.local = local
+    return client
+
+
+def bearer(token):
+    return {"Authorization": f"Bearer {token}"}
+
+
+def basic(name, token):
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{token}".encode()).decode()}
+
+
+def conf(monkeypatch, **values):
+    monkeypatch.setattr(settings, "MONAI_LABEL_APP_CONF", values)
+
+
+# --- without tokens: this machine alone ------------------------------------------------------------------------------
+
+
+def test_without_tokens_this_machine_is_served_and_others_are_told_how_to_get_in(served):
+    assert served.local.get("/anomaly/studies").status_code == 200
+    refused = served().get("/anomaly/studies")
+    assert refused.status_code == 401
+    assert "tokens create" in refused.json()["detail"]
+    assert refused.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:8000"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "localhost.evil.example"},
+        {"Host": "127.0.0.1@evil.example"},
+        {"Host": "[::1].evil.example"},
+        {"Host": ""},
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"X-Forwarded-Host": "localhost"},
+        {"X-Real-IP": "127.0.0.1"},
+        {"Forwarded": "for=127.0.0.1"},
+        {"Via": "1.1 proxy"},
+    ],
+)
+def test_a_rebound_name_or_a_proxy_is_not_this_machine(served, headers):
+    assert served.local.get("/anomaly/studies", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "expected"),
+    [
+        ("127.0.0.1", "localhost:8000", True),
+        ("127.8.0.1", "127.0.0.1", True),
+        ("::1", "[::1]:8000", True),
+        ("::ffff:127.0.0.1", "LOCALHOST", True),
+        ("10.0.0.1", "localhost", False),
+        ("::1", "::1", False),
+        ("127.0.0.1", "0.0.0.0:8000", False),
+        ("127.0.0.1", "localhost:80x", False),
+        ("testclient", "localhost", False),
+        ("", "localhost", False),
+    ],
+)
+def test_what_counts_as_this_machine(address, host, expected):
+    assert is_local({"client": (address, 1), "headers": [(b"host", host.encode())]}) is expected
+    assert not is_local({"client": (address, 1), "headers": [(b"host", host.encode()), (b"host", b"localhost")]})
+    assert not is_local({"client": None, "headers": [(b"host", host.encode())]})
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+
+def test_from_the_first_token_on_everybody_is_asked(served, store):
+    reader, _ = store.create("ward", "reader")
+    assert served.local.get("/anomaly/studies").status_code == 401
+    for client in (served.local, served()):
+        assert client.get("/anomaly/studies", headers=bearer(reader)).status_code == 200
+        assert client.get("/anomaly/studies", headers=basic("ward", reader)).status_code == 200
+        assert client.get("/anomaly/studies", headers=basic("other", reader)).status_code == 401
+        assert client.get("/anomaly/studies", headers=bearer(reader + "x")).status_code == 401
+        assert client.get("/anomaly/studies", headers={"Authorization": "Basic %%%"}).status_code == 401
+        assert client.get("/anomaly/studies", headers={"Authorization": f"Digest {reader}"}).status_code == 401
+
+
+def test_roles_are_kept_apart(served, store):
+    tokens = {role: store.create(role, role)[0] for role in ("reader", "admin", "monitor")}
+
+    def status(role, method, path):
+        return served().request(method, path, headers=bearer(tokens[role])).status_code
+
+    assert status("reader", "DELETE", "/datastore/label?id=a&tag=final") == 403
+    assert status("admin", "DELETE", "/datastore/label?id=a&tag=final") != 403
+    assert status("monitor", "GET", "/anomaly/metrics") == 200
+    assert status("admin", "GET", "/anomaly/metrics") == 200
+    assert status("reader", "GET", "/anomaly/metrics") == 403
+    assert status("monitor", "GET", "/anomaly/studies") == 403
+    assert status("reader", "GET", "/no/such/address") == 403
+    assert status("admin", "GET", "/no/such/address") == 404
+
+
+def test_a_refusal_names_the_role_that_is_needed(served, store):
+    reader, _ = store.create("ward", "reader")
+    refused = served().request("DELETE", "/datastore/label?id=a&tag=final", headers=bearer(reader))
+    assert refused.json()["detail"] == "this needs the role admin; ward has the role reader"
+
+
+def test_a_revoked_token_is_dead_at_once(served, store):
+    store.create("other", "reader")
+    reader, _ = store.create("ward", "reader")
+    assert served().get("/anomaly/studies", headers=bearer(reader)).status_code == 200
+    store.revoke("ward")
+    assert served().get("/anomaly/studies", headers=bearer(reader)).status_code == 401
+
+
+def test_an_expired_last_token_does_not_open_the_server(served, store):
+    reader, _ = store.create("ward", "reader", days=1e-9)
+    time.sleep(1.1)
+    assert store.find(reader) is None
+    assert served.local.get("/anomaly/studies").status_code == 401
+
+
+def test_a_damaged_file_of_tokens_closes_the_server_and_says_why(served, store):
+    reader, _ = store.create("ward", "reader")
+    store.path.write_text("{")
+    for client, headers in ((served.local, {}), (served.local, bearer(reader)), (served(), {})):
+        answer = client.get("/anomaly/studies", headers=headers)
+        assert answer.status_code == 503
+        assert "tokens.json" in answer.json()["detail"]
+    assert served().get("/anomaly/login", headers=HTML).status_code == 200
+
+
+def test_open_and_token_are_what_the_setting_says(app, monkeypatch, caplog):
+    conf(monkeypatch, auth="open")
+    everyone = client_of(app, monkeypatch)
+    assert "ASKS NOBODY" in caplog.text
+    assert TestClient(everyone.app).get("/anomaly/studies").status_code == 200
+    conf(monkeypatch, auth="token")
+    assert client_of(app, monkeypatch).get("/anomaly/studies").status_code == 401
+
+
+@pytest.mark.parametrize("values", [{"auth": "off"}, {"session_hours": "x"}, {"session_hours": "0"}])
+def test_an_unknown_setting_stops_the_start(tmp_path, values):
+    with pytest.raises(InvalidRequest, match="expected --conf"):
+        Access(tmp_path, values)
+
+
+# --- guessing --------------------------------------------------------------------------------------------------------
+
+
+def test_who_guesses_is_slowed_down_and_others_behind_the_same_address_are_not(served, store):
+    reader, _ = store.create("ward", "reader")
+    answers = [served().get("/info/", headers=bearer(f"guess{i}")).status_code for i in range(30)]
+    assert answers[0] == 401
+    assert answers[-1] == 429
+    last = served().get("/info/", headers=bearer("guess"))
+    assert int(last.headers["retry-after"]) > 0
+    assert served().get("/anomaly/studies", headers=bearer(reader)).status_code == 200
+    assert served().post("/anomaly/login", data={"username": "ward", "password": reader}).status_code == 200
+
+
+def test_guesses_at_the_login_are_slowed_down(served, store):
+    store.create("ward", "reader")
+    form = {"username": "ward", "password": "x"}
+    answers = [served().post("/auth/token", data=form).status_code for _ in range(12)]
+    assert answers[:10] == [401] * 10
+    assert answers[-1] == 429
+
+
+def test_memory_for_failures_is_bounded_and_windows_end(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    throttle = Throttle(2, 60.0, most=100)
+    for key in range(1000):
+        throttle.failed(key)
+    assert len(throttle) == 100
+    assert [throttle.failed("a") > 0 for _ in range(3)] == [False, False, True]
+    assert throttle.waiting("a") == 60
+    now[0] = 61
+    assert throttle.waiting("a") == 0
+    assert throttle.failed("a") == 0
+
+
+# --- sessions of browsers --------------------------------------------------------------------------------------------
+
+
+def signed_in(client, name, token, **form):
+    answer = client.post("/anomaly/login", data={"username": name, "password": token, **form}, headers=HTML)
+    assert answer.status_code == 303, answer.text
+    return answer
+
+
+def test_a_browser_is_sent_to_the_login_and_back(served, store):
+    reader, _ = store.create("ward", "reader")
+    browser = served()
+    for path in ("/anomaly/", "/ohif/monai-label?StudyInstanceUIDs=1.2.3", "/", "/docs", "/anomaly/results/a"):
+        sent = browser.get(path, headers=HTML)
+        assert sent.status_code == 303, path
+        assert sent.headers["location"].startswith("/anomaly/login?next=%2F")
+        assert "next" in sent.headers["location"]
+    sent = browser.get("/ohif/monai-label?StudyInstanceUIDs=1.2.3", headers=HTML)
+    page = browser.get(sent.headers["location"], headers=HTML)
+    assert page.status_code == 200
+    assert 'value="/ohif/monai-label?StudyInstanceUIDs=1.2.3"' in page.text
+    back = signed_in(browser, "ward", reader, next="/ohif/monai-label?StudyInstanceUIDs=1.2.3")
+    assert back.headers["location"] == "/ohif/monai-label?StudyInstanceUIDs=1.2.3"
+    assert browser.get("/anomaly/studies").status_code == 200
+    assert browser.get("/anomaly/", headers=HTML).status_code == 200
+
+
+def test_the_cookie_is_for_this_site_and_out_of_reach_of_scripts(served, store):
+    reader, _ = store.create("ward", "reader")
+    plain = signed_in(served(), "ward", reader).headers["set-cookie"]
+    assert {"HttpOnly", "Path=/", "SameSite=lax"} <= set(plain.split("; "))
+    assert "Secure" not in plain
+    assert reader not in plain
+    assert "Secure" in signed_in(served(scheme="https"), "ward", reader).headers["set-cookie"]
+
+
+def test_a_session_ends_with_its_token_with_its_time_and_at_sign_out(served, store, monkeypatch):
+    store.create("other", "reader")
+    reader, _ = store.create("ward", "reader")
+    first, second, third = served(), served(), served()
+    for browser in (first, second, third):
+        signed_in(browser, "ward", reader)
+    copy = first.cookies[COOKIE]
+    assert first.post("/anomaly/logout").status_code == 204
+    assert COOKIE not in first.cookies
+    assert first.get("/anomaly/studies").status_code == 401
+    assert first.get("/anomaly/studies", headers={"Cookie": f"{COOKIE}={copy}"}).status_code == 401
+    assert second.get("/anomaly/studies").status_code == 200
+    store.revoke("ward")
+    assert second.get("/anomaly/studies").status_code == 401
+    assert third.get("/anomaly/studies").status_code == 401
+
+
+def test_a_forged_stale_or_foreign_cookie_is_worth_nothing(served, store, tmp_path):
+    _, token = store.create("ward", "admin")
+    own = Sessions(store.path.parent / "session.key")
+    good, _ = own.for_token("ward", token.sha256)
+    assert served().get("/anomaly/studies", headers={"Cookie": f"{COOKIE}={good}"}).status_code == 200
+    foreign, _ = Sessions(tmp_path / "other.key").for_token("ward", token.sha256)
+    stale, _ = Sessions(store.path.parent / "session.key", hours=-1).for_token("ward", token.sha256)
+    unsigned = ".".join([base64.urlsafe_b64encode(b'{"alg":"none"}').decode(), good.split(".")[1], ""])
+    account, _ = own.for_account("ward", ["monailabel-admin"])
+    for cookie in (foreign, stale, unsigned, account, good[:-3], "x"):
+        assert served().get("/anomaly/studies", headers={"Cookie": f"{COOKIE}={cookie}"}).status_code == 401
+
+
+def test_the_key_of_sessions_is_its_owners_alone(tmp_path, caplog):
+    path = tmp_path / "model" / "session.key"
+    cookie, _ = Sessions(path).for_token("a", "0" * 64)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert Sessions(path).read(cookie)["sub"] == "a"
+    path.chmod(0o644)
+    assert Sessions(path).read(cookie) is None
+    assert "chmod 600" in caplog.text
+
+
+def test_a_wrong_sign_in_is_said_on_the_page_and_keeps_what_was_typed(served, store):
+    store.create("ward", "reader")
+    answer = served().post(
+        "/anomaly/login", data={"username": '"><script>', "password": "x", "next": "/ohif/"}, headers=HTML
+    )
+    assert answer.status_code == 401
+    assert "<script>" not in answer.text.replace('<script src="/anomaly/login/login.js" defer>', "")
+    assert 'value="&quot;&gt;&lt;script&gt;"' in answer.text
+    assert 'value="/ohif/"' in answer.text
+    assert 'role="alert"' in answer.text
+
+
+def test_the_login_page_runs_no_foreign_script_and_its_files_are_there(served, store):
+    store.create("ward", "reader")
+    page = served().get("/anomaly/login")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    assert page.headers["cache-control"] == "no-store"
+    for name, kind in (("login.css", "text/css"), ("login.js", "text/javascript")):
+        assert f"/anomaly/login/{name}" in page.text
+        assert served().get(f"/anomaly/login/{name}").headers["content-type"].startswith(kind)
+    assert served().get("/anomaly/login/page.py").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "//evil.example", "/\\evil.example", "https://evil.example/", "javascript:alert(1)", "evil", "", None,
+        "/\t/evil.example", "/\n/evil", " /a", "/a b", "http:/evil", "///evil", "/a\\b", "/é", "/" + "a" * 5000,
+    ],
+)  # fmt: skip
+def test_the_way_back_leads_to_this_site_only(served, store, wanted):
+    assert return_path(wanted, "/anomaly/") == "/anomaly/"
+    reader, _ = store.create("ward", "reader")
+    back = signed_in(served(), "ward", reader, **({"next": wanted} if wanted is not None else {}))
+    assert back.headers["location"] == "/anomaly/"
+
+
+@pytest.mark.parametrize("wanted", ["/", "/anomaly/#/study/a?x=1", "/ohif/viewer?Study=1.2&a=%20b", "/a//b"])
+def test_paths_of_this_site_are_gone_back_to(wanted):
+    assert return_path(wanted, "/x") == wanted
+
+
+# --- every address ---------------------------------------------------------------------------------------------------
+
+
+def test_every_route_of_the_real_server_has_a_decided_role():
+    from monailabel.app import app as stock
+
+    install(stock)
+    found = sorted(addresses(stock.router.routes))
+    assert len(found) > 80
+    undecided = [f"{method} {path}" for method, path in found if rule_of(method, example(path)) is None]
+    assert undecided == [], "decide in lib/access/policy.py who may use them"
+    public = {f"{method} {path}" for method, path in found if role_needed(method, example(path)) is PUBLIC}
+    assert public == {
+        "GET /anomaly/login", "POST /anomaly/login", "GET /anomaly/login/{name}", "POST /anomaly/logout",
+        "GET /auth/", "POST /auth/token", "GET /anomaly/health", "GET /favicon.ico", "HEAD /favicon.ico",
+    } & public  # fmt: skip
+    assert {"GET /anomaly/login", "GET /auth/", "GET /anomaly/health"} <= public
+
+
+def addresses(routes):
+    for route in routes:
+        if hasattr(route, "effective_route_contexts"):
+            for context in route.effective_route_contexts():
+                yield from ((method, context.path_format) for method in context.methods)
+        elif getattr(route, "methods", None):
+            yield from ((method, route.path) for method in route.methods)
+        else:
+            yield "GET", f"{route.path}/{{path:path}}"
+
+
+def example(path):
+    return "/".join("x/y" if ":path}" in part else "x" if "{" in part else part for part in path.split("/"))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/train/"), ("POST", "/train/ddpm"), ("POST", "//train/"), ("GET", "/datastore/dataset"),
+        ("GET", "/datastore//dataset"), ("DELETE", "/datastore/"), ("GET", "/logs"), ("GET", "/logs/"),
+        ("GET", "/logs/gpu"), ("PATCH", "/info/"), ("GET", "/model/x"), ("PUT", "/model/x"), ("TRACE", "/"),
+        ("POST", "/reload"), ("POST", "/batch/infer/x"), ("GET", "/infer/x/../../logs"), ("GET", "/anomaly/audit"),
+        ("POST", "/anomaly/login/x"), ("GET", "/auth/x"), ("GET", "/Anomaly/login/../studies"),
+    ],
+)  # fmt: skip
+def test_what_is_for_administrators_or_unknown(method, path):
+    assert role_needed(method, path) == {"admin"}
+
+
+def test_an_api_prefix_changes_nothing(monkeypatch):
+    monkeypatch.setattr(settings, "MONAI_LABEL_API_STR", "/api")
+    assert role_needed("GET", "/api/anomaly/login") is PUBLIC
+    assert role_needed("POST", "/api/train/x") == {"admin"}
+    assert "reader" in role_needed("GET", "/")
+
+
+def test_the_principal_is_known_to_endpoints_and_to_monai_labels_own(served, store, monkeypatch):
+    from fastapi import Depends
+    from monailabel.endpoints.user.auth import User, get_current_user
+
+    from lib.access.principal import current
+
+    seen = []
+
+    @served.local.app.get("/static/who")
+    def who(user: User = Depends(get_current_user)):
+        seen.append((current().name, current().role, current().how, user.username, len(user.roles)))
+
+    tokens = {role: store.create(f"the-{role}", role)[0] for role in ("reader", "admin")}
+    for role in tokens:
+        assert served().get("/static/who", headers=bearer(tokens[role])).status_code == 200
+    browser = served()
+    signed_in(browser, "the-reader", tokens["reader"])
+    browser.get("/static/who")
+    assert seen == [
+        ("the-reader", "reader", "token", "the-reader", 3),
+        ("the-admin", "admin", "token", "the-admin", 4),
+        ("the-reader", "reader", "cookie", "the-reader", 3),
+    ]
+
+
+def test_a_websocket_is_not_a_way_around(served):
+    with pytest.raises(WebSocketDisconnect), served.local.websocket_connect("/anomaly/studies"):
+        pass
+
+
+def test_tokens_and_names_of_patients_are_in_no_log_line(served, store, caplog):
+    caplog.set_level("DEBUG")
+    reader, _ = store.create("ward", "reader")
+    served().get("/anomaly/results/DOE_JOHN", headers=bearer("secret-guess"))
+    served().request("DELETE", "/datastore/label?id=DOE_JOHN&tag=final", headers=bearer(reader))
+    served().post("/auth/token", data={"username": "ward", "password": "secret-guess"})
+    logged = "\n".join(record.getMessage() for record in caplog.records if record.name.split(".")[0] != "httpx")
+    for secret in (reader, "secret-guess", "DOE_JOHN"):
+        assert secret not in logged
+
+
+def test_an_install_without_an_app_folder_is_closed_to_others(monkeypatch):
+    monkeypatch.setattr(settings, "MONAI_LABEL_APP_DIR", "")
+    server = FastAPI()
+    install(server)
+    assert TestClient(server, client=("10.0.0.1", 1)).get("/info/").status_code == 401
