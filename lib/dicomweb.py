@@ -11,27 +11,25 @@ import os
 import shutil
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pydicom
-import requests
 from dicomweb_client import DICOMwebClient
-from filelock import FileLock
 from monailabel.config import Settings
 from monailabel.config import settings as platform
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import ImageLabelModel
 from monailabel.datastore.utils.convert import binary_to_image
-from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.datadict import tag_for_keyword
-from retrying import RetryError
+from pydicom.dataset import Dataset
 
-from lib.archive_lists import Listing, Segmentation, series_of
+from lib.archive_fetch import ask, fetch_series, find_series, remove_abandoned, series_lock, understood
+from lib.archive_lists import Lists, Segmentation, series_of
 from lib.dicom_results import algorithm_of, labelled_series, named_errors, names_of, segments_of_result
 from lib.dicom_store import store_objects
 from lib.errors import ArchiveUnreachable, NotAllowed, UnknownImage
@@ -66,15 +64,17 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._lists: dict[str, Listing] = {}
+        self._lists = Lists()
         self._segmented: dict[str, Segmentation] = {}
         self._patients: dict[str, str] = {}
         self._shown: dict[str, dict[str, str]] = {}
-        self._listing = threading.RLock()
         self._fetching: dict[str, threading.RLock] = {}
         super().__init__(*args, **kwargs)
         # The folder is a cache that only this app writes: removals are noticed here, not by watching it.
         self._auto_reload = False
+        gone = remove_abandoned(Path(self._datastore.image_path()).resolve())
+        if gone:
+            logger.warning("%d series removed that a killed process had half fetched, or their locks", gone)
 
     def _on_any_event(self, event: Any) -> None:
         """Nothing: looking through the cache while a series is added to it would fail."""
@@ -111,9 +111,10 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         if kept and Path(kept).is_file():
             return kept
         series = Path(self._datastore.image_path()).resolve() / image_id
+        about = None if _has_files(series) else find_series(self._client, image_id)
         # No limit: the one who holds it gives up after the archive's own.
-        with FileLock(f"{series}.lock"):
-            self._download(image_id, series)
+        with series_lock(series):
+            self._download(about, series)
             path = self._converted(image_id, series)
         kept = SharedTable.get_image_uri(self, image_id)
         if kept and kept != path and Path(kept).is_file():
@@ -121,12 +122,10 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
             return kept
         return path
 
-    def _download(self, image_id: str, series: Path) -> None:
+    def _download(self, about: Dataset | None, series: Path) -> None:
         if not _has_files(series):
-            partial = series.with_name(f"{image_id}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            dicom_web_download_series(None, image_id, str(partial), self._client, self._fetch_by_frame)
-            partial.replace(series)
+            about = about or find_series(self._client, series.name)
+            fetch_series(self._client, about, series, self._fetch_by_frame)
 
     def _converted(self, image_id: str, series: Path) -> str:
         """The series as NIfTI; ITK would also make one of pictures without a place, and of slices with gaps."""
@@ -149,8 +148,9 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         self.get_image_uri(image_id)
         series = Path(self._datastore.image_path()).resolve() / image_id
         if not _has_files(series):
-            with FileLock(f"{series}.lock"):
-                self._ask(lambda: self._download(image_id, series), image_id)
+            about = find_series(self._client, image_id)
+            with series_lock(series):
+                self._download(about, series)
         return series
 
     def results_folder(self) -> Path:
@@ -174,7 +174,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
 
     def known_series(self) -> int | None:
         """How many series the archive listed when it was last asked; None before that, and while it is away."""
-        held = self._lists.get("images")
+        held = self._lists.held("images")
         return None if held is None or held.error is not None else len(held.items)
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
@@ -249,7 +249,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
                     label_info = {**label_info, **_reference(segmentation)}
                 finally:
                     os.unlink(segmentation)
-                self._lists.pop("labelled", None)
+                self._lists.forget("labelled")
             self._list_anew_for(image_id)
             return self._keep_label(image_id, label_filename, label_tag, label_info, voxels)
         finally:
@@ -258,9 +258,9 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
 
     def _list_anew_for(self, image_id: str) -> None:
         """What somebody has just worked on must not be missing from the list for being newer than the list."""
-        held = self._lists.get("images")
+        held = self._lists.held("images")
         if held is not None and image_id not in held.items:
-            self._lists.pop("images", None)
+            self._lists.forget("images")
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label kept here; a segmentation in the archive is removed there. Raises UnknownImage."""
@@ -365,7 +365,9 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         return path
 
     def _find_images(self) -> list[str]:
-        found = self._client.search_for_series(search_filters=self._search_filter, fields=_ASKED_FOR)
+        found = understood(
+            lambda: self._client.search_for_series(search_filters=self._search_filter, fields=_ASKED_FOR)
+        )
         uids = []
         for uid, series in series_of(found):
             uids.append(uid)
@@ -377,11 +379,12 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
     def _find_labelled(self) -> list[str]:
         images = set(self.list_images())
         found, there = [], set()
-        for uid, series in series_of(self._client.search_for_series(search_filters={"Modality": "SEG"})):
+        listed = understood(lambda: self._client.search_for_series(search_filters={"Modality": "SEG"}))
+        for uid, series in series_of(listed):
             there.add(uid)
             if uid not in self._segmented:
                 study = str(series.get("StudyInstanceUID") or "")
-                headers = self._client.retrieve_series_metadata(study, uid)
+                headers = understood(partial(self._client.retrieve_series_metadata, study, uid))
                 self._segmented[uid] = Segmentation(study, labelled_series(headers[0]) if headers else "")
             if self._segmented[uid].image in images and self._segmented[uid].image not in found:
                 found.append(self._segmented[uid].image)
@@ -390,35 +393,12 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         return found
 
     def _remembered(self, name: str, find: Callable[[], list[str]]) -> list[str]:
-        held = self._lists.get(name)
-        if held is not None and time.monotonic() - held.at <= LISTING_SECONDS:
-            return held.give()
-        # One request asks the archive; the others take the former list meanwhile, if there is one.
-        if not self._listing.acquire(blocking=held is None):
-            return held.give()
-        try:
-            now = self._lists.get(name)
-            if now is None or now is held:
-                now = Listing(time.monotonic(), [], None)
-                try:
-                    now.items = self._ask(find, "")
-                except ArchiveUnreachable as error:
-                    now.error = error
-                self._lists[name] = now
-            return now.give()
-        finally:
-            self._listing.release()
+        return self._lists.get(name, find, LISTING_SECONDS)
 
     def _ask(self, question: Callable[[], Any], image_id: str) -> Any:
         """Run ``question`` against the archive and turn its failures into named errors."""
         try:
-            return question()
-        except AnomalyAppError:
-            raise
-        except (requests.RequestException, OSError) as error:
-            raise ArchiveUnreachable(f"the DICOMweb archive did not answer: {_reason(error)}") from error
-        except RetryError as error:
-            raise ArchiveUnreachable("the DICOMweb archive was too busy to answer: try again later") from error
+            return ask(question)
         except (IndexError, KeyError) as error:
             raise UnknownImage(f"the archive has no series {image_id!r}") from error
 
@@ -439,7 +419,3 @@ def _reference(path: str) -> dict[str, str]:
         "Modality": "SEG",
     }
 
-
-def _reason(error: Exception) -> str:
-    response = getattr(error, "response", None)
-    return f"HTTP {response.status_code}" if response is not None else type(error).__name__

@@ -70,6 +70,12 @@ class ArchiveTimeout(AnomalyAppError):
     status = 504
 
 
+class ArchiveSlow(ArchiveUnreachable):
+    """The DICOMweb archive took too long."""
+
+    status = 504
+
+
 class ArchiveRefused(AnomalyAppError):
     """The DICOMweb archive answered, and did not take an object: read-only, full, or a kind it does not know."""
 

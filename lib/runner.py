@@ -11,13 +11,13 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from lib.line import MAX_WAITING, Lines
-from monailabel_app.errors import InvalidSettings
+from monailabel_app.errors import CorruptModel, InvalidSettings
 from monailabel_app.pipelines import predict as pipeline
 from monailabel_app.weights.model_folder import model_id
 
@@ -41,6 +41,7 @@ class ModelRunner:
         self.lines = Lines(max_waiting)
         self._models: OrderedDict[tuple[Path, str], tuple[_Stamp, object]] = OrderedDict()
         self._readers: OrderedDict[tuple[Path, str], tuple[_Stamp, object]] = OrderedDict()
+        self._damaged: dict[Path, tuple[_Stamp, str]] = {}
         self._table = threading.Lock()
         self._loading_reader = threading.Lock()
 
@@ -72,7 +73,7 @@ class ModelRunner:
                 return held[1]
             read = self._readers.pop((folder, ""), None)
         # One that was loaded to look at analyses serves from now on: looking does not mind.
-        model = read[1] if read is not None and read[0] == stamp else self._load(folder)
+        model = read[1] if read is not None and read[0] == stamp else self._loaded(folder, stamp)
         with self._table:
             self._models[key] = (stamp, model)
             self._models.move_to_end(key)
@@ -96,7 +97,7 @@ class ModelRunner:
                 held = self._readers.get((folder, ""))
                 if held is not None and held[0] == stamp:
                     return held[1]
-            model = self._load(folder)
+            model = self._loaded(folder, stamp)
             with self._table:
                 self._readers[(folder, "")] = (stamp, model)
                 self._readers.move_to_end((folder, ""))
@@ -109,6 +110,25 @@ class ModelRunner:
         with self._table:
             keys = [*self._models, *self._readers]
         return [(model_id(folder), device) for folder, device in keys]
+
+    def fault(self, folder: Path) -> str:
+        """Why the model in ``folder`` could not be loaded, while its files are the ones that were tried; else empty."""
+        with self._table:
+            held = self._damaged.get(folder)
+        with suppress(OSError):
+            return held[1] if held is not None and held[0] == _stamp(folder) else ""
+        return ""
+
+    def _loaded(self, folder: Path, stamp: _Stamp) -> object:
+        try:
+            model = self._load(folder)
+        except CorruptModel as error:
+            with self._table:
+                self._damaged[folder] = (stamp, str(error))
+            raise
+        with self._table:
+            self._damaged.pop(folder, None)
+        return model
 
     def make_room(self, models: int) -> None:
         """Keep at least so many models in memory, such as one for each device that is going to work."""

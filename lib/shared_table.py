@@ -14,6 +14,7 @@ methods take inside.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import logging
@@ -125,6 +126,7 @@ class SharedTable(LocalDatastore):
         self._changes = _TableLock(lambda: f"{self._datastore_config_path}.lock", self._read_for_change, self._distrust)
         self._text: bytes | None = None
         self._stamp: tuple[int, int, int] | None = None
+        self._read_only_said = False
         super().__init__(*args, **kwargs)
         self._clean()
 
@@ -158,13 +160,30 @@ class SharedTable(LocalDatastore):
     name = _reader("name")
     status = _reader("status")
 
-    _reconcile_datastore = _writer("_reconcile_datastore")
     remove_image = _writer("remove_image")
     remove_label = _writer("remove_label")
     set_description = _writer("set_description")
     set_name = _writer("set_name")
     update_image_info = _writer("update_image_info")
     update_label_info = _writer("update_label_info")
+
+    def _reconcile_datastore(self) -> None:
+        """Bring the table in line with the files, as one change; in memory only where the folder may not be written."""
+        try:
+            with self._changes:
+                super()._reconcile_datastore()
+        except OSError as error:
+            if error.errno not in {errno.EROFS, errno.EACCES, errno.EPERM}:
+                raise
+            if not self._read_only_said:
+                logger.warning("the folder of scans may not be written: scans are served, and nothing is kept")
+                self._read_only_said = True
+            with self._changes.threads:
+                self._remove_non_existing()
+                self._add_non_existing_images()
+                for tag in os.listdir(self._datastore.label_path(None)):
+                    if os.path.isdir(self._datastore.label_path(tag)):
+                        self._add_non_existing_labels(tag)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Take a copy of an image in, whole or not at all. Raises OSError, and then nothing has changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -22,9 +23,18 @@ NEEDED = ("template", "brain_extraction", "input_gate_t1")
 
 
 def few_models(folder: Path, *models: str, copies: bool = False) -> Path:
-    """An app folder with this repository's code and a few shipped models; copies: of their files, to be damaged."""
+    """An app folder with this repository's code and a few shipped models.
+
+    copies: of all files, so that they can be damaged, and that the command line works on this folder.
+    """
     for name in ("main.py", "lib", "monailabel_app"):
-        (folder / name).symlink_to(ROOT / name)
+        if not copies:
+            (folder / name).symlink_to(ROOT / name)
+        elif name == "main.py":
+            shutil.copy(ROOT / name, folder)
+        else:
+            ignored = shutil.ignore_patterns("__pycache__", "node_modules")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     weights = folder / "model_weights"
     weights.mkdir()
     for name in (*models, *NEEDED):
@@ -122,7 +132,7 @@ class Killable:
 
     def infer(self, image: str, model: str = MODEL, timeout: float = 300, **params) -> requests.Response:
         """POST /infer for a stored image, answered as JSON."""
-        body = {"params": __import__("json").dumps(params)}
+        body = {"params": json.dumps(params)}
         where = f"{self.url}/infer/{model}"
         return requests.post(where, params={"image": image, "output": "json"}, data=body, timeout=timeout)
 

@@ -105,11 +105,11 @@ def test_full_folders_of_the_app_cost_no_analysis_and_no_start(app, tmp_path, le
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "head.nii.gz").write_bytes(lesion_scan.read_bytes())
     with small_disk(app / "cache", 1), small_disk(app / "model", 1), small_disk(app / "logs", 1):
-        with filled(app / "cache"), filled(app / "model"), filled(app / "logs"):
-            with Killable(tmp_path / "studies", app) as server:
-                assert server.infer("head").status_code == 200
-                assert requests.get(f"{server.url}/info/", timeout=60).status_code == 200
-                assert server.submit("head", head_label(lesion_scan, tmp_path)).status_code == 200
+        full = filled(app / "cache"), filled(app / "model"), filled(app / "logs")
+        with full[0], full[1], full[2], Killable(tmp_path / "studies", app) as server:
+            assert server.infer("head").status_code == 200
+            assert requests.get(f"{server.url}/info/", timeout=60).status_code == 200
+            assert server.submit("head", head_label(lesion_scan, tmp_path)).status_code == 200
         assert not leftovers(app / "cache", app / "model")
 
 

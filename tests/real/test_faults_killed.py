@@ -70,7 +70,7 @@ def test_every_label_scan_and_mark_that_was_acknowledged_outlives_the_kill(app, 
             def submit(number, name):
                 return server.submit(name, label(tmp_path / f"label_{name}.nii.gz", number))
 
-            def replace(number, name, turn=turn):
+            def replace(number, name, turn):
                 return server.upload(name, scan(tmp_path / f"{name}.nii.gz", 1000 * turn + number))
 
             def mark(number, key, url=url):
@@ -78,8 +78,8 @@ def test_every_label_scan_and_mark_that_was_acknowledged_outlives_the_kill(app, 
                 return requests.put(f"{url}/datastore/image/info", params={"image": SCANS[0]}, data=info, timeout=60)
 
             labels = {name: Client(lambda n, name=name: submit(n, name)) for name in SCANS}
-            uploads = {f"new{turn}_{i}": Client(lambda n, i=i: replace(n, f"new{turn}_{i}")) for i in range(2)}
-            marks = {f"key{turn}_{i}": Client(lambda n, i=i: mark(n, f"key{turn}_{i}")) for i in range(2)}
+            uploads = {f"new{turn}_{i}": Client(lambda n, i=i, t=turn: replace(n, f"new{t}_{i}", t)) for i in range(2)}
+            marks = {f"key{turn}_{i}": Client(lambda n, i=i, t=turn: mark(n, f"key{t}_{i}")) for i in range(2)}
             clients = [*labels.values(), *uploads.values(), *marks.values()]
             for client in clients:
                 client.start()
