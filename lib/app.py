@@ -20,9 +20,10 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import strtobool
 
-from lib import endpoints, settings
+from lib import audit, endpoints, settings
 from lib.analyses import Analysed, model_of
 from lib.archive_client import connect
+from lib.audit_events import noted_analysis, server_noted
 from lib.batch import AnomalyBatchInfer
 from lib.catalogue import ModelEntry
 from lib.configs import METHODS
@@ -80,7 +81,8 @@ class AnomalyApp(MONAILabelApp):
     ``cache_mb`` (memory for analyses), ``disk_cache_mb`` and ``cache_days`` (analyses kept in the folder
     ``disk_cache``, by default cache/analyses/ of the app, readable for its owner only; 0 days: none is kept),
     ``scans_mb`` (memory for scans that were read), ``bands`` (true: every model is offered a second time, as three
-    bands of suspicion), ``auto_update_scoring``.
+    bands of suspicion), ``auto_update_scoring``, ``audit`` (the file of the audit log, by default logs/audit.jsonl of
+    the app, or off) and ``audit_required`` (true: what cannot be noted there is refused with 503).
 
     Building one is cheap and touches no GPU: MONAI Label builds another in each of its sub-processes.
     """
@@ -89,6 +91,7 @@ class AnomalyApp(MONAILabelApp):
         conf = dict(conf or {})
         settings.apply()
         check_conf(conf)
+        audit.configure(app_dir, conf)
         self._contamination = Contamination(app_dir)
         self._runner = ModelRunner(max_loaded=_whole_number(conf, "max_loaded_models", MAX_LOADED))
         self._cache = MapCache(_whole_number(conf, "cache_mb", CACHE_BYTES // 2**20) * 2**20, _store(app_dir, conf))
@@ -112,6 +115,7 @@ class AnomalyApp(MONAILabelApp):
         self.jobs = jobs_for(self)
         if own_temporary_folder(endpoints.install()):
             end_with_server(self.jobs)
+            server_noted(self)
 
     def _task_for(self, entry: ModelEntry) -> AnomalyInferTask:
         return AnomalyInferTask(entry, METHODS[entry.method], self._runner, self._cache, self._volumes)
@@ -244,6 +248,7 @@ class AnomalyApp(MONAILabelApp):
             logger.warning("%d models have seen a scan as healthy that is not", len(warnings) - 1)
         return [warning for warning in warnings if warning]
 
+    @noted_analysis
     def infer(
         self,
         request: dict[str, Any],

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from monailabel_app.audit import AUDIT_ENVIRONMENT, Journal, log_file
 logger = logging.getLogger(__name__)
 
 _journal = Journal(None)
+_facts: ContextVar[dict[str, Any] | None] = ContextVar("facts", default=None)
 
 
 def configure(app_dir: str | Path, conf: Mapping[str, str]) -> Journal:
@@ -33,6 +36,23 @@ def configure(app_dir: str | Path, conf: Mapping[str, str]) -> Journal:
 def journal() -> Journal:
     """The log that is written now."""
     return _journal
+
+
+@contextmanager
+def telling(facts: dict[str, Any]) -> Iterator[None]:
+    """Within it ``about`` adds to these facts, which whoever opened it will note."""
+    token = _facts.set(facts)
+    try:
+        yield
+    finally:
+        _facts.reset(token)
+
+
+def about(**facts: Any) -> None:
+    """Say more about the request that is being served, for its record; nothing where none will be made of it."""
+    told = _facts.get()
+    if told is not None:
+        told.update(facts)
 
 
 def note(event: str, outcome: str = "ok", **facts: Any) -> None:

@@ -8,6 +8,14 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def audit_of_tests(tmp_path_factory):
+    """What tests do, and the servers they start, stays out of this app's own audit log."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANOMALY_AUDIT", str(tmp_path_factory.mktemp("audit") / "audit.jsonl"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def studies_dir() -> Path:
     """The folder of sample studies the server is started with; read only, copy it before writing."""

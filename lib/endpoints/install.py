@@ -36,13 +36,14 @@ from lib.endpoints import (
     tasks,
     viewer,
 )
+from lib.endpoints.audit_trail import AuditTrail
 from lib.endpoints.guard import Guard
 from lib.endpoints.metrics import Metrics
 from lib.perimeter import BodyLimit, ExactCors, SameOrigin, SecurityHeaders
 
 _MARK = "anomaly:"
 # What every request goes through, outermost first; inside MONAI Label's own handling of errors.
-LAYERS = (Metrics, BodyLimit, SameOrigin, Gate, Guard)
+LAYERS = (Metrics, BodyLimit, SameOrigin, Gate, AuditTrail, Guard)
 # Around that handling, so that its answers have the headers, too.
 AROUND = (SecurityHeaders, ExactCors)
 

@@ -30,8 +30,9 @@ IN_CLEAR = frozenset({
     "operating_point", "gate", "device", "dtype", "kind", "reason", "manifest", "input", "output", "mask", "map",
     "job", "run", "app", "commit", "role", "path_kind", "endpoint", "request", "state", "strategy", "stage", "format",
     "key", "bind", "auth", "what", "step", "torn", "file", "token", "store",
+    "decision",
 })  # fmt: skip
-_WORD = re.compile(r"[A-Za-z0-9_.:+,=-]{0,96}")
+_WORD = re.compile(r"[A-Za-z0-9_.:+,=@-]{0,96}")
 _MOST_ITEMS, _MOST_DEPTH = 40, 3
 
 

@@ -21,7 +21,8 @@ EVENTS = frozenset({
     "login", "access_refused", "analysis", "label_saved", "label_removed", "scan_uploaded", "scan_replaced",
     "scan_removed", "dataset_downloaded", "review", "training_started", "training_ended", "published", "promoted",
     "rolled_back", "model_removed", "model_uploaded", "calibration", "forgotten", "purge", "dicom_stored",
-    "job_cancelled", "server_started", "server_stopped", "token_created", "token_revoked", "reproduced",
+    "job_cancelled", "info_changed", "training_stopped", "batch_started", "batch_stopped", "scoring_started",
+    "server_started", "server_stopped", "token_created", "token_revoked", "reproduced",
     "log_started", "log_repaired", "key_changed",
 })  # fmt: skip
 
