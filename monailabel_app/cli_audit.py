@@ -1,4 +1,4 @@
-"""The commands ``audit verify``, ``audit head``, ``audit show`` and ``audit drift``."""
+"""The commands ``audit verify``, ``audit head``, ``audit show``, ``audit drift``; and ``reproduce``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ audit_app = typer.Typer(help="Who did what with which model: the audit log of th
 def register(app: typer.Typer) -> None:
     """Add the group ``audit``."""
     app.add_typer(audit_app, name="audit")
+    app.command()(reproduce)
 
 
 @audit_app.command()
@@ -93,6 +94,45 @@ def show(
         typer.echo(json.dumps(record, sort_keys=True) if as_json else _sentence(record))
     if not found and not as_json:
         typer.echo("no record fits")
+
+
+def reproduce(
+    manifest: Annotated[Path, typer.Argument(help="manifest.json, or the JSON of a result or report.")],
+    image: Annotated[Path, typer.Option(help="The scan: file, or folder of its DICOM series.")],
+    mask: Annotated[Path | None, typer.Option(help="The earlier mask, to be told where it differs.")] = None,
+    anomaly_map: Annotated[Path | None, typer.Option("--map", help="The earlier map, likewise.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name or folder, instead of the manifest's.")] = None,
+    device: Annotated[str | None, typer.Option(help="Instead of the manifest's.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Instead of the manifest's.")] = None,
+    pixel_mm: Annotated[float | None, typer.Option(help="Pixel size of a PNG picture that states none.")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Run although scan or model are not the same.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make a result again from its run manifest and compare it to the voxel (exit code 1 where it differs)."""
+    from monailabel_app.audit import note_command
+    from monailabel_app.io.images import read_volume
+    from monailabel_app.pipelines import reproduce as pipeline
+    from monailabel_app.pipelines.predict import find_model, load_model
+    from monailabel_app.pipelines.progress_bar import bars
+
+    told = pipeline.read_manifest(manifest)
+    used = pipeline.find_manifest_model(told, ROOT) if model is None else load_model(find_model(model, ROOT))
+    arrays = [None if file is None else read_volume(file, slices=True).data[0] for file in (mask, anomaly_map)]
+    with bars() as bar:
+        made = pipeline.reproduce(
+            told,
+            read_volume(image, slices=True, pixel_mm=pixel_mm),
+            used,
+            mask=arrays[0],
+            anomaly_map=arrays[1],
+            device=device,
+            threads=threads,
+            anyway=anyway,
+            progress=bar.analysis(),
+        )
+    note_command(ROOT, "reproduced", "ok" if made.identical else "differs", manifest=told["id"], model=used.id)
+    typer.echo(json.dumps(made.to_json(), indent=1) if as_json else "\n".join(made.lines()))
+    raise typer.Exit(0 if made.identical else 1)
 
 
 def _sentence(record: dict) -> str:

@@ -20,7 +20,7 @@ from monailabel_app.preprocessing.template import Template
 from monailabel_app.registry import load_method
 from monailabel_app.weights.model_folder import SUMS, open_model_folder, result_hash
 
-from .calibration_choice import CalibrationChoice
+from .calibration_choice import CalibrationChoice, Pinned
 from .config_io import config_from_plain
 from .find_model import companion
 from .input_gate import FOLDER as GATE_FOLDER
@@ -80,7 +80,7 @@ class AnomalyModel:
         self.illumination_mm = float(opened.config.get("illumination_mm", 0.0))
         self.labels = {"anomaly": 1}
         self.calibration_id: Mapping[str, Any] = {}
-        self._choice: CalibrationChoice | None = None
+        self._choice: CalibrationChoice | Pinned | None = None
         if calibrated:
             depth = self.template.shape[2] if self.levels is None else 1
             self._choice = CalibrationChoice(folder, self.scores, (*self.template.shape[:2], depth))
@@ -113,6 +113,17 @@ class AnomalyModel:
         chosen = self._choice.get(wanted)
         made = copy(self)
         made.calibration, made.calibration_id = chosen.calibration or self.calibration, chosen.to_json()
+        return made
+
+    def pinned(self, calibration_id: str) -> AnomalyModel:
+        """The same model that always uses the calibration of this id, as a run manifest names it.
+
+        Raises CorruptModel where the model does not have that calibration any more.
+        """
+        if self._choice is None or isinstance(self._choice, Pinned):
+            return self
+        made = copy(self)
+        made._choice = Pinned(self._choice.of(calibration_id))
         return made
 
     def extractor(self, device: str) -> BrainExtractor:

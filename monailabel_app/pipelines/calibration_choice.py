@@ -32,6 +32,17 @@ class Chosen:
         return {"kind": self.kind, "id": self.id, "hash": self.hash, **({"made": self.made} if self.made else {})}
 
 
+@dataclass(frozen=True)
+class Pinned:
+    """A choice that is made already."""
+
+    chosen: Chosen
+
+    def get(self, wanted: str) -> Chosen:
+        """The one there is."""
+        return self.chosen
+
+
 class CalibrationChoice:
     """The calibrations of one model folder. What is used is looked up at every request: one small file is read."""
 
@@ -56,6 +67,10 @@ class CalibrationChoice:
             if self._site is None or self._site.id != used:
                 self._site = self._load(used)
             return self._site
+
+    def of(self, calibration_id: str) -> Chosen:
+        """The calibration of an id, used or not. Raises CorruptModel where it is gone, damaged or of other weights."""
+        return self._own if calibration_id == OWN else self._load(calibration_id)
 
     def _load(self, used: str) -> Chosen:
         entry = site_calibrations.checked(self._folder, used)
