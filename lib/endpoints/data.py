@@ -195,13 +195,6 @@ def get_label(label: str, tag: str, user: User = _USER):
     return stock.download_label(label, tag)
 
 
-@router.put("/model/{model}", include_in_schema=False)
-@router.delete("/model/{model}", include_in_schema=False)
-def change_model(model: str, user: User = _ADMIN):
-    """Refused: a model is a folder with recorded hashes, not one uploaded file."""
-    raise NotAllowed("models are not changed over the network: put the folder into the app's model/ folder")
-
-
 @router.post("/reload", include_in_schema=False)
 def reload(user: User = _ADMIN):
     """Refused: it would leave a second app beside the running one. Changed models are noticed anyway."""

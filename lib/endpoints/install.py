@@ -24,8 +24,10 @@ from lib.endpoints import (
     health,
     infer,
     jobs,
+    login,
     logs,
     metrics,
+    model_upload,
     models,
     page,
     results,
@@ -62,6 +64,7 @@ def install(server: FastAPI | None = None) -> bool:
     routers = (
         infer.router, data.router, tasks.router, evaluation.router, viewer.router, archive.router, page.router,
         jobs.router, dicom.router, results.router, samples.router, sessions.router, logs.router,
+        model_upload.router,
         studies.router, reviews.router, models.router, health.router, metrics.router, login.router,
     )  # fmt: skip
     routes = [route for router in routers for route in router.routes]
