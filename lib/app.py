@@ -20,7 +20,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import strtobool
 
-from lib import audit, endpoints, settings
+from lib import audit, endpoints, retention, settings
 from lib.analyses import Analysed, model_of
 from lib.archive_client import connect
 from lib.audit_events import noted_analysis, server_noted
@@ -91,6 +91,7 @@ class AnomalyApp(MONAILabelApp):
         conf = dict(conf or {})
         settings.apply()
         check_conf(conf)
+        retention.check_conf(conf)
         audit.configure(app_dir, conf)
         self._contamination = Contamination(app_dir)
         self._runner = ModelRunner(max_loaded=_whole_number(conf, "max_loaded_models", MAX_LOADED))
@@ -373,6 +374,7 @@ class AnomalyApp(MONAILabelApp):
         MONAI Label calls it when the server starts and every few minutes.
         """
         self._cache.purge()
+        retention.now_and_then(self)
         try:
             super().cleanup_sessions()
         except (OSError, AttributeError, ValueError) as error:

@@ -27,6 +27,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 import monailabel_app
 from lib import background
 from lib.jobs import QUEUED, RUNNING
+from monailabel_app.audit import log_file
 from monailabel_app.monitoring.instruments import REGISTRY, bounded
 
 logger = logging.getLogger(__name__)
@@ -240,20 +241,12 @@ def _about_disks(app: Any) -> Iterator[Metric]:
 
 
 def _about_audit(app: Any) -> Iterator[Metric]:
-    path = audit_file(app)
+    path = log_file(Path(app.app_dir), app.conf.get("audit"))
     if path is not None and path.is_file():
         yield _gauge("anomaly_audit_records", "Records of the audit log", _audit_lines.count(path))
         yield _gauge("anomaly_audit_bytes", "Bytes of the audit log", path.stat().st_size)
         written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).timestamp()
         yield _gauge("anomaly_audit_written_timestamp_seconds", "When the audit log was last written", written)
-
-
-def audit_file(app: Any) -> Path | None:
-    """The audit log; None where it is switched off."""
-    given = str(app.conf.get("audit") or "")
-    if given.lower() == "off":
-        return None
-    return Path(given) if given else Path(app.app_dir) / "logs" / "audit.jsonl"
 
 
 _OF_APP = (

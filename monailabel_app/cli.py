@@ -25,6 +25,7 @@ from monailabel_app import (
     cli_models,
     cli_predict,
     cli_prototypes,
+    cli_purge,
     cli_report,
     cli_selftest,
     cli_tokens,
@@ -122,6 +123,7 @@ cli_fairness.register(app)
 cli_selftest.register(app)
 cli_report.register(app)
 cli_prototypes.register(app)
+cli_purge.register(app)
 cli_curate.register(app)
 cli_cohort.register(app)
 cli_encoder.register(app)
