@@ -21,6 +21,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import strtobool
 
 from lib import audit, endpoints, retention, settings
+from lib.access import itself
 from lib.analyses import Analysed, model_of
 from lib.archive_client import connect
 from lib.audit_events import noted_analysis, server_noted
@@ -83,6 +84,9 @@ class AnomalyApp(MONAILabelApp):
     ``scans_mb`` (memory for scans that were read), ``bands`` (true: every model is offered a second time, as three
     bands of suspicion), ``auto_update_scoring``, ``audit`` (the file of the audit log, by default logs/audit.jsonl of
     the app, or off) and ``audit_required`` (true: what cannot be noted there is refused with 503).
+
+    Who may use the server: ``auth`` (auto, token or open), ``tokens`` (their file, by default model/tokens.json of the
+    app), ``session_hours`` (of a browser's session).
 
     Building one is cheap and touches no GPU: MONAI Label builds another in each of its sub-processes.
     """
@@ -360,6 +364,9 @@ class AnomalyApp(MONAILabelApp):
         task = self._task(request.get("model"))
         self._runner.make_room(len(list_devices()))
         return self._batch_infer(request, datastore or self.datastore(), partial(self.infer, task=task), task)
+
+    def _local_request(self, url: str, params: dict[str, Any] | None, action: str) -> Any:
+        return itself.ask_for(url, params, action)
 
     def infer_wsi(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Refused: there are no whole-slide images here."""

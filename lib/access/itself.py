@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import ssl
 import sys
@@ -18,6 +19,8 @@ from typing import Any
 import requests
 from monailabel.config import settings
 from requests.adapters import HTTPAdapter
+
+logger = logging.getLogger(__name__)
 
 TOKEN, ADDRESS, CERTIFICATE = "ANOMALY_INTERNAL_TOKEN", "ANOMALY_SERVER_ADDRESS", "ANOMALY_SERVER_FINGERPRINT"
 _SHORTEST = 32
@@ -58,6 +61,15 @@ def ask(path: str, body: Any, timeout: float | None = None) -> requests.Response
         if os.environ.get(CERTIFICATE):
             session.mount("https://", _Pinned(os.environ[CERTIFICATE]))
         return session.post(address + settings.MONAI_LABEL_API_STR + path, json=body, headers=headers, timeout=timeout)
+
+
+def ask_for(path: str, params: Any, action: str) -> Any:
+    """The answer to ``ask``; None, and a line in the log, where the server refuses, as MONAI Label has it."""
+    answer = ask(path, params or {})
+    if answer.status_code != 200:
+        logger.error("the server refused its own request (%s) with status %d", action, answer.status_code)
+        return None
+    return answer.json()
 
 
 def fingerprint(certificate: Path) -> str:

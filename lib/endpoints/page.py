@@ -1,8 +1,7 @@
 """``/anomaly/``: the page for readers, built from ``lib/page/src`` and served from ``lib/page/dist``.
 
-The files hold no patient data and need no login, so that the page can ask for one; everything that it shows comes from
-addresses that do. The policy lets a browser take scripts, styles and data from this server only. No text and no
-WebAssembly is run.
+Where tokens are asked for, a browser without a session is sent to the login page first (``lib.access.gate``). The
+policy lets a browser take scripts, styles and data from this server only. No text and no WebAssembly is run.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from fastapi.responses import RedirectResponse, Response
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 
+from lib.access.principal import current
 from lib.datastore import IMAGE_EXTENSIONS, AnomalyLocalDatastore
 from monailabel_app import __version__
 
@@ -77,15 +77,21 @@ def without_slash() -> RedirectResponse:
 
 @router.get("/anomaly/page.json", summary="What the page needs to know about this server")
 def about() -> dict[str, Any]:
-    """Version, kind of datastore, whether it takes uploads and of which files, and whether there is a login."""
+    """Version, kind of datastore, whether it takes uploads and of which files, and who is signed in (None: nobody)."""
     local = isinstance(app_instance().datastore(), AnomalyLocalDatastore)
     return {
         "version": __version__,
         "datastore": "folder" if local else "dicomweb",
         "uploads": local and not settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         "extensions": list(IMAGE_EXTENSIONS),
-        "login": bool(settings.MONAI_LABEL_AUTH_ENABLE),
+        "user": signed_in(),
     }
+
+
+def signed_in() -> dict[str, str] | None:
+    """Name and role of whoever signed in here; None where that was not asked for."""
+    who = current()
+    return {"name": who.name, "role": who.role} if who.how in {"token", "cookie", "keycloak"} else None
 
 
 @router.api_route("/anomaly/", methods=["GET", "HEAD"], include_in_schema=False)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -22,8 +24,11 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from monailabel_app.access.tokens import TokenStore, default_file
 from monailabel_app.errors import InvalidSettings
 
+# The token of the server's requests to itself, which its first answer is waited for with.
+OWN_TOKEN = "ANOMALY_INTERNAL_TOKEN"
 SAMPLE_STUDIES = Path("tests") / "data" / "studies"
 
 # What MONAI Label should do unless the environment says otherwise: by itself it shows CT only from DICOMweb,
@@ -44,10 +49,12 @@ def is_url(studies: str) -> bool:
 def environment(base: Mapping[str, str]) -> dict[str, str]:
     """``base`` with the safe settings where it has none, and the environment's programs first on PATH.
 
-    MONAI Label looks for dcmqi's ``itkimage2segimage`` on PATH at start and else downloads it.
+    MONAI Label looks for dcmqi's ``itkimage2segimage`` on PATH at start and else downloads it. A token for the server's
+    requests to itself is drawn anew at every start.
     """
     programs = str(Path(sys.executable).parent)
-    return {**SAFE_SETTINGS, **base, "PATH": f"{programs}{os.pathsep}{base.get('PATH', os.defpath)}"}
+    path = f"{programs}{os.pathsep}{base.get('PATH', os.defpath)}"
+    return {**SAFE_SETTINGS, **base, "PATH": path, OWN_TOKEN: secrets.token_urlsafe(32)}
 
 
 def command(root: Path, studies: str, *, host: str, port: int, models: str, extra: Sequence[str] = ()) -> list[str]:
@@ -84,20 +91,48 @@ def port_fault(host: str, port: int) -> str | None:
     return None
 
 
-def address(host: str, port: int) -> str:
+def address(host: str, port: int, scheme: str = "http") -> str:
     """The URL a viewer on this machine uses for a server listening on ``host``."""
     local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{local}:{port}"
+    return f"{scheme}://{local}:{port}"
 
 
-def ask(url: str, timeout: float = 5.0) -> Any:
-    """The JSON at a local URL, or None while nothing answers there. No proxy is used."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def ask(url: str, timeout: float = 5.0, token: str = "") -> Any:
+    """The JSON at a local URL, or None while nothing answers there. No proxy is used, and its certificate is believed.
+
+    token: sent along; to an address of this machine only, so that nobody else gets it.
+    """
+    believing = ssl.create_default_context()
+    believing.check_hostname = False
+    believing.verify_mode = ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=believing)
+    )
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with opener.open(url, timeout=timeout) as reply:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=timeout) as reply:
             return json.load(reply)
     except (OSError, ValueError):
         return None
+
+
+def who_is_asked(root: Path, host: str, extra: Sequence[str] = ()) -> str:
+    """Who may use a server that is about to start, as a sentence. Raises TokensUnreadable."""
+    conf = {}
+    for index, word in enumerate(extra[:-2]):
+        if word == "--conf":
+            conf[extra[index + 1]] = extra[index + 2]
+    mode = str(conf.get("auth") or "auto")
+    tokens = TokenStore(default_file(root, conf)).tokens()
+    if mode == "open":
+        return "WARNING: NOBODY IS ASKED (--conf auth open): whoever reaches this server may read and delete everything"
+    if tokens or mode == "token" or os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").lower() in {"1", "true", "yes"}:
+        valid = sum(not token.expired() for token in tokens)
+        return f"Everybody is asked for a token ({valid} valid: `main.py tokens list`) or an account."
+    alone = "Only this machine is answered, without asking: there are no tokens (`main.py tokens create`)."
+    if host in {"127.0.0.1", "localhost", "::1"}:
+        return alone
+    return f"WARNING: listening on {host}, but others are refused until there is a token. {alone}"
 
 
 def next_steps(url: str, studies: str, info: Mapping[str, Any], image: str | None) -> str:
@@ -124,8 +159,8 @@ def next_steps(url: str, studies: str, info: Mapping[str, Any], image: str | Non
     )
 
 
-def _some_image(url: str) -> str | None:
-    objects = (ask(f"{url}/datastore/?output=all") or {}).get("objects", {})
+def _some_image(url: str, token: str = "") -> str | None:
+    objects = (ask(f"{url}/datastore/?output=all", token=token) or {}).get("objects", {})
     return next(iter(sorted(objects)), None)
 
 
@@ -145,9 +180,10 @@ def run(
     """
     studies = studies or str(root / SAMPLE_STUDIES)
     check(studies, host, port)
-    server = subprocess.Popen(
-        command(root, studies, host=host, port=port, models=models, extra=extra), env=environment(os.environ)
-    )
+    asked = who_is_asked(root, host, extra)
+    variables = environment(os.environ)
+    token = variables[OWN_TOKEN]
+    server = subprocess.Popen(command(root, studies, host=host, port=port, models=models, extra=extra), env=variables)
     asked_to_stop = []
 
     def stop(*_: object) -> None:
@@ -155,13 +191,13 @@ def run(
         server.terminate()
 
     previous = signal.signal(signal.SIGTERM, stop)
-    url = address(host, port)
+    url = address(host, port, "https" if any(word.startswith("--ssl_certfile") for word in extra) else "http")
     try:
         give_up = time.monotonic() + patience_s
         while server.poll() is None and time.monotonic() < give_up:
-            info = ask(f"{url}/info/")
+            info = ask(f"{url}/info/", token=token)
             if isinstance(info, Mapping):
-                text = next_steps(url, studies, info, _some_image(url))
+                text = f"{next_steps(url, studies, info, _some_image(url, token))}\n\n{asked}"
                 Console(soft_wrap=True, highlight=False).print(f"\n[bold]{escape(text)}[/bold]\n")
                 break
             time.sleep(0.5)
