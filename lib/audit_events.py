@@ -78,6 +78,7 @@ def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
         "mask": output.get("mask"),
         "map": output.get("anomaly_map"),
         "calibration": calibration.get("id"),
+        "healthy_scans": calibration.get("healthy_scans"),
         "settings": {key: settings.get(key) for key in _SETTINGS},
         "anomaly_score": result.get("anomaly_score"),
         "p_value": result.get("p_value"),

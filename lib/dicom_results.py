@@ -122,7 +122,8 @@ def _written(kind: str, finding: Finding, series: Path, folder: Path, window: tu
     if path.is_file():
         return path
     partial = folder / f"{kind}.partial"
-    algorithm = algorithm_of({"model": {"id": finding.model_id, "hash": finding.model_hash}})
+    about = {"id": finding.model_id, "hash": finding.model_hash}
+    algorithm = algorithm_of({"model": about, "manifest": finding.manifest})
     with named_errors():
         if kind == SEGMENTATION:
             label, names, labels = segments_of(finding.mask, finding.affine, finding.lesions)
@@ -153,10 +154,15 @@ def named_errors() -> Iterator[None]:
 
 
 def algorithm_of(result: Mapping[str, Any], reviewed: bool = False) -> Algorithm:
-    """Who drew a label, from the ``model`` of a result or of a label's information (a name, or id and hash)."""
+    """Who drew a label, from the ``model`` of a result or of a label's information (a name, or id and hash).
+
+    The version names the app's, the model's hash and the run manifest's id, both shortened.
+    """
     model = result.get("model")
     model = model if isinstance(model, Mapping) else {"id": model} if model else {}
-    version = "+".join(str(part)[:16] for part in (__version__, model.get("hash")) if part)
+    run = result.get("manifest")
+    run = f"run {str(run['id'])[:16]}" if isinstance(run, Mapping) and run.get("id") else None
+    version = "+".join(part for part in (__version__, str(model.get("hash") or "")[:16], run) if part)
     return Algorithm(" ".join(str(part) for part in (MANUFACTURER, model.get("id")) if part), version, reviewed)
 
 

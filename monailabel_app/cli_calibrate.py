@@ -34,6 +34,7 @@ def calibrate(
     remove: Annotated[str | None, typer.Option(help="Delete this site calibration.")] = None,
 ) -> None:
     """Calibrate a model on own healthy scans; the model itself is not changed. Or list, choose, remove."""
+    from monailabel_app.audit import command_noted
     from monailabel_app.errors import InvalidSettings
     from monailabel_app.pipelines.find_model import find_model
     from monailabel_app.weights import site_calibrations
@@ -44,13 +45,16 @@ def calibrate(
     if list_:
         _list(folder)
     elif use is not None:
-        site_calibrations.use(folder, use)
+        with command_noted(ROOT, "calibration", what="used", model=folder.name, calibration=use):
+            site_calibrations.use(folder, use)
         typer.echo(f"{model}: uses {_in_use(folder)} from the next request on")
     elif remove is not None:
-        site_calibrations.remove(folder, remove)
+        with command_noted(ROOT, "calibration", what="removed", model=folder.name, calibration=remove):
+            site_calibrations.remove(folder, remove)
         typer.echo(f"{remove} is deleted")
     else:
-        _make(folder, str(healthy), split, data_root, device, use=not only_store)
+        with command_noted(ROOT, "calibration", what="made", model=folder.name, used=not only_store):
+            _make(folder, str(healthy), split, data_root, device, use=not only_store)
 
 
 def _make(folder: Path, healthy: str, split: str | None, data_root: Path, device: str, *, use: bool) -> None:

@@ -52,9 +52,10 @@ def forget(
     if not yes and not typer.confirm("Do this now? It cannot be undone"):
         raise typer.Exit(1)
 
+    from monailabel_app.audit import command_noted
     from monailabel_app.pipelines.retrain import recover, retrain
 
-    with bars() as bar:
+    with bars() as bar, command_noted(ROOT, "forgotten", patient=patient, versions=len(plan.search.found)):
         pipeline.forget(
             ROOT,
             patient,

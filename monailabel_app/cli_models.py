@@ -94,9 +94,12 @@ def promote(
     reason: _Reason = "",
 ) -> None:
     """Let a version serve."""
+    from monailabel_app.audit import command_noted
     from monailabel_app.weights import versions
 
-    _say_serves(name, versions.promote(ROOT, name, version, reason=reason))
+    with command_noted(ROOT, "promoted", model=name, version=version):
+        folder = versions.promote(ROOT, name, version, reason=reason)
+    _say_serves(name, folder)
 
 
 @models_app.command()
@@ -105,9 +108,12 @@ def rollback(
     reason: _Reason = "",
 ) -> None:
     """Let the version serve again that served before, or the shipped model."""
+    from monailabel_app.audit import command_noted
     from monailabel_app.weights import versions
 
-    _say_serves(name, versions.rollback(ROOT, name, reason=reason))
+    with command_noted(ROOT, "rolled_back", model=name):
+        folder = versions.rollback(ROOT, name, reason=reason)
+    _say_serves(name, folder)
 
 
 @models_app.command()
@@ -118,6 +124,7 @@ def remove(
     reason: _Reason = "",
 ) -> None:
     """Delete a version for good."""
+    from monailabel_app.audit import command_noted
     from monailabel_app.weights import versions
     from monailabel_app.weights.version_layout import home
 
@@ -131,12 +138,14 @@ def remove(
         count = len(folders) - 1
         if not yes:
             typer.confirm(f"Delete {name} with {count} versions?", abort=True)
-        versions.remove_model(ROOT, name)
+        with command_noted(ROOT, "model_removed", model=name, versions=count):
+            versions.remove_model(ROOT, name)
     else:
         _check_unused(model, [versions.locate(ROOT, name, version)])
         if not yes:
             typer.confirm(f"Delete {model}?", abort=True)
-        versions.remove(ROOT, name, version, reason=reason)
+        with command_noted(ROOT, "model_removed", model=name, version=version):
+            versions.remove(ROOT, name, version, reason=reason)
     typer.echo(f"{model} is deleted")
 
 

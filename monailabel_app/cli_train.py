@@ -57,6 +57,7 @@ def train(
     The version serves when its held-out figure is not below that of the model it replaces. A killed training goes on
     with --resume.
     """
+    from monailabel_app.audit import command_noted, note_command
     from monailabel_app.errors import InvalidSettings
     from monailabel_app.pipelines.progress_bar import bars
     from monailabel_app.pipelines.site_options import SiteOptions, usual_batch
@@ -91,7 +92,8 @@ def train(
         resume=resume,
     )
     scans, left_out = scans_of_folder(data, healthy_list)
-    with bars() as bar:
+    note_command(ROOT, "training_started", method=method, model=options.name, scans=len(scans), resumed=resume)
+    with bars() as bar, command_noted(ROOT, "training_ended", method=method, model=options.name) as noted:
         result = train_site(
             ROOT,
             scans,
@@ -102,6 +104,7 @@ def train(
             plan_only=plan_only,
             say=partial(typer.echo, err=True),
         )
+        noted |= {"version": result.version, "promoted": result.promoted, "plan_only": plan_only}
     if plan_only:
         typer.echo(f"run folder: {result.run_folder}")
         typer.echo(f"train: torchrun ... {ROOT / 'main.py'} train-worker {ROOT} {result.run_folder}")

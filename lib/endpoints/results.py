@@ -35,6 +35,7 @@ from monailabel_app.calibration.bands import BAND_SHARES, BANDS, COLOURS, band_e
 from monailabel_app.calibration.tails import TAIL_SHARES
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.io import images
+from monailabel_app.pipelines.manifest import manifest_of
 from monailabel_app.pipelines.study_report import study_report
 from monailabel_app.types import Volume
 
@@ -43,7 +44,7 @@ router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Results"])
 _USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 KINDS = ("anomaly_map", "reconstruction", "uncertainty_map", "mask", "bands", "brain_mask", "scan")
 FORMATS = (".nii.gz", ".nii", ".nrrd")
-_REPORTS = ("report.html", "report.json", "result.json")
+_REPORTS = ("report.html", "report.json", "result.json", "manifest.json")
 # A page without scripts, whose style and pictures are inside it.
 _PAGE = {
     **NO_STORE,
@@ -76,7 +77,7 @@ def result(request: Request, image: str, user: User = _USER) -> JSONResponse:
 def result_file(request: Request, background: BackgroundTasks, image: str, name: str, user: User = _USER) -> Response:
     """``{kind}.nii.gz``, ``.nii`` or ``.nrrd`` on the scan's own grid; report.html, report.json, result.json.
 
-    kind: anomaly_map, reconstruction, uncertainty_map, mask, bands, brain_mask, scan (which needs no analysis).
+    manifest.json: what the result depends on, and enough to make it again (``main.py reproduce``). kind: anomaly_map, reconstruction, uncertainty_map, mask, bands, brain_mask, scan (which needs no analysis).
     """
     model, given = _asked(request, image)
     if name in _REPORTS:
@@ -239,6 +240,8 @@ def _report(image: str, model: str | None, given: Mapping[str, Any], name: str) 
     if name == "result.json":
         return answer(_describe(image, model, given))
     found = _found(image, model, given, images=name.endswith(".html"))
+    if name == "manifest.json":
+        return answer(manifest_of(found.finding))
     info = app_instance().datastore().get_image_info(image) or {}
     review = review_of(info)
     if review is not None and review.get("model") not in {None, found.task.entry.name}:

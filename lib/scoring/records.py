@@ -110,6 +110,7 @@ def record_result(
     if error is None:
         # Another one may be used since the work began: said as it is, and made again by the next run.
         record["calibration"] = (result.get("calibration") or {}).get("id", basis.calibration)
+        record["manifest"] = (result.get("manifest") or {}).get("id")
         passing = record["calibration"] != basis.calibration
     record["basis"] = None if passing else basis.of(now)
     record = to_json(record)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
+from lib import audit
 from lib.healthy import HealthySelection
 from lib.runner import choose_device
 from monailabel_app.errors import TrainingFailed
@@ -105,15 +106,23 @@ class HealthyTrainTask(TrainTask):
                 datastore.refresh()
             return [scan.id for scan in self._select(datastore).scans]
 
-        result = site_training.train_site(
-            self._root,
-            scans,
-            options,
-            contaminated=len(selection.contaminated),
-            left_out=left_out,
-            progress=_log_progress,
-            still_healthy=healthy_now,
-        )
+        audit.note("training_started", model=options.name, method=self.method_id, scans=len(scans), stage="begun")
+        try:
+            result = site_training.train_site(
+                self._root,
+                scans,
+                options,
+                contaminated=len(selection.contaminated),
+                left_out=left_out,
+                progress=_log_progress,
+                still_healthy=healthy_now,
+            )
+        except BaseException as error:
+            audit.note("training_ended", "failed", model=options.name, method=self.method_id, kind=type(error).__name__)
+            raise
+        about = {"model": result.name, "version": result.version, "method": self.method_id}
+        audit.note("training_ended", **about, promoted=result.promoted)
+        audit.note("published", **about, promoted=result.promoted)
         return to_json(result.to_json())
 
 

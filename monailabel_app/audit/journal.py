@@ -5,7 +5,8 @@ from __future__ import annotations
 import getpass
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ def log_file(root: Path, given: str | None = None) -> Path | None:
     if chosen.lower() == OFF:
         return None
     return Path(chosen).expanduser().absolute() if chosen else Path(root).absolute() / "logs" / FILE
+
+
+@contextmanager
+def command_noted(root: Path, event: str, **facts: Any) -> Iterator[dict[str, Any]]:
+    """Note what a command does within it, and how that ended; more facts may be put into the mapping it gives."""
+    try:
+        yield facts
+    except BaseException as error:
+        stopped = type(error).__name__ in {"Exit", "Abort", "KeyboardInterrupt"}
+        note_command(root, event, "cancelled" if stopped else "failed", kind=type(error).__name__, **facts)
+        raise
+    note_command(root, event, **facts)
 
 
 def note_command(root: Path, event: str, outcome: str = "ok", **facts: Any) -> None:

@@ -233,6 +233,15 @@ def model(record: Record) -> Markup:
     return element("section", *parts)
 
 
+def _run_words(manifest: Mapping[str, Any] | None) -> Any:
+    """Its id, device and type of the arithmetic; the whole of it is in the report's JSON."""
+    if not manifest:
+        return MISSING
+    made = (manifest.get("made_with") or [manifest["environment"]])[0]
+    where = f" ({made['device']}, {made['dtype']}, {made['threads']} threads, torch {made['libraries'].get('torch')})"
+    return [element("code", manifest["id"]), where]
+
+
 def making(record: Record) -> Markup:
     """Settings, preparation, times and identities."""
     finding, calibration = record["finding"], record["finding"].get("calibration") or {}
@@ -249,6 +258,7 @@ def making(record: Record) -> Markup:
         ("model hash", element("code", record["model"]["hash"])),
         ("calibration", _calibration_words(calibration)),
         ("calibration hash", element("code", calibration.get("hash") or MISSING)),
+        ("run manifest", _run_words(finding.get("manifest"))),
         ("app version", record["made"]["app_version"]),
         ("report made", record["made"]["time"]),
         ("report schema", record["schema_version"]),

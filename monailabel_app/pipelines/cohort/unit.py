@@ -136,6 +136,7 @@ def summary(finding: Finding) -> dict[str, Any]:
         "drift": drift and {key: drift.get(key) for key in ("distance", "p_value", "drifted")},
         "warnings": list(finding.warnings)[:_MOST_SENTENCES],
         "seconds": {key: round(value, 2) for key, value in finding.seconds.items()},
+        "manifest": (finding.manifest or {}).get("id"),
     }
 
 

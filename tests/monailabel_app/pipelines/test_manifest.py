@@ -26,7 +26,7 @@ from monailabel_app.weights.model_folder import seal
 from tests.monailabel_app.synthetic import person, scan
 
 ROOT = Path(__file__).resolve().parents[3]
-CHEAP = ("ddpm", "cold_diffusion", "latent_transformer", "atlas_zscore", "feature_autoencoder", "intensity")
+CHEAP = ("ddpm", "atlas_zscore")
 
 
 @pytest.fixture
