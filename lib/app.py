@@ -234,6 +234,9 @@ class AnomalyApp(MONAILabelApp):
         tasks = self._infers
         for name, model in meta["models"].items():
             entry = tasks[name].entry if name in tasks else None
+            fault = self._runner.fault(entry.folder) if entry is not None else ""
+            if fault:
+                model["description"] = f"Damaged, and not used until it is restored: {fault}. {model['description']}"
             seen = self._contamination.of_folder(entry.folder, abnormal) if entry is not None else None
             if seen:
                 model["description"] = f"{model['description']} Caution: {seen}; train it anew."

@@ -16,6 +16,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 from lib.errors import InvalidRequest, UnknownImage
 from lib.ids import check_image_id, check_tag
 from lib.reviewed import ReviewedLabels, count_voxels, file_stamp, is_final, with_flag
+from lib.same_scan import SameScan
 from lib.whole_files import Placing, Staged
 from monailabel_app.errors import AnomalyAppError
 from monailabel_app.io import images
@@ -27,7 +28,7 @@ LABEL_EXTENSIONS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd")
 ANOMALY_MAP_TAG = "anomaly_map"
 
 
-class AnomalyLocalDatastore(ReviewedLabels):
+class AnomalyLocalDatastore(SameScan, ReviewedLabels):
     """MONAI Label's folder of images with four faults mended, and final labels counted (``lib.reviewed``).
 
     * ids, tags and extensions are checked before they become a path;
@@ -35,7 +36,8 @@ class AnomalyLocalDatastore(ReviewedLabels):
     * an image uploaded under a used id with other content moves the old image *and its labels* to an id of its own,
       so that no label is ever shown on another scan and nothing is lost;
     * requests, the watcher of the folder and other processes no longer change the table of images under each other
-      (``lib.shared_table``).
+      (``lib.shared_table``);
+    * a file that is copied over another one by hand is told from it (``lib.same_scan``).
 
     Two locks: one for the table, held briefly; one for uploads, which compare files and may take seconds. The
     latter is always taken first.
@@ -64,12 +66,14 @@ class AnomalyLocalDatastore(ReviewedLabels):
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Take a copy of an image file in under ``image_id`` and return the id. Raises InvalidRequest.
 
+        What cannot be read or analysed does not get in: UnreadableVolume, InvalidVolume.
         ``healthy`` in ``image_info`` marks the scan, also one that is here already.
         """
         image_info = with_flag(image_info or {})
         extension = known_extension(image_filename, IMAGE_EXTENSIONS, "an image")
         image_id = check_image_id(image_id or Path(image_filename).name[: -len(extension)])
         with self._uploads:
+            images.read_volume(image_filename, slices=True)
             former = super().get_image_uri(image_id)
             if former and Path(former).is_file() and same_image(Path(former), Path(image_filename)):
                 if "healthy" in image_info:

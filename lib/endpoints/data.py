@@ -52,7 +52,7 @@ def next_sample(strategy: str, params: dict | None = None, user: User = _USER):
 
 
 # What this app itself writes into a scan's information: findings, reviews, who works on it, what replaced it.
-OWN_KEYS = frozenset({records.KEY, review.KEY, leases.KEY, evaluate.KEY, "replaced_id", "name", "ts"})
+OWN_KEYS = frozenset({records.KEY, review.KEY, leases.KEY, evaluate.KEY, "replaced_id", "scan_file", "name", "ts"})
 _BY_NAME = frozenset({"token", "cookie", "keycloak"})
 
 
