@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,8 @@ def start_and_wait(scans, out, count):
         text=True,
         cwd=ROOT,
         start_new_session=True,
+        # As at a terminal: a shell that starts the tests in the background has them ignore Ctrl-C, and so would the run.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     end = time.monotonic() + 900
     while len(records(out)) < count:
