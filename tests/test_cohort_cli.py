@@ -51,7 +51,7 @@ def start_and_wait(scans, out, count):
         text=True,
         cwd=ROOT,
         start_new_session=True,
-        # As at a terminal: a shell that starts the tests in the background has them ignore Ctrl-C, and so would the run.
+        # As at a terminal: started in the background by a shell the tests ignore Ctrl-C, and so would the run.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     end = time.monotonic() + 900
