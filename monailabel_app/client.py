@@ -29,6 +29,12 @@ _OVER = frozenset({"done", "failed", "cancelled"})
 # What a busy server is asked again after, when it does not say so itself.
 _BUSY_SECONDS = 5.0
 _CHUNK = 1 << 20
+TOKEN_VARIABLE = "ANOMALY_TOKEN"
+# What to do where the server does not admit this client.
+_ADVICE = {
+    401: f"pass a token of this server: AnomalyClient(address, token=...) or the environment's {TOKEN_VARIABLE}",
+    403: "the token's role does not allow this: ask the server's administrator for another one",
+}
 _SCANS = re.compile(r"\.(nii\.gz|nii|nrrd)$", re.IGNORECASE)
 
 
@@ -38,6 +44,19 @@ class AnomalyClientError(Exception):
     def __init__(self, message: str, status: int | None = None):
         super().__init__(message)
         self.status = status
+
+
+class _Bearer(requests.auth.AuthBase):
+    """The header, which requests drops by itself when an answer leads to another host."""
+
+    def __init__(self, token: str):
+        if not token.isascii() or not token.isprintable() or " " in token:
+            raise ValueError("expected a token without spaces, got something else")
+        self._header = f"Bearer {token}"
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = self._header
+        return request
 
 
 class JobFailed(AnomalyClientError):
@@ -51,9 +70,9 @@ class JobFailed(AnomalyClientError):
 class AnomalyClient:
     """Calls to one server.
 
-    server: its address, such as ``http://127.0.0.1:8000``. token: sent as ``Authorization: Bearer``. reader: who looks
-    at the scans, kept with reviews. verify: as in requests, a bundle of certificates for a server with its own.
-    timeout: seconds without a byte before a call is given up; None waits for ever.
+    server: its address, such as ``http://127.0.0.1:8000``. token: sent as ``Authorization: Bearer``; by default
+    $ANOMALY_TOKEN. reader: who looks at the scans, kept with reviews. verify: as in requests, a bundle of certificates
+    for a server with its own. timeout: seconds without a byte before a call is given up; None waits for ever.
     """
 
     def __init__(
@@ -72,8 +91,10 @@ class AnomalyClient:
         self._timeout = timeout
         self._session = requests.Session()
         self._session.verify = verify
+        token = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
         if token:
-            self._session.headers["Authorization"] = f"Bearer {token}"
+            # Not left to requests, which would put a password of ~/.netrc in its place.
+            self._session.auth = _Bearer(token.strip())
 
     # --- what there is -------------------------------------------------------------------------------------------
 
@@ -299,7 +320,8 @@ class AnomalyClient:
         except requests.RequestException as error:
             raise AnomalyClientError(f"no answer from {self.server} ({type(error).__name__})") from error
         if answer.status_code >= 400:
-            error = AnomalyClientError(_reason(answer), answer.status_code)
+            advice = _ADVICE.get(answer.status_code)
+            error = AnomalyClientError(_reason(answer) + (f" ({advice})" if advice else ""), answer.status_code)
             wait = answer.headers.get("Retry-After", "")
             error.retry_after = float(wait) if wait.isdigit() else _BUSY_SECONDS
             answer.close()

@@ -121,7 +121,8 @@ def _wait_until_up(process: subprocess.Popen, log: Path, url: str, wait_s: float
                 f"the server stopped with code {process.returncode}:\n{log.read_text()[-4000:]}"
             )
         with suppress(requests.RequestException):
-            if requests.get(f"{url}/info/", timeout=5).status_code == 200:
+            # A server that asks for a token answers, too.
+            if requests.get(f"{url}/info/", timeout=5).status_code in {200, 401}:
                 return
         time.sleep(0.3)
     raise RuntimeError(f"the server did not answer within {wait_s:.0f} s:\n{log.read_text()[-4000:]}")

@@ -6,6 +6,7 @@ In Slicer's Python console (View, Python Console), with the scan open that MONAI
     show()                                    # the scan in the red slice view, the server in MONAI Label's module
     show(image="scan_1", model="cold_diffusion_t1", operating_point="specific")
     show(server="http://127.0.0.1:8000", run=True)   # analyses the scan first if that was not done yet
+    show(token="anomaly_...")                 # where the server asks for one; or the environment's ANOMALY_TOKEN
 
 Called again it replaces what it has shown of the scan before. Only Slicer's own Python is needed. The result must be at
 hand on the server: press Run in MONAI Label's module first, or pass ``run=True``. For research use only.
@@ -78,6 +79,7 @@ class _Server:
 
     def __init__(self, address, token=None):
         self.address = address.rstrip("/")
+        token = token or os.environ.get("ANOMALY_TOKEN")
         self.headers = {"Authorization": "Bearer " + token} if token else {}
 
     def json(self, path, query=None, body=None):
@@ -113,7 +115,8 @@ class _Server:
                 text = json.loads(text)["detail"]
             except (ValueError, KeyError, TypeError):
                 text = text[:300]
-            raise ServerSaidNo(f"HTTP {error.code}: {text}", error.code) from None
+            hint = ' (pass a token of this server: show(token="..."))' if error.code == 401 else ""
+            raise ServerSaidNo(f"HTTP {error.code}: {text}{hint}", error.code) from None
         except urllib.error.URLError as error:
             raise ServerSaidNo(f"no answer from {self.address}: {error.reason}") from None
 

@@ -6,7 +6,6 @@ import type { Job, Model, PageInfo, Params, Result, Review, Study, StudyList } f
 const ROOT = new URL("../", new URL("./", document.baseURI));
 /** Times within the server's sentences, to be shown as the reader's clock has them. */
 const ISO_TIME = /\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)/g;
-const TOKEN = "anomaly.token";
 
 /** An answer that is not 2xx, or none at all (status 0). The message is what the server said, to be shown as text. */
 export class ApiError extends Error {
@@ -25,16 +24,16 @@ export function address(path: string, params: Params = {}): string {
   return url.toString();
 }
 
-/** Headers that every request needs: the login's token where MONAI Label asks for one. */
-export function headers(): Record<string, string> {
-  const token = sessionStorage.getItem(TOKEN);
-  return token ? { Authorization: `Bearer ${token}` } : {};
-}
-
 let onLogin: () => void = () => undefined;
-/** Call `listener` when the server asks for a login. */
+/** Call `listener` when the server asks for a login: the session is over, or was ended elsewhere. */
 export function whenLoginNeeded(listener: () => void): void {
   onLogin = listener;
+}
+const resumed = new Set<() => void>();
+/** Call `listener` when somebody has signed in again. Returns what ends that. */
+export function whenSignedIn(listener: () => void): () => void {
+  resumed.add(listener);
+  return () => void resumed.delete(listener);
 }
 
 export function message(error: unknown): string {
@@ -59,12 +58,11 @@ function said(body: string, status: number): string {
   return `the server answered with status ${status}`;
 }
 
-async function send(path: string, init: RequestInit = {}, params: Params = {}): Promise<Response> {
+async function send(path: string, init: RequestInit = {}, params: Params = {}, signingIn = false): Promise<Response> {
   let response: Response;
   try {
     response = await fetch(address(path, params), {
       ...init,
-      headers: { ...headers(), ...(init.headers as Record<string, string> | undefined) },
       credentials: "same-origin",
     });
   } catch (error) {
@@ -72,14 +70,14 @@ async function send(path: string, init: RequestInit = {}, params: Params = {}): 
     throw new ApiError(0, "the server cannot be reached; is it still running?");
   }
   if (!response.ok) {
-    if (response.status === 401) onLogin();
+    if (response.status === 401 && !signingIn) onLogin();
     throw new ApiError(response.status, said(await response.text(), response.status));
   }
   return response;
 }
 
-async function json<T>(path: string, init: RequestInit = {}, params: Params = {}): Promise<T> {
-  return (await (await send(path, init, params)).json()) as T;
+async function json<T>(path: string, init: RequestInit = {}, params: Params = {}, signingIn = false): Promise<T> {
+  return (await (await send(path, init, params, signingIn)).json()) as T;
 }
 
 function body(method: string, value: unknown): RequestInit {
@@ -106,13 +104,14 @@ export const api = {
     send(`anomaly/studies/${id(image)}/lease`, { method: "DELETE", keepalive: true }, { reader }),
   archive: (image: string, model: string, params: Params, objects: string[]) =>
     json<{ stored: { object: string }[] }>(`anomaly/dicom/${id(image)}`, body("POST", { model, params, objects })),
-  /** A file of the server as a blob, for downloads where a plain link could not carry the login. */
-  file: async (url: string) => (await send(url)).blob(),
-  async login(user: string, password: string): Promise<void> {
-    const form = new URLSearchParams({ username: user, password, grant_type: "password" });
-    const answer = await json<{ access_token: string | null }>("auth/token", { method: "POST", body: form });
-    if (answer.access_token) sessionStorage.setItem(TOKEN, answer.access_token);
+  /** The session is a cookie that scripts cannot read. */
+  async login(user: string, password: string): Promise<PageInfo["user"]> {
+    const form = new URLSearchParams({ username: user, password });
+    const who = await json<PageInfo["user"]>("anomaly/login", { method: "POST", body: form, headers: { Accept: "application/json" } }, {}, true);
+    for (const listener of [...resumed]) listener();
+    return who;
   },
+  logout: () => send("anomaly/logout", { method: "POST", headers: { Accept: "application/json" } }),
 };
 
 /** Addresses of files, as links and for the viewer. */
@@ -131,7 +130,6 @@ export function upload(file: File, image: string, extension: string, told: (shar
   return new Promise<string>((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("PUT", address("datastore/image", { image }));
-    for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => event.lengthComputable && told(event.loaded / event.total);
     request.onload = () => {
       if (request.status === 401) onLogin();

@@ -4,7 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { api, message } from "./api";
 import { Help } from "./parts/help";
 import { Brain, Keys } from "./parts/icons";
-import { LoginDialog } from "./parts/login";
+import { LoginDialog, SignedIn } from "./parts/login";
 import { askReader, ReaderDialog } from "./parts/reader";
 import { Toasts } from "./parts/toasts";
 import { hashOf, useRoute } from "./route";
@@ -45,6 +45,7 @@ export function App() {
         <button type="button" class="quiet" onClick={() => void askReader(true)}>
           {reader ? <><span class="sr-only">Reader: </span>{reader}</> : "Who is reading?"}
         </button>
+        <SignedIn />
         <button type="button" class="quiet" onClick={() => setHelp(true)} aria-label="Keys and help"><Keys /> <span class="wide-only">Help</span></button>
       </header>
       {route.view === "study" ? <StudyView key={route.image} route={route} /> : <Worklist route={route} />}

@@ -10,7 +10,8 @@ export interface PageInfo {
   datastore: "folder" | "dicomweb";
   uploads: boolean;
   extensions: string[];
-  login: boolean;
+  /** Who signed in; null where nobody is asked. */
+  user: { name: string; role: string } | null;
 }
 
 export interface Lease {

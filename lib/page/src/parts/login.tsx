@@ -1,7 +1,8 @@
-/** The login of MONAI Label, where it is switched on. */
+/** Signing in again where the session has ended, over what is on the screen: nothing that was typed is lost. */
 
 import { useEffect, useState } from "preact/hooks";
 import { api, message, whenLoginNeeded } from "../api";
+import { shared, toast, update, useShared } from "../store";
 import { Dialog } from "./dialog";
 
 export function LoginDialog() {
@@ -9,25 +10,55 @@ export function LoginDialog() {
   const [user, setUser] = useState("");
   const [password, setPassword] = useState("");
   const [fault, setFault] = useState("");
-  useEffect(() => whenLoginNeeded(() => setOpen(true)), []);
+  useEffect(() => whenLoginNeeded(() => {
+    setUser((typed) => typed || shared().page?.user?.name || "");
+    setOpen(true);
+  }), []);
   if (!open) return null;
   const submit = async (event: Event) => {
     event.preventDefault();
     try {
       await api.login(user, password);
-      location.reload();
     } catch (error) {
       setFault(message(error));
+      return;
+    }
+    setPassword("");
+    setFault("");
+    setOpen(false);
+    // What could not be fetched at the start is fetched now.
+    api.page().then((page) => update({ page }), (error: unknown) => toast(message(error), "error"));
+    api.models().then((models) => update({ models }), () => undefined);
+  };
+  return (
+    <Dialog title="Please sign in again" onClose={() => setOpen(false)}>
+      <form onSubmit={submit} class="stack">
+        <p class="muted">The session has ended. What is on this page stays as it is.</p>
+        <label class="field"><span>Token name, or user</span><input type="text" name="username" autocomplete="username" autocapitalize="none" spellcheck={false} value={user} onInput={(event) => setUser(event.currentTarget.value)} /></label>
+        <label class="field"><span>Token, or password</span><input type="password" name="password" autocomplete="current-password" required autofocus value={password} onInput={(event) => setPassword(event.currentTarget.value)} /></label>
+        {fault && <p class="fault" role="alert">{fault}</p>}
+        <div class="row end"><button type="submit" class="primary">Sign in</button></div>
+      </form>
+    </Dialog>
+  );
+}
+
+/** Who is signed in, and the way out; nothing where nobody is asked. */
+export function SignedIn() {
+  const { page } = useShared();
+  if (!page?.user) return null;
+  const leave = async () => {
+    try {
+      await api.logout();
+      location.assign(new URL("login", document.baseURI));
+    } catch (error) {
+      toast(message(error), "error");
     }
   };
   return (
-    <Dialog title="This server asks for a login" onClose={() => setOpen(false)}>
-      <form onSubmit={submit} class="stack">
-        <label class="field"><span>User</span><input type="text" autocomplete="username" autofocus value={user} onInput={(event) => setUser(event.currentTarget.value)} /></label>
-        <label class="field"><span>Password</span><input type="password" autocomplete="current-password" value={password} onInput={(event) => setPassword(event.currentTarget.value)} /></label>
-        {fault && <p class="fault" role="alert">{fault}</p>}
-        <div class="row end"><button type="submit" class="primary">Log in</button></div>
-      </form>
-    </Dialog>
+    <span class="signed-in">
+      <span class="wide-only muted" title={`Role: ${page.user.role}`}>Signed in as {page.user.name}</span>
+      <button type="button" class="quiet" title={`Signed in as ${page.user.name} (${page.user.role})`} onClick={() => void leave()}>Sign out</button>
+    </span>
   );
 }

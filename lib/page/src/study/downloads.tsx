@@ -1,7 +1,7 @@
 /** Files of the result as links, the report, and sending DICOM objects to the archive. */
 
 import { useState } from "preact/hooks";
-import { api, files, headers, message } from "../api";
+import { api, files, message } from "../api";
 import { Download, Page } from "../parts/icons";
 import { toast } from "../store";
 import type { Params, Result } from "../types";
@@ -17,27 +17,11 @@ const KINDS: Record<string, string> = {
 };
 const DICOM: Record<string, string> = { segmentation: "Segmentation", parametric_map: "Parametric map", report: "Structured report" };
 
-/** A link; where a login is on, the file is fetched with its token instead. */
 function FileLink({ url, name, text, open }: { url: string; name: string; text: string; open?: boolean }) {
-  const fetched = async (event: Event) => {
-    if (!("Authorization" in headers())) return;
-    event.preventDefault();
-    try {
-      const blob = URL.createObjectURL(await api.file(url));
-      const link = document.createElement("a");
-      link.href = blob;
-      if (open) link.target = "_blank";
-      else link.download = name;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(blob), 60000);
-    } catch (error) {
-      toast(message(error), "error");
-    }
-  };
   return open ? (
-    <a class="button" href={url} target="_blank" rel="noopener" onClick={(event) => void fetched(event)}><Page /> {text}</a>
+    <a class="button" href={url} target="_blank" rel="noopener"><Page /> {text}</a>
   ) : (
-    <a href={url} download={name} onClick={(event) => void fetched(event)}>{text}</a>
+    <a href={url} download={name}>{text}</a>
   );
 }
 

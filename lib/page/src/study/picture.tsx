@@ -1,7 +1,7 @@
 /** The viewer, loaded when the first study is opened, and the controls that change the picture only. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { files, headers, message } from "../api";
+import { files, message } from "../api";
 import { Warn } from "../parts/icons";
 import { change } from "../route";
 import type { Params, Result } from "../types";
@@ -98,7 +98,6 @@ export function Picture({ image, result, settled, params, threshold, onReady, on
         edges: result?.bands.map((band) => band.value) ?? [],
         bands: result?.bands,
         threshold: limit.current,
-        headers: headers(),
       })
       .then(
         () => {

@@ -1,7 +1,7 @@
 /** The reader's decisions on one study. Every change is sent at once as a draft; requests never overtake each other. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ApiError, api, message } from "../api";
+import { ApiError, api, message, whenSignedIn } from "../api";
 import { askReader } from "../parts/reader";
 import { shared, toast } from "../store";
 import type { Decision, Lesion, LesionDecision, Params, Result, Review, Vector } from "../types";
@@ -46,6 +46,7 @@ export function useReview(image: string, result: Result | null, params: Params, 
   const [status, setStatus] = useState<Reviewing["status"]>("none");
   const [fault, setFault] = useState("");
   const [away, setAway] = useState(0);
+  const [signedOut, setSignedOut] = useState(false);
   const now = useRef(state);
   const chain = useRef<Promise<unknown>>(Promise.resolve());
   const loaded = useRef("");
@@ -82,6 +83,7 @@ export function useReview(image: string, result: Result | null, params: Params, 
         setStatus("failed");
         setFault(message(error));
         if (error instanceof ApiError && error.status === 0) setAway((n) => n + 1);
+        if (error instanceof ApiError && error.status === 401) setSignedOut(true);
         return false;
       }
     });
@@ -95,6 +97,15 @@ export function useReview(image: string, result: Result | null, params: Params, 
     const timer = setTimeout(() => void send(false, "undecided", shared().reader), 5000);
     return () => clearTimeout(timer);
   }, [away, status]);
+
+  // A session that ended meanwhile: what was decided is sent when somebody has signed in again.
+  useEffect(() => {
+    if (!signedOut || status !== "failed") return;
+    return whenSignedIn(() => {
+      setSignedOut(false);
+      void send(false, "undecided", shared().reader);
+    });
+  }, [signedOut, status]);
 
   const put = async (next: Kept): Promise<void> => {
     const reader = await askReader();
