@@ -24,6 +24,7 @@ from lib.errors import InvalidRequest, TooLarge
 _CHUNK = 2**20
 _BLOCK = tarfile.BLOCKSIZE
 _PLAIN = re.compile(r"[\w .,()=+@~-]{1,120}")
+_ENDING = re.compile(r"\.[A-Za-z0-9]{1,10}")
 _NESTED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _SCANS = (".nii.gz",)
 _LONG_NAMES = {
@@ -37,9 +38,7 @@ _LONGEST_HEADER = 64 * 1024
 # Not LZMA (nor .tar.xz): how much memory unpacking takes is up to the file there.
 _PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2}
 _FAULTS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, NotImplementedError)
-_DAMAGED = (
-    "expected an archive (.zip, .tar, .tar.gz, .tar.bz2) that can be unpacked, got another or a damaged file"
-)
+_DAMAGED = "expected an archive (.zip, .tar, .tar.gz, .tar.bz2) that can be unpacked, got another or a damaged file"
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,7 @@ def unpack(archive: Path, folder: Path, limits: UnpackLimits) -> list[Path]:
     written = []
     for number, (entry, content) in enumerate(_walk(archive, limits)):
         parts = [
-            part if _PLAIN.fullmatch(part) else f"{number:06d}{Path(part).suffix if part.isascii() else ''}"[:40]
-            for part in PurePosixPath(entry.name).parts
+            part if _PLAIN.fullmatch(part) else _numbered(number, part) for part in PurePosixPath(entry.name).parts
         ]
         path = folder.joinpath(*parts)
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -91,6 +89,11 @@ def unpack(archive: Path, folder: Path, limits: UnpackLimits) -> list[Path]:
                 target.write(piece)
         written.append(path)
     return written
+
+
+def _numbered(number: int, name: str) -> str:
+    ending = Path(name).suffix
+    return f"{number:06d}{ending if _ENDING.fullmatch(ending) else ''}"
 
 
 def _walk(archive: Path, limits: UnpackLimits) -> Iterator[tuple[Entry, Iterator[bytes]]]:
@@ -213,7 +216,7 @@ def _walk_tar(path: Path, count: _Count) -> Iterator[tuple[Entry, Iterator[bytes
                 continue
             yield entry, _counted(stream, size, count)
             stream.read(padding)
-        if not block:
+        if len(block) != _BLOCK:
             raise tarfile.ReadError("no end of the archive")
 
 

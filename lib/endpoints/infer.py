@@ -25,6 +25,7 @@ from monailabel.interfaces.utils.app import app_instance
 from lib.datastore import IMAGE_EXTENSIONS
 from lib.endpoints.caller import Caller
 from lib.errors import InvalidRequest, UnknownImage
+from lib.ids import check_tag
 from lib.plans import recorded
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Infer"])
@@ -65,6 +66,9 @@ def _infer(
     app = app_instance()
     request = {key: value for key, value in read_params(params).items() if key not in RESERVED}
     request["model"] = model
+    if request.get("label_tag"):
+        # Before an analysis of minutes, not after it.
+        check_tag(str(request["label_tag"]))
     as_seg = output == ResultType.dicom_seg
     with ExitStack() as stack:
         if session_id:
@@ -82,6 +86,13 @@ def _infer(
     if as_seg:
         background_tasks.add_task(Path(result["dicom_seg"]).unlink, missing_ok=True)
     return send_response(app.datastore(), result, output, background_tasks)
+
+
+@router.post("/infer/wsi/{model}", include_in_schema=False)
+@router.post("/infer/wsi_v2/{model}", include_in_schema=False)
+def run_wsi_inference(model: str, user: User = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))):
+    """Refused before a file that came along is kept: MONAI Label keeps it for ever."""
+    raise InvalidRequest("this app analyses 3-D head scans, not whole-slide images: use POST /infer/{model}")
 
 
 def read_params(text: str | None) -> dict[str, Any]:

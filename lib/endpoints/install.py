@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 from lib import background
 from lib.access.gate import Gate
 from lib.endpoints import (
+    api_docs,
     archive,
     data,
     dicom,
@@ -38,6 +39,7 @@ from lib.endpoints import (
     tasks,
     viewer,
 )
+from lib.endpoints.api_schema import describe_server
 from lib.endpoints.audit_trail import AuditTrail
 from lib.endpoints.guard import Guard
 from lib.endpoints.metrics import Metrics
@@ -64,7 +66,7 @@ def install(server: FastAPI | None = None) -> bool:
     routers = (
         infer.router, data.router, tasks.router, evaluation.router, viewer.router, archive.router, page.router,
         jobs.router, dicom.router, results.router, samples.router, sessions.router, logs.router,
-        model_upload.router,
+        model_upload.router, api_docs.router,
         studies.router, reviews.router, models.router, health.router, metrics.router, login.router,
     )  # fmt: skip
     routes = [route for router in routers for route in router.routes]
@@ -83,6 +85,6 @@ def install(server: FastAPI | None = None) -> bool:
     others = [given for given in server.user_middleware if given.cls.__name__ not in replaced]
     server.user_middleware[:] = [*(Middleware(layer) for layer in AROUND), *others]
     server.middleware_stack = server.build_middleware_stack()
-    server.openapi_schema = None
+    describe_server(server)
     background.prepare()
     return True

@@ -20,6 +20,8 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import tasks
 
+from lib.endpoints.infer import RESERVED
+from lib.ids import check_tag
 from monailabel_app.errors import AnomalyAppError, UnknownModel
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Tasks"])
@@ -129,7 +131,11 @@ def run_batch(
 ) -> Any:
     """Start a batch analysis in a process of its own."""
     check_name("model", model, app_instance().info()["models"])
-    return batch_infer.run(model, images, params or {}, run_sync)
+    # MONAI Label lets what is named there replace the model and images of the address.
+    given = {key: value for key, value in (params or {}).items() if key not in {*RESERVED, "images"}}
+    if given.get("label_tag"):
+        check_tag(str(given["label_tag"]))
+    return batch_infer.run(model, images, given, run_sync)
 
 
 def training_request(name: str, params: dict[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def find_file(path: str) -> Path | None:
 
     Raises UnknownImage for a file that is not there, so that a script is never answered with a page.
     """
+    if "\0" in path or len(path.encode("utf-8", "replace")) > 1024 or any(len(part) > 200 for part in path.split("/")):
+        raise UnknownImage("the viewer has no file of such a name")
     wanted = (VIEWER / path).resolve()
     if wanted in {VIEWER, VIEWER / "index.html"}:
         return None

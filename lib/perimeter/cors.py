@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 
-from lib.perimeter.origins import is_allowed
+from lib.perimeter.origins import is_allowed, named_origins
 
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT")
 
@@ -18,6 +18,8 @@ class ExactCors:
 
     def __init__(self, app):
         self.app = app
+        # A name that is none is told at the start, not at the first request.
+        named_origins()
 
     async def __call__(self, scope, receive, send) -> None:
         """Add the headers of CORS, or answer a preflight."""

@@ -1,15 +1,20 @@
 """Which web origins (RFC 6454) a request may come from: this server's own, and those that the settings name.
 
-MONAI Label takes an empty ``MONAI_LABEL_CORS_ORIGINS`` as "everybody", and writes a named one with a slash at its end,
-which no browser sends. Here empty means nobody, and names are compared as browsers write them.
+They are named by ``--conf cors_origins http://h:3000,https://other``. MONAI Label's own setting
+``MONAI_LABEL_CORS_ORIGINS`` is read, too, where something else than ``start_server`` has started the server (that
+command cannot write it into its log and ends with a TypeError). MONAI Label takes an empty one as "everybody", and
+writes a named one with a slash at its end, which no browser sends. Here empty means nobody, and names are compared as
+browsers write them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from monailabel.config import settings
+
+from lib.errors import InvalidRequest
 
 _PORTS = {"http": 80, "https": 443}
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -27,10 +32,26 @@ def normalised(origin: str) -> tuple[str, str, int] | None:
     return parts.scheme, parts.hostname, port or _PORTS[parts.scheme]
 
 
-def named_origins(urls: Iterable[object] | None = None) -> frozenset[tuple[str, str, int]]:
-    """The origins of ``MONAI_LABEL_CORS_ORIGINS`` (or ``urls``), normalised; what is no origin is left out."""
-    given = settings.MONAI_LABEL_CORS_ORIGINS if urls is None else urls
-    return frozenset(found for found in (normalised(str(url)) for url in given) if found)
+def named_origins() -> frozenset[tuple[str, str, int]]:
+    """The origins of ``--conf cors_origins`` and ``MONAI_LABEL_CORS_ORIGINS``, normalised.
+
+    Raises InvalidRequest naming one that is none, such as ``*``.
+    """
+    conf = str((settings.MONAI_LABEL_APP_CONF or {}).get("cors_origins") or "")
+    given = [*(text.strip() for text in conf.split(",") if text.strip()), *map(str, settings.MONAI_LABEL_CORS_ORIGINS)]
+    return _all_normalised(tuple(given))
+
+
+@lru_cache(maxsize=8)
+def _all_normalised(given: tuple[str, ...]) -> frozenset[tuple[str, str, int]]:
+    found = {text: normalised(text) for text in given}
+    for text, origin in found.items():
+        if origin is None:
+            raise InvalidRequest(
+                f"expected origins such as http://host:3000 in --conf cors_origins, got {text[:60]!r}: each has to be "
+                "named"
+            )
+    return frozenset(found.values())
 
 
 def is_own(origin: str, host: str, scheme: str = "http") -> bool:

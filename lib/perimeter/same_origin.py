@@ -34,8 +34,8 @@ class SameOrigin:
             return
         logger.warning("a request of a page of another origin was refused")
         error = NotAllowed(
-            "a page of another origin made this request: open the viewer at this server's own address, or name the "
-            "page's origin in MONAI_LABEL_CORS_ORIGINS"
+            "a page of another origin made this request: open the viewer at this server's own address, or start the "
+            "server with the page's origin: --conf cors_origins http://HOST:PORT"
         )
         await answer_error(scope, receive, send, error)
 
