@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from lib import metrics, options
@@ -22,6 +21,7 @@ from lib.runner import ModelRunner, choose_device, list_devices
 from monailabel_app.errors import InvalidSettings, NotAnalysed, UnknownModel
 from monailabel_app.io import images
 from monailabel_app.pipelines import predict as pipeline
+from monailabel_app.pipelines.out_of_memory import give_back, is_out_of_memory
 from monailabel_app.pipelines.read_volumes import ReadVolumes
 from monailabel_app.types import Finding, Volume, to_json
 
@@ -185,6 +185,23 @@ class AnomalyInferTask(InferTask):
     def _look(
         self, path: str, values: Mapping[str, Any], device: str, images: bool, progress: Progress | None, *, run: bool
     ) -> Looked:
+        try:
+            return self._looked(path, values, device, images, progress, run)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._runner.forget()
+            metrics.count_error("OutOfMemory")
+            logger.error("an analysis on %s was given up: no memory left", device)
+        # Only here have the frames of the failed analysis let go of their arrays.
+        give_back(device)
+        raise ServerBusy(
+            "the server has too little memory for this analysis now: send it again later, or a scan of lower resolution"
+        )
+
+    def _looked(
+        self, path: str, values: Mapping[str, Any], device: str, images: bool, progress: Progress | None, run: bool
+    ) -> Looked:
         start = time.perf_counter()
         volume = self._volumes.get(path)
         read = time.perf_counter()
@@ -192,17 +209,11 @@ class AnomalyInferTask(InferTask):
         if not self.is_valid():
             # Removed while this request stood in line; the version that serves now may give another result.
             raise UnknownModel(f"the version {self.entry.id} was removed meanwhile: send the request again")
-        try:
-            folder = self.entry.folder
-            model = self._runner.model(folder, device) if run else self._runner.reading(folder)
-            loaded = time.perf_counter()
-            finding = pipeline.predict(
-                volume, model, settings, cache=self._cache, progress=progress, images=images, run=run
-            )
-        except torch.cuda.OutOfMemoryError as error:
-            self._runner.forget()
-            torch.cuda.empty_cache()
-            raise ServerBusy(f"{device} ran out of memory: try again later, or send device=cpu") from error
+        folder = self.entry.folder
+        model = self._runner.model(folder, device) if run else self._runner.reading(folder)
+        loaded = time.perf_counter()
+        given = {"cache": self._cache, "progress": progress, "images": images, "run": run}
+        finding = pipeline.predict(volume, model, settings, **given)
         return Looked(volume, finding, model, settings, {"read": read - start, "load_model": loaded - read})
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from .diffusion import DiffusionEngine
-from .output import AXIS_OF_PLANE, MethodOutput, Progress, fast_autocast, over_slices
+from .output import AXIS_OF_PLANE, MethodOutput, Progress, batches, fast_autocast, over_slices
 
 # (sqrt(alpha-bar), noise (n, 1, A, B)) -> clean estimate (n, 1, A, B) in [0, 1] of the slices it was made for.
 Restore = Callable[[float, torch.Tensor], torch.Tensor]
@@ -35,11 +35,13 @@ def analyse_draws(
     generator: torch.Generator,
     *,
     batch_size: int = 16,
+    group: int = 16,
     progress: Progress | None = None,
 ) -> MethodOutput:
     """Redraw every slice of (X, Y, Z) in [0, 1] from each noise level and draw, and sum the estimates up.
 
-    restorer: called once for each batch of slices (n, 1, A, B) in [0, 1], returns what restores them.
+    restorer: called once for each batch of slices (n, 1, A, B) in [0, 1], returns what restores them. group: slices
+    whose noise is drawn together; it decides which noise a slice gets, and batch_size does not.
     reconstruction: their mean; variance: over them, where there are several; draws: all of them.
     Slices without brain stay zero and cost nothing.
     """
@@ -52,23 +54,24 @@ def analyse_draws(
             fields = engine.draw_noise((len(passes), 1, *size), generator, image.device)
 
         def estimates(slices: torch.Tensor, fields: torch.Tensor | None = fields) -> list[torch.Tensor]:
-            found = []
+            found: list[list[torch.Tensor]] = [[] for _ in passes]
             with fast_autocast(slices.device):
-                restore = restorer(slices)
-                for index, (level, _) in enumerate(passes):
-                    if fields is None:
-                        noise = engine.draw_noise(slices.shape, generator, slices.device)
-                    else:
-                        noise = fields[index].expand(slices.shape)
-                    found.append(restore(level, noise))
-            return found
+                if fields is None:
+                    noises = [engine.draw_noise(slices.shape, generator, slices.device) for _ in passes]
+                else:
+                    noises = [field.expand(slices.shape) for field in fields]
+                for part in batches(len(slices), batch_size):
+                    restore = restorer(slices[part])
+                    for made_of, noise, (level, _) in zip(found, noises, passes, strict=True):
+                        made_of.append(restore(level, noise[part]))
+            return [torch.cat(parts) for parts in found]
 
         made += over_slices(
             image,
             estimates,
             outputs=len(passes),
             plane=plane,
-            batch_size=batch_size,
+            batch_size=group,
             progress=_part(progress, number, len(sweep.planes)),
         )
     mean = mean_of(made)

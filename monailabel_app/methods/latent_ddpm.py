@@ -20,7 +20,7 @@ from torch.nn import functional
 from monailabel_app.networks.diffusion_unet import DenoiserConfig
 from monailabel_app.networks.vq_vae import VqVae, VqVaeConfig, spectral_loss
 
-from .diffusion import DiffusionConfig
+from .diffusion import DiffusionConfig, Network
 from .latent_diffusion import LatentDiffusion
 from .location_statistics import LocationStatistics
 from .output import MethodOutput, Progress, fast_autocast
@@ -29,6 +29,7 @@ _SCALE_BATCHES = 100  # of the second stage, from which the latents' scale follo
 _SCALE_DECAY = 0.9  # of its running estimate in the first stage, while the latents still change
 _BRAIN_SHARE = 0.25  # of a latent's pixels, from which on it belongs to the brain
 _MIN_BRAIN_PIXELS = 40
+_GROUP = 16  # slices whose noise is drawn together
 
 
 @dataclass(frozen=True)
@@ -288,20 +289,21 @@ def analyse(
     if len(used) == 0:
         zero = torch.zeros_like(image, dtype=torch.float32)
         return MethodOutput(zero, {name: zero for name in ("kl", "healed", "healed_signed", "healed_brighter")})
-    batches = _Batches(used, batch_size, progress)
+    # Noise is drawn for a whole batch of these; how many of its slices the networks see at a time changes nothing.
+    groups = _Batches(used, _GROUP, progress)
 
     inside = _covered(masks, config)
     standard = torch.zeros(inside.shape, device=image.device)
     codes = []
-    for index in batches.half(0):
-        codes.append(_quantized(model, stack[index][:, None]))
-        standard[index] = _likelihood(model, config, codes[-1], generator)
+    for index in groups.half(0):
+        codes.append(_quantized(model, stack[index][:, None], batch_size))
+        standard[index] = _likelihood(model, config, codes[-1], generator, batch_size)
     standard = model.locations.standardise(standard.movedim(0, 2)).movedim(2, 0) * inside
     region = model.locations.exceeding(standard, inside, config.quantile)
 
     healed = torch.zeros_like(stack, dtype=torch.float32)
-    for index, quantized in zip(batches.half(1), codes, strict=True):
-        healed[index] = _heal(model, config, quantized, region[index][:, None], generator)[:, 0]
+    for index, quantized in zip(groups.half(1), codes, strict=True):
+        healed[index] = _heal(model, config, quantized, region[index][:, None], generator, batch_size)[:, 0]
     size = stack.shape[1:]
     kl = functional.interpolate(standard[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     residual = (stack - healed) * _soft(_grown(region[:, None], config.grow), size, config.mask_sigma)[:, 0]
@@ -336,20 +338,37 @@ class _Batches:
                 self._progress((number + done / len(self._parts)) / 2)
 
 
-def _quantized(model: LatentDdpm, slices: torch.Tensor) -> torch.Tensor:
+def _quantized(model: LatentDdpm, slices: torch.Tensor, batch_size: int = _GROUP) -> torch.Tensor:
     # In full precision: the nearest code must not depend on what the hardware is fast at.
-    return model.vq.quantized(slices.float())
+    return torch.cat([model.vq.quantized(part.float()) for part in slices.split(batch_size)])
 
 
-def _likelihood(model: LatentDdpm, config: Config, codes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _in_parts(network: Network, batch_size: int) -> Network:
+    """The network, which sees at most so many samples at a time."""
+
+    def call(samples: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        parts = zip(samples.split(batch_size), times.split(batch_size), strict=True)
+        return torch.cat([network(*part) for part in parts])
+
+    return call
+
+
+def _likelihood(
+    model: LatentDdpm, config: Config, codes: torch.Tensor, generator: torch.Generator, batch_size: int = _GROUP
+) -> torch.Tensor:
     engine = LatentDiffusion(config.diffusion)
     steps = engine.spaced_steps(config.kl_levels, config.kl_steps)
     with fast_autocast(codes.device):
-        return engine.likelihood_map(model.denoiser, model.latents(codes), steps, generator)
+        return engine.likelihood_map(_in_parts(model.denoiser, batch_size), model.latents(codes), steps, generator)
 
 
 def _heal(
-    model: LatentDdpm, config: Config, codes: torch.Tensor, region: torch.Tensor, generator: torch.Generator
+    model: LatentDdpm,
+    config: Config,
+    codes: torch.Tensor,
+    region: torch.Tensor,
+    generator: torch.Generator,
+    batch_size: int = _GROUP,
 ) -> torch.Tensor:
     """Slices (n, 1, X, Y) in [0, 1] decoded from codes (n, c, x, y) of which ``region`` (n, 1, x, y) was drawn anew."""
     region = _grown(region, config.grow)
@@ -357,12 +376,11 @@ def _heal(
     if len(touched):
         engine, part = LatentDiffusion(config.diffusion), region[touched]
         with fast_autocast(codes.device):
-            drawn = engine.inpaint(
-                model.denoiser, model.latents(codes[touched]), part, config.heal_level, config.heal_steps, generator
-            )
+            denoiser, latents = _in_parts(model.denoiser, batch_size), model.latents(codes[touched])
+            drawn = engine.inpaint(denoiser, latents, part, config.heal_level, config.heal_steps, generator)
         codes = codes.clone()
         codes[touched] = torch.where(part, model.vq.nearest(model.codes(drawn)), codes[touched])
-    return model.vq.decode(codes).clamp(0, 1)
+    return torch.cat([model.vq.decode(part) for part in codes.split(batch_size)]).clamp(0, 1)
 
 
 def _covered(masks: torch.Tensor, config: Config) -> torch.Tensor:

@@ -56,6 +56,11 @@ def over_slices(
     return [volume.movedim(0, axis).contiguous() for volume in made]
 
 
+def batches(count: int, size: int) -> list[slice]:
+    """``count`` items in parts of at most ``size``, which is at least one."""
+    return [slice(first, first + max(1, size)) for first in range(0, count, max(1, size))]
+
+
 def fast_autocast(device: torch.device) -> torch.autocast:
     """bfloat16 where the hardware computes in it; elsewhere it would only cost precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=_bfloat16_is_fast(device))

@@ -24,6 +24,8 @@ from .diffusion import DiffusionConfig, DiffusionEngine
 from .draws import Restore, analyse_draws
 from .output import MethodOutput, Progress
 
+_PASSES = 16  # whose noise is drawn together
+
 
 @dataclass(frozen=True)
 class Config:
@@ -111,6 +113,7 @@ def analyse(
         image,
         generator,
         batch_size=max(1, batch_size // count),
+        group=max(1, _PASSES // count),
         progress=progress,
     )
 

@@ -27,12 +27,13 @@ from torch.nn import functional
 from monailabel_app.networks.stylegan2 import Discriminator, Encoder, Generator, StyleGanConfig
 from monailabel_app.noise.gaussian import gaussian_noise
 
-from .output import MethodOutput, Progress, fast_autocast, over_slices
+from .output import MethodOutput, Progress, batches, fast_autocast, over_slices
 
 # Adam of StyleGAN2: 2e-3 at the usual learning rate of a run, no momentum; decay would fight the equalised weights.
 OPTIMIZER = {"betas": (0.0, 0.99), "weight_decay": 0.0, "lr": 5.0}
 _MEMORY = 0.98  # of the running mean and deviation of the latents
 _FEATURES_WEIGHT = 1.0
+_USUAL_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -215,13 +216,15 @@ def analyse(
     called in; slices without brain cost nothing.
     """
     found: list[torch.Tensor] = []
+    group = max(_USUAL_BATCH, config.slices_at_once)
+    at_once = max(1, group * batch_size // _USUAL_BATCH)
 
     def estimate(slices: torch.Tensor) -> tuple[torch.Tensor]:
-        made, latents = project(model, config, slices, generator)
+        made, latents = project(model, config, slices, generator, at_once)
         found.append(latents)
         return (made,)
 
-    (made,) = over_slices(image, estimate, batch_size=max(batch_size, config.slices_at_once), progress=progress)
+    (made,) = over_slices(image, estimate, batch_size=group, progress=progress)
     figures = {}
     if found and bool(brain_mask.any()):
         away = (torch.cat(found) - model.latent_mean) / model.latent_deviation.clamp(min=1e-3)
@@ -236,22 +239,38 @@ def light(config: Config) -> Config:
 
 
 def project(
-    model: nn.Module, config: Config, slices: torch.Tensor, generator: torch.Generator
+    model: nn.Module,
+    config: Config,
+    slices: torch.Tensor,
+    generator: torch.Generator,
+    batch_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Back-propagation into the latents (and noise) of each slice (n, 1, X, Y); the weights stay as they are.
 
     Returns the projections (n, 1, X, Y) in [0, 1] and their latents (n, styles, latent). Slices do not influence each
-    other. Works under ``torch.inference_mode`` and ``torch.no_grad``.
+    other, nor does batch_size, how many are projected at a time. Works under ``torch.inference_mode`` and
+    ``torch.no_grad``.
     """
+    begin, found = generator.get_state(), []
     with torch.inference_mode(False), torch.enable_grad():
         # Tensors made in inference mode cannot take part in a backward pass, their copies can.
-        return _project(model, config, slices.detach().clone().float(), generator)
+        slices = slices.detach().clone().float()
+        for part in batches(len(slices), batch_size or len(slices)):
+            # Each part draws for all slices and takes its own, so that none gets other numbers in a smaller part.
+            generator.set_state(begin)
+            found.append(_project(model, config, slices, generator, part))
+    return torch.cat([made for made, _ in found]), torch.cat([latents for _, latents in found])
 
 
 def _project(
-    model: nn.Module, config: Config, slices: torch.Tensor, generator: torch.Generator
+    model: nn.Module, config: Config, everything: torch.Tensor, generator: torch.Generator, part: slice
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    slices = everything[part]
     settings, size, device = config.projection, slices.shape[2:], slices.device
+
+    def drawn(shape: Sequence[int]) -> torch.Tensor:
+        return gaussian_noise((len(everything), *shape[1:]), generator, device)[part]
+
     generate_from, trunk = _frozen(model.generator), _frozen(model.discriminator.trunk)
     mean, deviation = model.latent_mean.detach().clone(), model.latent_deviation.detach().clone().clamp(min=1e-3)
     brain_pixels = (slices > 0).sum(dim=(1, 2, 3)).clamp(min=1)
@@ -265,7 +284,7 @@ def _project(
     shift, noise = start.new_zeros((len(slices), moves, config.network.latent), requires_grad=True), None
     if settings.noise:
         shapes = model.generator.noise_shapes(len(slices), size)
-        noise = [gaussian_noise(shape, generator, device).requires_grad_() for shape in shapes]
+        noise = [drawn(shape).clone().requires_grad_() for shape in shapes]
 
     def make(values: torch.Tensor) -> torch.Tensor:
         with fast_autocast(device):
@@ -278,7 +297,7 @@ def _project(
         moved = shift
         if settings.jitter and share < 0.75:
             shake = settings.jitter * (1 - share / 0.75) ** 2
-            moved = shift + shake * deviation * gaussian_noise(shift.shape, generator, device)
+            moved = shift + shake * deviation * drawn(shift.shape)
         made = make(moved)
         loss = (made - slices).abs().sum(dim=(1, 2, 3)) / brain_pixels
         if settings.feature_weight:

@@ -99,12 +99,14 @@ def examine(
     device: str | torch.device = "cpu",
     illumination_mm: float = 0.0,
     scores: Collection[str] | None = None,
+    batch_size: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Evidence:
     """Run a method on one brain: image (X, Y, Z) float32 in [0, 1], brain_mask (X, Y, Z) bool, both on the model grid.
 
     network lives on ``device``. scores: those that will be asked for, None for any: a map over all draws, each in the
-    scan's illumination, is made only where it is wanted. The same seed gives the same evidence on the same device.
+    scan's illumination, is made only where it is wanted. batch_size: slices at a time, None for the method's own; it
+    changes no more than the rounding. The same seed gives the same evidence on the same device.
     """
     generator = torch.Generator().manual_seed(seed)
     output: MethodOutput = method.analyse(
@@ -114,6 +116,7 @@ def examine(
         torch.from_numpy(np.ascontiguousarray(brain_mask)).to(device),
         generator,
         progress=progress,
+        **({} if batch_size is None else {"batch_size": batch_size}),
     )
     made = _array(output.reconstruction, brain_mask)
     if made is not None:

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from monailabel_app.calibration.background import matched
 from monailabel_app.calibration.calibrated_map import calibrated_map, scan_score, slice_score
@@ -22,7 +21,8 @@ from monailabel_app.preprocessing.regions import REGION_NAMES
 from monailabel_app.preprocessing.slice_alignment import is_slice, prepare_slice
 from monailabel_app.types import BrainMask, Finding, GateReport, PreparedVolume, Volume
 
-from .analysis import Analysis, examine
+from . import out_of_memory
+from .analysis import Analysis, Evidence, examine
 from .anomaly_model import AnomalyModel, load_model
 from .cache import MapCache, analysis_key
 from .calibration_notes import drift_json, drift_of, identity_of, notes_of
@@ -159,6 +159,7 @@ def predict(
             *prepared.warnings,
             *model.calibration.warnings,
             *notes_of(settings, drift, background),
+            *out_of_memory.notes(made),
         ),
         reconstruction=native_reconstruction(held) if images else None,
         reconstructs=held.reconstruction is not None,
@@ -192,9 +193,21 @@ def prepare(
                 "whole series, or use a model of single slices (their names end in _flair)"
             )
         return prepare_slice(volume, model.template, middle_level(model.levels), brain=brain)
-    preprocessor = Preprocessor(model.template, lambda scan: model.extractor(device).extract(scan))
+    lesser = []
+
+    def extract(scan: Volume) -> BrainMask:
+        def work(way: out_of_memory.Way) -> BrainMask:
+            return model.extractor(way.device).extract(scan)
+
+        mask, way = out_of_memory.ROOM.run("brain extraction", device, work, in_pieces=False)
+        lesser.append(out_of_memory.in_words(way, device, "the brain extraction"))
+        return mask
+
+    preprocessor = Preprocessor(model.template, extract)
     tell = (lambda stage: progress(stage, 0.0)) if progress is not None else None
     prepared = preprocessor.prepare(volume, model.prepare_settings, brain=brain, progress=tell)
+    if any(lesser):
+        prepared = replace(prepared, warnings=(*prepared.warnings, *filter(None, lesser)))
     return prepared if model.levels is None else at_levels(prepared, volume, model.template, model.levels)
 
 
@@ -212,22 +225,27 @@ def analyse(
     """
     if model.members:
         return _analyse_ensemble(prepared, model, settings, progress, recall)
-    device = torch.device(settings.device)
-    network = model.network.to(device)
     tell = (lambda share: progress("reconstruction", share)) if progress is not None else None
-    evidence = examine(
-        model.method,
-        network,
-        model.config,
-        prepared.image[0],
-        prepared.brain_mask,
-        seed=settings.seed,
-        device=device,
-        illumination_mm=model.illumination_mm,
-        scores=model.meta["scores"],
-        progress=tell,
-    )
-    return Analysis(prepared, evidence, made=(environment(settings.device),))
+
+    def work(way: out_of_memory.Way) -> Evidence:
+        return examine(
+            model.method,
+            # One that stopped half-way to a full device is put together again here.
+            model.network.to(way.device),
+            model.config,
+            prepared.image[0],
+            prepared.brain_mask,
+            seed=settings.seed,
+            device=way.device,
+            illumination_mm=model.illumination_mm,
+            scores=model.meta["scores"],
+            batch_size=way.slices if way.slices < out_of_memory.SLICES_AT_ONCE else None,
+            progress=tell,
+        )
+
+    evidence, way = out_of_memory.ROOM.run(model.decides, settings.device, work)
+    made = environment(way.device) | out_of_memory.about(way, settings.device)
+    return Analysis(prepared, evidence, made=(made,))
 
 
 def _analyse_ensemble(
@@ -270,7 +288,11 @@ def judge(prepared: PreparedVolume, model: AnomalyModel, device: str = "cpu") ->
         return None
     # The grey values of another normalisation mean nothing to it.
     t1 = model.modality == "t1" and model.prepare_settings.normalization == "percentile"
-    return gate.check(prepared, model.template, modality="t1" if t1 else "other", device=device)
+
+    def work(way: out_of_memory.Way) -> GateReport | None:
+        return gate.check(prepared, model.template, modality="t1" if t1 else "other", device=way.device)
+
+    return out_of_memory.ROOM.run("input gate", device, work, in_pieces=False)[0]
 
 
 def _judge(

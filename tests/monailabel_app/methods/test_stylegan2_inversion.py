@@ -274,7 +274,7 @@ def test_a_lesion_is_left_out_of_the_projection():
 def test_slices_without_brain_cost_nothing(model, monkeypatch):
     counts = []
     project = method.project
-    monkeypatch.setattr(method, "project", lambda m, c, s, g: counts.append(len(s)) or project(m, c, s, g))
+    monkeypatch.setattr(method, "project", lambda m, c, s, *rest: counts.append(len(s)) or project(m, c, s, *rest))
     image = torch.zeros(*SIZE, 6)
     image[..., 2] = brains(1)[0, 0]
     output = method.analyse(model, CONFIG, image, image > 0, seeded())
