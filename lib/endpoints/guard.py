@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse
 
 from lib import metrics
 from lib.disk import disk_trouble
+from lib.endpoints.api_schema import allowed
 from lib.errors import place_of
 from lib.ids import check_image_id, check_session_id, check_tag
 from monailabel_app.errors import AnomalyAppError
@@ -67,7 +68,11 @@ class Guard:
             check_request(scope)
             _tell_of_disks(scope)
             await self.app(scope, receive, noting_send)
-        except (HTTPException, RequestValidationError):
+        except HTTPException as error:
+            if error.status_code == 405:
+                error.headers = {**(error.headers or {}), "Allow": ", ".join(sorted(allowed(scope["app"], scope)))}
+            raise
+        except RequestValidationError:
             raise
         except Exception as error:
             if started:
