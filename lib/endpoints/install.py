@@ -40,7 +40,6 @@ from lib.endpoints import (
     viewer,
 )
 from lib.endpoints.api_schema import describe_server
-from lib.endpoints.api_schema import describe_server
 from lib.endpoints.audit_trail import AuditTrail
 from lib.endpoints.guard import Guard
 from lib.endpoints.metrics import Metrics
