@@ -96,6 +96,31 @@ def show(
         typer.echo("no record fits")
 
 
+@audit_app.command()
+def drift(
+    out: Annotated[Path, typer.Option(help="The page to write (.html); its figures go beside it (.json).")],
+    log: Annotated[Path | None, _LOG] = None,
+    model: Annotated[str | None, typer.Option(help="Name or id of a model (default: all).")] = None,
+    days: Annotated[int, typer.Option(min=1, help="What counts as recent.")] = 30,
+    reference: Annotated[int, typer.Option(min=20, help="So many of the first scans are the reference.")] = 50,
+) -> None:
+    """Say whether scans, scores, warnings or times have changed since this site began (exit code 1 if so)."""
+    from monailabel_app.pipelines.site_drift import changes, drift_report
+    from monailabel_app.reports.drift_page import drift_html
+    from monailabel_app.weights.durable import replace_text
+
+    if out.suffix.lower() not in {".html", ".htm"}:
+        raise InvalidSettings(f"expected the name of a page to end with .html, got {out.name!r}")
+    record = drift_report(_path(log), model=model, days=days, reference=reference)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(out, drift_html(record))
+    replace_text(out.with_suffix(".json"), json.dumps(record, indent=1, sort_keys=True))
+    found = changes(record)
+    for line in found or ["no change shows"]:
+        typer.echo(line)
+    raise typer.Exit(1 if found else 0)
+
+
 def reproduce(
     manifest: Annotated[Path, typer.Argument(help="manifest.json, or the JSON of a result or report.")],
     image: Annotated[Path, typer.Option(help="The scan: file, or folder of its DICOM series.")],

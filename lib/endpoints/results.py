@@ -77,7 +77,8 @@ def result(request: Request, image: str, user: User = _USER) -> JSONResponse:
 def result_file(request: Request, background: BackgroundTasks, image: str, name: str, user: User = _USER) -> Response:
     """``{kind}.nii.gz``, ``.nii`` or ``.nrrd`` on the scan's own grid; report.html, report.json, result.json.
 
-    manifest.json: what the result depends on, and enough to make it again (``main.py reproduce``). kind: anomaly_map, reconstruction, uncertainty_map, mask, bands, brain_mask, scan (which needs no analysis).
+    manifest.json: what the result depends on, and enough to make it again (``main.py reproduce``). kind: anomaly_map,
+    reconstruction, uncertainty_map, mask, bands, brain_mask, scan (which needs no analysis).
     """
     model, given = _asked(request, image)
     if name in _REPORTS:

@@ -67,10 +67,21 @@ def watch(values: Sequence[float], alarm: float) -> dict[str, Any]:
     reached = np.flatnonzero(path >= np.log10(alarm))
     if len(reached):
         at = int(reached[0])
-        since = int(np.argmin(path[: at + 1])) + 1
-        after, before = values[min(since, at) : at + 1], values[: max(1, min(since, at))]
-        told |= {"state": "changed", "at": at + 1, "since": since + 1, "higher": bool(np.mean(after) > np.mean(before))}
+        since, higher = change_point(values[: at + 1])
+        told |= {"state": "changed", "at": at + 1, "since": since + 1, "higher": higher}
     return told
+
+
+def change_point(values: Sequence[float]) -> tuple[int, bool]:
+    """Where a sequence changed most likely: how many values come before, and whether those after are higher.
+
+    By ranks (Pettitt, A non-parametric approach to the change-point problem, Applied Statistics 28, 1979).
+    """
+    ranks = stats.rankdata(values)
+    count = np.arange(1, len(ranks))
+    walk = 2 * np.cumsum(ranks)[:-1] - count * (len(ranks) + 1)
+    before = int(np.abs(walk).argmax())
+    return before + 1, bool(walk[before] < 0)
 
 
 def compare(reference: Sequence[float], recent: Sequence[float], *, yes_no: bool) -> dict[str, Any] | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import study_sections as sections
-from .markup import Markup, element
+from .markup import Markup, element, page_policy
 from .overlay import colour_thresholds
 from .study_planes import Head
 from .study_tiles import Pictures, colour_bar
@@ -46,7 +44,7 @@ def study_html(record: Mapping[str, Any], head: Head) -> str:
     top = element(
         "head",
         element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_policy(style)),
+        element("meta", http_equiv="Content-Security-Policy", content=page_policy(style)),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="referrer", content="no-referrer"),
         element("meta", name="robots", content="noindex"),
@@ -61,12 +59,6 @@ def shown_regions(record: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Ma
     pairs = list(zip(record["finding"]["lesions"], record["regions"], strict=True))
     kept = sorted(pairs, key=lambda pair: -pair[0]["peak_score"])[:KEY_IMAGES]
     return sorted(kept, key=lambda pair: pair[0]["index"])
-
-
-def _policy(style: str) -> str:
-    """Nothing is fetched, no script runs, nothing but this style is obeyed."""
-    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
 def _page_footer(record: Mapping[str, Any]) -> str:
