@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,11 +20,14 @@ import torch
 from lib.line import MAX_WAITING, Lines
 from monailabel_app.errors import CorruptModel, InvalidSettings
 from monailabel_app.pipelines import predict as pipeline
+from monailabel_app.pipelines.memory import trim
 from monailabel_app.weights.model_folder import model_id
 
 logger = logging.getLogger(__name__)
 
 MAX_LOADED = 2
+# How often memory that analyses no longer use is given back to the system; it takes a tenth of a second.
+TRIM_SECONDS = 20.0
 _Stamp = tuple[tuple[str, int, int], ...]
 
 
@@ -44,6 +48,7 @@ class ModelRunner:
         self._damaged: dict[Path, tuple[_Stamp, str]] = {}
         self._table = threading.Lock()
         self._loading_reader = threading.Lock()
+        self._trimmed = time.monotonic()
 
     @property
     def waiting(self) -> int:
@@ -58,6 +63,10 @@ class ModelRunner:
         """
         with self.lines.device(name, ask):
             yield
+        # Here, and not with the device in hand, which others wait for.
+        if time.monotonic() - self._trimmed > TRIM_SECONDS:
+            self._trimmed = time.monotonic()
+            trim()
 
     def model(self, folder: Path, device: str) -> object:
         """The model in ``folder`` for ``device``, loaded anew when a file in it has changed.

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def trim() -> None:
+    """Give what the allocator keeps for later back to the system, where it can be told to (glibc).
+
+    Each thread has a heap of its own there, and holes in each stay: a server whose analyses run in many threads would
+    go on growing for a while.
+    """
+    if _MALLOC_TRIM is not None:
+        _MALLOC_TRIM(0)
+
+
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim if sys.platform == "linux" else None
+    except (OSError, AttributeError):
+        return None
+
+
+_MALLOC_TRIM = _malloc_trim()
 
 
 def reset_peak_memory(device: str = "cpu") -> None:

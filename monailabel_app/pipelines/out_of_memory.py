@@ -21,6 +21,8 @@ import torch
 from monailabel_app.monitoring.instruments import count_fallback
 from monailabel_app.training.lanes import free_memory, is_out_of_memory
 
+from .memory import trim
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -134,4 +136,5 @@ def in_words(way: Way, device: str, what: str) -> str:
 def give_back(device: str) -> None:
     """Give memory back that nothing uses any more: to the device, and to the system."""
     gc.collect()
+    trim()
     free_memory(torch.device(device))
