@@ -23,6 +23,8 @@ _ADMINS = frozenset({ADMIN})
 _TABLE = (
     (PUBLIC, (
         "GET /anomaly/login", "POST /anomaly/login", "GET /anomaly/login/{}", "POST /anomaly/logout",
+        # files of the page that hold nothing: a browser remembers a part that it could not fetch as missing
+        "GET /anomaly/assets/{}", "GET /anomaly/THIRD-PARTY-LICENSES.txt",
         "GET /auth", "POST /auth/token", "GET /anomaly/health", "GET /favicon.ico",
     )),
     (_ALL, ("GET /auth/token/valid", "GET /anomaly/ready")),
@@ -38,7 +40,7 @@ _TABLE = (
         "GET /train", "GET /batch/infer", "GET /scoring", "POST /scoring", "POST /scoring/{}", "DELETE /scoring",
         "GET /ohif/{*}", "GET /proxy/dicom/{*}", "POST /proxy/dicom/{*}",
         # the page and what it shows
-        "GET /anomaly", "GET /anomaly/assets/{}", "GET /anomaly/THIRD-PARTY-LICENSES.txt", "GET /anomaly/page.json",
+        "GET /anomaly", "GET /anomaly/page.json",
         "GET /anomaly/jobs", "POST /anomaly/jobs", "GET /anomaly/jobs/{}", "DELETE /anomaly/jobs/{}",
         "GET /anomaly/results/{}", "GET /anomaly/results/{}/{}",
         "GET /anomaly/studies", "GET /anomaly/studies/{}", "POST /anomaly/studies/{}/lease",

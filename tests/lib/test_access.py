@@ -359,6 +359,8 @@ def test_every_route_of_the_real_server_has_a_decided_role():
     public = {f"{method} {path}" for method, path in found if role_needed(method, example(path)) is PUBLIC}
     assert public == {
         "GET /anomaly/login", "POST /anomaly/login", "GET /anomaly/login/{name}", "POST /anomaly/logout",
+        "GET /anomaly/assets/{name}", "HEAD /anomaly/assets/{name}", "GET /anomaly/THIRD-PARTY-LICENSES.txt",
+        "HEAD /anomaly/THIRD-PARTY-LICENSES.txt",
         "GET /auth/", "POST /auth/token", "GET /anomaly/health", "GET /favicon.ico", "HEAD /favicon.ico",
     } & public  # fmt: skip
     assert {"GET /anomaly/login", "GET /auth/", "GET /anomaly/health"} <= public

@@ -29,6 +29,7 @@ export const Note = () => <Icon><path d="M2.5 3h11v8h-6L4.5 13.5V11h-2V3Z" /></I
 export const Lock = () => <Icon><rect x="3.5" y="7" width="9" height="6.5" rx="1" /><path d="M5.5 7V5a2.5 2.5 0 0 1 5 0v2" /></Icon>;
 export const Page = () => <Icon><path d="M4 1.8h5.5L12.5 5v9.2H4V1.8ZM6 8h4.5M6 10.8h4.5" /></Icon>;
 export const Keys = () => <Icon><rect x="1.5" y="4" width="13" height="8.5" rx="1.2" /><path d="M4 7h.1M7 7h.1M10 7h.1M12 7h.1M4.5 9.8h7" /></Icon>;
+export const Leave = () => <Icon><path d="M9.5 2.5H3v11h6.5M6.5 8H14M11 5l3 3-3 3" /></Icon>;
 export const Target = () => <Icon><circle cx="8" cy="8" r="4.2" /><path d="M8 1.5v3M8 11.5v3M1.5 8h3M11.5 8h3" /></Icon>;
 export const Brain = () => (
   <svg class="mark" width="24" height="24" viewBox="0 0 32 32" aria-hidden="true" focusable="false">

@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { api, message, whenLoginNeeded } from "../api";
 import { shared, toast, update, useShared } from "../store";
 import { Dialog } from "./dialog";
+import { Leave } from "./icons";
 
 export function LoginDialog() {
   const [open, setOpen] = useState(false);
@@ -58,7 +59,7 @@ export function SignedIn() {
   return (
     <span class="signed-in">
       <span class="wide-only muted" title={`Role: ${page.user.role}`}>Signed in as {page.user.name}</span>
-      <button type="button" class="quiet" title={`Signed in as ${page.user.name} (${page.user.role})`} onClick={() => void leave()}>Sign out</button>
+      <button type="button" class="quiet" title={`Signed in as ${page.user.name} (${page.user.role})`} onClick={() => void leave()} aria-label="Sign out"><Leave /> <span class="wide-only">Sign out</span></button>
     </span>
   );
 }

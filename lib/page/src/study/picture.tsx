@@ -1,7 +1,7 @@
 /** The viewer, loaded when the first study is opened, and the controls that change the picture only. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { files, message } from "../api";
+import { files, message, whenSignedIn } from "../api";
 import { Warn } from "../parts/icons";
 import { change } from "../route";
 import type { Params, Result } from "../types";
@@ -75,6 +75,8 @@ export function Picture({ image, result, settled, params, threshold, onReady, on
       made?.destroy();
     };
   }, []);
+
+  useEffect(() => (state === "failed" ? whenSignedIn(() => setTurn((n) => n + 1)) : undefined), [state]);
 
   const has = (kind: string) => !!result && kind in result.files;
   // The picture is fetched anew only when the map itself is another one.

@@ -1,7 +1,7 @@
 /** One study: its picture, the findings, and everything that can be done with them. */
 
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { ApiError, api, isAbort, message } from "../api";
+import { ApiError, api, isAbort, message, whenSignedIn } from "../api";
 import { about, clock, millilitres, number, pValue, plural, sequence } from "../format";
 import { HealthyChart } from "../parts/chart";
 import { Back, Lock, Next, Target, Warn } from "../parts/icons";
@@ -45,6 +45,7 @@ export function StudyView({ route }: { route: Route }) {
   const [tab, setTab] = useState<"findings" | "files">("findings");
   const viewer = useRef<Viewer | null>(null);
   const again = () => setTurn((n) => n + 1);
+  useEffect(() => whenSignedIn(again), []);
 
   const asked: Params = useMemo(() => ({ ...serverParams(params), model: params["model"] ?? "" }), [JSON.stringify(serverParams(params)), params["model"]]);
 

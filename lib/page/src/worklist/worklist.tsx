@@ -1,7 +1,7 @@
 /** The list of studies: searched, filtered and ordered by the server, a page at a time. */
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { api, files, isAbort, message } from "../api";
+import { api, files, isAbort, message, whenSignedIn } from "../api";
 import { about, clock, millilitres, number, pValue, plural, sequence, STATES } from "../format";
 import { Info, Lock, Next, Search, Warn } from "../parts/icons";
 import { change, go, hashOf, type Route } from "../route";
@@ -32,6 +32,7 @@ export function Worklist({ route }: { route: Route }) {
   const [turn, setTurn] = useState(0);
   const searchBox = useRef<HTMLInputElement>(null);
   const again = () => setTurn((n) => n + 1);
+  useEffect(() => whenSignedIn(again), []);
 
   useEffect(() => update({ worklist: route.params }), [route]);
   // What was typed meanwhile must not be overwritten by the search that it was sent as.
