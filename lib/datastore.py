@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
+from lib import audit
 from lib.errors import InvalidRequest, UnknownImage
 from lib.ids import check_image_id, check_tag
 from lib.reviewed import ReviewedLabels, count_voxels, file_stamp, is_final, with_flag
@@ -83,6 +84,7 @@ class AnomalyLocalDatastore(SameScan, ReviewedLabels):
                 former = super().get_image_uri(image_id)
                 if former and Path(former).is_file():
                     self._move_aside(placing, image_id, Path(former))
+                    audit.about(replaced=True)
                 self._place_image(placing, staged.path, image_id, image_filename, image_info)
                 self._update_datastore_file()
             return image_id

@@ -223,8 +223,8 @@ def _reading(record: Mapping[str, Any]) -> Markup:
             "p",
             "A change is no fault by itself: another mix of patients moves the scores as another scanner does. A "
             "change of the background ratio or of the distance points to scanner, protocol or preparation: look at "
-            "some of these scans, and calibrate on own healthy scans (main.py calibrate). Another version of a model or "
-            "another calibration begins a series of its own.",
+            "some of these scans, and calibrate on own healthy scans (main.py calibrate). Another version of a model "
+            "or another calibration begins a series of its own.",
         ),
     )
 
