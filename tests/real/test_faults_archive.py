@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import subprocess
 import threading
 import time
 from contextlib import suppress
@@ -157,25 +158,25 @@ def left_in(cache, uid):
     return [path.name for path in cache.rglob("*") if uid in path.name]
 
 
-@pytest.mark.parametrize("fault", ["cut", "end early", "garbage", "500", "401", "503"])
-def test_a_series_that_does_not_come_whole_is_refused_not_kept_and_fetched_again(server, line, cache, series, fault):
-    line.fault = of_series(fault)
-    answer = infer(server, series.series_uid)
-    assert answer.status_code in {502, 504}, answer.text
-    assert "archive" in server.detail(answer)
-    assert left_in(cache, series.series_uid) == []
-    assert requests.get(f"{server.url}/info/", timeout=60).status_code == 200
+def test_a_series_that_does_not_come_whole_is_refused_not_kept_and_fetched_again(server, line, cache, series):
+    for fault in ("cut", "end early", "garbage", "500", "401", "503"):
+        line.fault = of_series(fault)
+        answer = infer(server, series.series_uid)
+        assert answer.status_code in {502, 504}, f"{fault}: {answer.text}"
+        assert "archive" in server.detail(answer)
+        assert left_in(cache, series.series_uid) == [], fault
+        assert requests.get(f"{server.url}/info/", timeout=60).status_code == 200
     line.fault = lambda method, path: ""
     answer = infer(server, series.series_uid)
     assert answer.status_code == 200, answer.text
-    folder = next(path for path in cache.rglob(series.series_uid) if path.is_dir())
+    folder = next(path for path in cache.rglob(str(series.series_uid)) if path.is_dir())
     assert len(list(folder.iterdir())) == len(series.files)
 
 
 def test_an_unknown_series_leaves_no_lock(server, cache):
-    answer = infer(server, "1.2.826.0.1.3680043.8.498.1")
+    answer = infer(server, "1.2.826.77.1")
     assert answer.status_code == 404
-    assert left_in(cache, "1.2.826.0.1.3680043.8.498.1") == []
+    assert left_in(cache, "1.2.826.77.1") == []
 
 
 def test_an_archive_that_never_answers_holds_up_nobody_else(server, line, cache, series):
@@ -229,8 +230,6 @@ def test_an_archive_that_dies_in_the_middle_of_a_series_is_back_after_its_restar
     assert answer.status_code in {502, 504}, answer.text
     assert left_in(cache, series.series_uid) == []
     assert requests.get(f"{server.url}/info/", timeout=60).status_code == 200
-    again = OrthancServer.__new__(OrthancServer)
-    again.__dict__ |= archive.__dict__
     restart(archive)
     line.fault = lambda method, path: ""
     answer = infer(server, series.series_uid)
@@ -239,8 +238,6 @@ def test_an_archive_that_dies_in_the_middle_of_a_series_is_back_after_its_restar
 
 def restart(archive):
     """The same archive with its folder and port."""
-    import subprocess
-
     archive.process = subprocess.Popen(
         [orthanc_binary(), str(archive.folder / "orthanc.json")],
         stdout=subprocess.DEVNULL,

@@ -1,10 +1,20 @@
 """Disks of a few megabytes that fill up, under a real server: a named refusal, nothing lost, and it goes on."""
 
 import json
+from contextlib import suppress
 
 import pytest
 import requests
+import SimpleITK as sitk
+import torch
+from safetensors import SafetensorError
 
+from monailabel_app.errors import AnomalyAppError, TrainingFailed
+from monailabel_app.training.checkpoint import TrainingState, load_state, save_state
+from monailabel_app.training.forgotten import ForgottenList
+from monailabel_app.weights import site_calibrations as site
+from monailabel_app.weights import versions
+from monailabel_app.weights.model_folder import open_model_folder, seal, write_config, write_weights
 from tests.real.faults import MODEL, Killable, count, few_models, filled, label, leftovers, scan, small_disk
 
 pytestmark = pytest.mark.slow
@@ -114,10 +124,61 @@ def test_full_folders_of_the_app_cost_no_analysis_and_no_start(app, tmp_path, le
 
 
 def head_label(head, tmp_path):
-    import SimpleITK as sitk
-
     image = sitk.ReadImage(str(head))
     empty = sitk.Image(image.GetSize(), sitk.sitkUInt8)
     empty.CopyInformation(image)
     sitk.WriteImage(empty, str(tmp_path / "empty.nii.gz"))
     return tmp_path / "empty.nii.gz"
+
+
+def test_a_full_disk_leaves_the_model_that_serves_its_calibration_and_the_last_checkpoint(tmp_path):
+    """Publishing, calibrating, forgetting and training on a disk that fills up at each of its last kilobytes."""
+    root = tmp_path / "disk"
+    with small_disk(root, 4):
+        write_model(root / "model_weights" / "m", 0.0, 100_000)
+        write_model(versions.new_staging(root, "n"), 1.0, 100_000, publish_as=(root, "n"))
+        calibrate(root, "old")
+        ForgottenList(root).add("first")
+        save_state(root / "runs", state(3))
+        for leave in (0, 4, 8, 16, 64, 200):
+            with filled(root, leave_kb=leave):
+                with suppress(OSError, SafetensorError, AnomalyAppError):
+                    write_model(versions.new_staging(root, "n"), 2.0, 100_000, publish_as=(root, "n"))
+                with suppress(OSError, AnomalyAppError):
+                    calibrate(root, "new" * 20000)
+                with suppress(OSError, AnomalyAppError):
+                    ForgottenList(root).add(f"second{leave}" * 2000)
+                with suppress(TrainingFailed):
+                    save_state(root / "runs", state(4))
+                assert open_model_folder(versions.current(root, "n")).config["value"] == 1.0
+                assert (site.active(root / "model_weights" / "m").folder / "calibration.json").read_text() == "old"
+                assert "first" in ForgottenList(root)
+                assert load_state(root / "runs").step in {3, 4}
+        save_state(root / "runs", state(5))
+        assert load_state(root / "runs").step == 5
+        assert calibrate(root, "again").used
+
+
+def write_model(folder, value, size, publish_as=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder, {"kind": "anomaly", "method": "ddpm", "modality": "t1", "value": value})
+    write_weights(folder, {"w": torch.full((size,), value)})
+    seal(folder)
+    if publish_as:
+        versions.publish(*publish_as, folder, promote=True)
+
+
+def calibrate(root, text):
+    model = root / "model_weights" / "m"
+    staged = site.new_staging(model)
+    for name in ("calibration.json", "calibration.safetensors"):
+        (staged / name).write_text(text)
+    return site.publish(model, staged, {"scans": 7}, use_it=True)
+
+
+def state(step):
+    weights = {"w": torch.zeros(30_000)}
+    groups = [{"lr": 0.1, "params": [0]}]
+    return TrainingState(
+        weights, weights, {"state": {}, "param_groups": groups}, torch.zeros(8, dtype=torch.uint8), step, 0.0, [], {}
+    )
