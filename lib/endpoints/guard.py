@@ -105,7 +105,29 @@ def _tell_of_disks(scope: dict[str, Any]) -> None:
         logger.error("request refused with %d (%s)", trouble.status, type(trouble).__name__)
         return JSONResponse({"detail": str(trouble)}, status_code=trouble.status)
 
-    scope["starlette.exception_handlers"] = ({**handlers, HTTPException: answer}, statuses)
+    own_errors = {HTTPException: answer, RequestValidationError: _of_wrong_form}
+    scope["starlette.exception_handlers"] = ({**handlers, **own_errors}, statuses)
+
+
+async def _of_wrong_form(request, error: RequestValidationError) -> JSONResponse:
+    """What is wrong and where, without what was sent.
+
+    The framework repeats it, and fails over a NaN or half a letter in it: JSON cannot hold them.
+    """
+    metrics.count_error(type(error).__name__)
+    faults = [
+        {
+            "type": fault["type"],
+            "loc": [part if isinstance(part, int) else _plain(part) for part in fault["loc"]],
+            "msg": _plain(fault["msg"]),
+        }
+        for fault in error.errors()
+    ]
+    return JSONResponse({"detail": faults}, status_code=422)
+
+
+def _plain(text: object) -> str:
+    return str(text)[:200].encode("utf-8", "replace").decode("utf-8")
 
 
 def _not_kept(scope: Mapping[str, Any], message: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +167,8 @@ def describe(error: Exception) -> tuple[int, str]:
         return (
             400 if error.error in {MONAILabelError.INVALID_INPUT, MONAILabelError.APP_INIT_ERROR} else 500
         ), error.msg
+    if isinstance(error, MemoryError):
+        return 503, "the server has too little memory for this now: send it again later"
     if isinstance(error, json.JSONDecodeError):
         return (
             400,

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import User, get_current_user
 
@@ -57,7 +57,7 @@ async def valid_token(user: User = Depends(get_current_user)) -> dict[str, Any]:
     return user.model_dump()
 
 
-@router.get("/anomaly/login", tags=["Page"], include_in_schema=False)
+@router.get("/anomaly/login", tags=["Page"], summary="The login page", response_class=HTMLResponse)
 def show_login(request: Request, next: str | None = None) -> Response:
     """The login page; what it says depends on who asks. ``next``: a path of this site to go to afterwards."""
     return _page(request, next)
@@ -88,7 +88,7 @@ async def log_in(request: Request) -> Response:
     return answer
 
 
-@router.post("/anomaly/logout", tags=["Page"], summary="End a browser's session")
+@router.post("/anomaly/logout", tags=["Page"], status_code=204, summary="End a browser's session")
 def log_out(request: Request) -> Response:
     """The cookie is worth nothing from now on, also a copy of it."""
     _access(request).sessions.end(cookie_of(request.scope))
