@@ -1,0 +1,136 @@
+"""Chromium, a server that asks for tokens, and an archive: the page and OHIF work behind the login page."""
+
+import pytest
+import requests
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from monailabel_app.access.tokens import TokenStore
+from tests.lib.conftest import MODEL
+from tests.real.conftest import STAND_IN, START_S
+from tests.real.page_driver import Reader, chromium, page_browser_missing
+from tests.server_fixture import copy_studies, make_app, running_server
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    store = TokenStore(tmp_path_factory.mktemp("tokens") / "tokens.json")
+    store.create("other", "admin")
+    return store, store.create("ward-3", "reader")[0]
+
+
+@pytest.fixture(scope="module")
+def window():
+    reason = page_browser_missing()
+    if reason:
+        pytest.skip(reason)
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def folder_server(tokens, studies_dir, tmp_path_factory):
+    """A folder of scans; the stand-in marks the brightest voxels."""
+    folder = tmp_path_factory.mktemp("folder")
+    (folder / "app").mkdir()
+    app = make_app(folder / "app", {"cold_diffusion_t1": MODEL})
+    studies = copy_studies(studies_dir, folder / "studies")
+    conf = {"models": "all", "tokens": str(tokens[0].path)}
+    with running_server(studies, app=app, conf=conf, fake_pipeline=True, wait_s=START_S) as running:
+        yield running
+
+
+def sign_in(page, token, name="ward-3"):
+    page.locator("input[name=username]").fill(name)
+    page.locator("input[name=password]").fill(token)
+    page.locator("button[type=submit]").click()
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (390, 844)], ids=["laptop", "phone"])
+def test_a_reader_signs_in_where_a_link_led_runs_and_signs_out(window, folder_server, tokens, screenshots, size):
+    reader = Reader(window, folder_server.url, size)
+    page = reader.page
+    reader.open("#/study/ixi_lesion")
+    assert "/anomaly/login?next=" in page.url
+    assert reader.overflow() == []
+    page.screenshot(path=screenshots / f"login_{size[0]}.png")
+    sign_in(page, "wrong")
+    page.get_by_role("alert").wait_for()
+    assert page.locator("input[name=username]").input_value() == "ward-3"
+    page.screenshot(path=screenshots / f"login_wrong_{size[0]}.png")
+    sign_in(page, tokens[1])
+    # The link's own part after # is not lost.
+    page.wait_for_url("**/anomaly/#/study/ixi_lesion")
+    reader.wait_for_picture()
+    page.get_by_role("button", name="Run", exact=True).click()
+    reader.wait_for_findings()
+    assert reader.lesions()
+    assert reader.overflow() == []
+    page.screenshot(path=screenshots / f"signed_in_{size[0]}.png")
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/anomaly/login")
+    reader.open()
+    assert "/anomaly/login?next=" in page.url
+    reader.close()
+    assert reader.foreign() == []
+    assert [error for error in reader.errors if "401" not in error] == []
+
+
+def test_what_was_typed_outlives_the_session(window, folder_server, tokens):
+    """The session ends while a comment is written: after signing in over the page it is there, and is sent."""
+    reader = Reader(window, folder_server.url)
+    page = reader.page
+    page.goto(f"{folder_server.url}/anomaly/login")
+    sign_in(page, tokens[1])
+    reader.study("ixi_lesion", "?model=cold_diffusion_t1")
+    run = page.get_by_role("button", name="Run", exact=True)
+    if not page.locator(".score-figures").count():
+        run.click()
+    reader.wait_for_findings()
+    reader.context.clear_cookies()
+    page.locator("tr[data-lesion]").first.get_by_role("button", name="Accept").first.click()
+    dialog = page.get_by_role("dialog", name="Please sign in again")
+    dialog.wait_for()
+    dialog.locator("input[type=password]").fill(tokens[1])
+    dialog.get_by_role("button", name="Sign in").click()
+    dialog.wait_for(state="detached")
+    auth = {"Authorization": f"Bearer {tokens[1]}"}
+
+    def kept():
+        found = requests.get(f"{folder_server.url}/anomaly/reviews/ixi_lesion", headers=auth, timeout=60)
+        return [one["decision"] for one in found.json().get("lesions", [])] if found.ok else []
+
+    for _ in range(60):
+        if kept():
+            break
+        page.wait_for_timeout(1000)
+    assert kept() == ["accept"]
+    reader.close()
+
+
+@pytest.mark.orthanc
+def test_ohif_lists_and_runs_behind_the_login(ohif, orthanc, tokens, hook_series, screenshots, tmp_path):
+    series = hook_series("axial")
+    app = make_app(tmp_path, {STAND_IN: "kind: anomaly\nmethod: ddpm\nmodality: t1\n"})
+    env = {"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    conf = {"models": "all", "tokens": str(tokens[0].path)}
+    with running_server(
+        orthanc.dicomweb_url, app=app, conf=conf, fake_pipeline=True, env=env, wait_s=START_S
+    ) as server:
+        assert requests.get(f"{server.url}/proxy/dicom/qido/studies", timeout=60).status_code == 401
+        driver = ohif.browser
+        driver.get(f"{server.url}/ohif/")
+        assert "/anomaly/login?next=" in driver.current_url
+        driver.find_element(By.NAME, "username").send_keys("ward-3")
+        driver.find_element(By.NAME, "password").send_keys(tokens[1])
+        driver.find_element(By.CSS_SELECTOR, "button[type=submit]").click()
+        WebDriverWait(driver, 180).until(lambda page: page.find_elements(By.CSS_SELECTOR, "[data-cy^='studyRow']"))
+        assert driver.current_url == f"{server.url}/ohif/"
+        driver.save_screenshot(str(screenshots / "ohif_list_signed_in.png"))
+        ohif.open_study(server.url, series.study_uid)
+        assert ohif.connect() == [STAND_IN, f"{STAND_IN}_bands"]
+        ohif.run(STAND_IN)
+        assert len(ohif.label().points_lps())
+        driver.save_screenshot(str(screenshots / "ohif_signed_in.png"))
