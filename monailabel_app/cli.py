@@ -91,11 +91,18 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: everyone's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     models: Annotated[str, typer.Option(help="Model names separated by commas, or all.")] = "all",
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM, with its chain): answer by https.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key (PEM, without a password).")] = None,
+    ask_nobody: Annotated[bool, typer.Option("--open", help="Ask nobody for a token, whoever reaches it.")] = False,
 ) -> None:
-    """Start the stock MONAI Label server with this app; unknown options are passed on to it."""
+    """Start the stock MONAI Label server with this app; unknown options are passed on to it.
+
+    Beyond this machine (--host 0.0.0.0) it starts only when there is a token, or with --open.
+    """
     from monailabel_app.pipelines import serve as server
 
-    sys.exit(server.run(ROOT, studies, host=host, port=port, models=models, extra=context.args))
+    secure = {"tls_cert": tls_cert, "tls_key": tls_key, "ask_nobody": ask_nobody}
+    sys.exit(server.run(ROOT, studies, host=host, port=port, models=models, extra=context.args, **secure))
 
 
 @app.command()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 from fastapi import FastAPI
+from monailabel.config import settings
 from starlette.middleware import Middleware
 
 from lib import background
@@ -44,6 +45,7 @@ from lib.endpoints.audit_trail import AuditTrail
 from lib.endpoints.guard import Guard
 from lib.endpoints.metrics import Metrics
 from lib.perimeter import BodyLimit, ExactCors, SameOrigin, SecurityHeaders
+from lib.reach import warn_if_open_to_others
 
 _MARK = "anomaly:"
 # What every request goes through, outermost first; inside MONAI Label's own handling of errors.
@@ -87,4 +89,5 @@ def install(server: FastAPI | None = None) -> bool:
     server.middleware_stack = server.build_middleware_stack()
     describe_server(server)
     background.prepare()
+    warn_if_open_to_others(settings.MONAI_LABEL_APP_DIR, settings.MONAI_LABEL_APP_CONF or {})
     return True

@@ -76,11 +76,12 @@ def policy_for(scope) -> str:
 @lru_cache(maxsize=64)
 def viewer_policy(others: tuple[str, ...] = ()) -> str:
     """What MONAI Label's build of OHIF needs: its own files, its two inline scripts by their hash, WebAssembly, workers
-    made of text, and styles that its components write. ``others``: origins of servers its panel may talk to.
+    made of text, styles that its components write, and text run as a script (its reader of segmentations builds array
+    types so). ``others``: origins of servers its panel may talk to.
     """
     page = (_VIEWER / "index.html").read_bytes() if (_VIEWER / "index.html").is_file() else b""
     hashes = [base64.b64encode(hashlib.sha256(text).digest()).decode() for text in _INLINE.findall(page)]
-    scripts = " ".join(["'self'", *(f"'sha256-{value}'" for value in hashes), "'wasm-unsafe-eval'"])
+    scripts = " ".join(["'self'", *(f"'sha256-{value}'" for value in hashes), "'unsafe-eval'"])
     servers = " ".join(["'self'", *others])
     return (
         f"default-src 'self'; script-src {scripts}; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "

@@ -27,8 +27,11 @@ from rich.markup import escape
 from monailabel_app.access.tokens import TokenStore, default_file
 from monailabel_app.errors import InvalidSettings
 
+from .reach import asks_everybody, check_reach, check_tls, conf_of
+
 # The token of the server's requests to itself, which its first answer is waited for with.
 OWN_TOKEN = "ANOMALY_INTERNAL_TOKEN"
+_ORIGINS = "MONAI_LABEL_CORS_ORIGINS"
 SAMPLE_STUDIES = Path("tests") / "data" / "studies"
 
 # What MONAI Label should do unless the environment says otherwise: by itself it shows CT only from DICOMweb,
@@ -46,14 +49,30 @@ def is_url(studies: str) -> bool:
     return studies.startswith(("http://", "https://"))
 
 
+def named_origins(environment: Mapping[str, str]) -> list[str]:
+    """``--conf cors_origins`` for what MONAI_LABEL_CORS_ORIGINS says: the stock command ends with an error by it.
+
+    Raises InvalidSettings where it is no list in JSON, as MONAI Label wants it.
+    """
+    text = environment.get(_ORIGINS, "").strip()
+    try:
+        origins = json.loads(text or "[]")
+    except ValueError:
+        origins = None
+    if not isinstance(origins, list) or not all(isinstance(origin, str) for origin in origins):
+        raise InvalidSettings(f'expected {_ORIGINS} as ["http://host:3000"], got {text[:80]!r}')
+    return ["--conf", "cors_origins", ",".join(origins)] if origins else []
+
+
 def environment(base: Mapping[str, str]) -> dict[str, str]:
     """``base`` with the safe settings where it has none, and the environment's programs first on PATH.
 
-    MONAI Label looks for dcmqi's ``itkimage2segimage`` on PATH at start and else downloads it. A token for the server's
-    requests to itself is drawn anew at every start.
+    Origins are left out, they are told in another way. MONAI Label looks for dcmqi's ``itkimage2segimage`` on PATH at
+    start and else downloads it. A token for the server's requests to itself is drawn anew at every start.
     """
     programs = str(Path(sys.executable).parent)
     path = f"{programs}{os.pathsep}{base.get('PATH', os.defpath)}"
+    base = {name: value for name, value in base.items() if name != _ORIGINS}
     return {**SAFE_SETTINGS, **base, "PATH": path, OWN_TOKEN: secrets.token_urlsafe(32)}
 
 
@@ -117,46 +136,52 @@ def ask(url: str, timeout: float = 5.0, token: str = "") -> Any:
 
 
 def who_is_asked(root: Path, host: str, extra: Sequence[str] = ()) -> str:
-    """Who may use a server that is about to start, as a sentence. Raises TokensUnreadable."""
-    conf = {}
-    for index, word in enumerate(extra[:-2]):
-        if word == "--conf":
-            conf[extra[index + 1]] = extra[index + 2]
-    mode = str(conf.get("auth") or "auto")
-    tokens = TokenStore(default_file(root, conf)).tokens()
-    if mode == "open":
-        return "WARNING: NOBODY IS ASKED (--conf auth open): whoever reaches this server may read and delete everything"
-    if tokens or mode == "token" or os.environ.get("MONAI_LABEL_AUTH_ENABLE", "").lower() in {"1", "true", "yes"}:
-        valid = sum(not token.expired() for token in tokens)
+    """Who may use a server that is about to start, as a sentence.
+
+    Raises InvalidSettings where others reach it and there is no token, TokensUnreadable.
+    """
+    conf = conf_of(extra)
+    warning = check_reach(root, host, conf, os.environ)
+    if warning:
+        return warning
+    if asks_everybody(root, conf, os.environ):
+        valid = sum(not token.expired() for token in TokenStore(default_file(root, conf)).tokens())
         return f"Everybody is asked for a token ({valid} valid: `main.py tokens list`) or an account."
-    alone = "Only this machine is answered, without asking: there are no tokens (`main.py tokens create`)."
-    if host in {"127.0.0.1", "localhost", "::1"}:
-        return alone
-    return f"WARNING: listening on {host}, but others are refused until there is a token. {alone}"
+    return "Only this machine is answered, without asking: there are no tokens (`main.py tokens create`)."
 
 
-def next_steps(url: str, studies: str, info: Mapping[str, Any], image: str | None) -> str:
-    """What to do with a server that answers, as text for a terminal."""
+def next_steps(url: str, studies: str, info: Mapping[str, Any], image: str | None, *, token: bool = False) -> str:
+    """What to do with a server that answers, as text for a terminal. token: whether everybody is asked for one."""
     names = list(info.get("models", {}))  # the server offers the default first
     model, image = (names[0] if names else "MODEL"), image or "IMAGE"
     if is_url(studies):
         ohif = f"open {url}/ohif/ , choose a study, MONAI Label, connect, Run"
     else:
         ohif = "needs a DICOMweb server as studies: make serve STUDIES=http://localhost:8042/dicom-web"
+    curl = "curl" + (" --cacert CERTIFICATE" if url.startswith("https") else "")
+    curl += ' -H "Authorization: Bearer $TOKEN"' if token else ""
+    signing_in = [
+        f"  Sign in    {url}/anomaly/login with a token: python main.py tokens create --name NAME --role reader",
+    ]
     return "\n".join(
         [
             f"MONAI Label answers at {url}/   (models: {', '.join(names) or 'none'}; stop with Ctrl-C)",
             "",
+            *(signing_in if token else []),
             f"  3D Slicer  install the extension MONAILabel; in its module enter {url} and press the reload",
             "             button, Next Sample (or load a scan of your own), Auto Segmentation: Run",
             f"  OHIF       {ohif}",
-            f"  curl       curl -X POST '{url}/infer/{model}?image={image}&output=image' -o anomaly.nii.gz",
-            f"             curl -X POST '{url}/infer/{model}?image={image}&output=json'",
+            f"  curl       {curl} -X POST '{url}/infer/{model}?image={image}&output=image' -o anomaly.nii.gz",
+            f"             {curl} -X POST '{url}/infer/{model}?image={image}&output=json'",
             f'  Python     from monailabel.client import MONAILabelClient; MONAILabelClient("{url}").info()',
             "",
             "Research use only; not a medical device.",
         ]
     )
+
+
+def _print(text: str) -> None:
+    Console(soft_wrap=True, highlight=False).print(f"\n[bold]{escape(text)}[/bold]\n")
 
 
 def _some_image(url: str, token: str = "") -> str | None:
@@ -172,15 +197,24 @@ def run(
     port: int = 8000,
     models: str = "all",
     extra: Sequence[str] = (),
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    ask_nobody: bool = False,
     patience_s: float = 300.0,
 ) -> int:
     """Run the server until it ends and return its exit code; 0 when it was interrupted or told to stop.
 
-    Raises InvalidSettings for a studies folder, port or installation it cannot start with.
+    ask_nobody: nobody needs a token, as ``--conf auth open``. Raises InvalidSettings for a studies folder, port,
+    certificate or installation it cannot start with, and for a server that others reach while there is no token.
     """
     studies = studies or str(root / SAMPLE_STUDIES)
-    check(studies, host, port)
+    extra = [*extra, *check_tls(tls_cert, tls_key), *(["--conf", "auth", "open"] if ask_nobody else [])]
+    conf = conf_of(extra)
+    extra += [] if "cors_origins" in conf else named_origins(os.environ)
     asked = who_is_asked(root, host, extra)
+    check(studies, host, port)
+    if asked.startswith("WARNING"):
+        _print(asked)
     variables = environment(os.environ)
     token = variables[OWN_TOKEN]
     server = subprocess.Popen(command(root, studies, host=host, port=port, models=models, extra=extra), env=variables)
@@ -197,8 +231,9 @@ def run(
         while server.poll() is None and time.monotonic() < give_up:
             info = ask(f"{url}/info/", token=token)
             if isinstance(info, Mapping):
-                text = f"{next_steps(url, studies, info, _some_image(url, token))}\n\n{asked}"
-                Console(soft_wrap=True, highlight=False).print(f"\n[bold]{escape(text)}[/bold]\n")
+                everybody = asks_everybody(root, conf, os.environ)
+                text = next_steps(url, studies, info, _some_image(url, token), token=everybody)
+                _print(f"{text}\n\n{asked}")
                 break
             time.sleep(0.5)
         code = server.wait()

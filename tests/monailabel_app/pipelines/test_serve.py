@@ -150,6 +150,9 @@ def test_the_command_line_hands_unknown_options_on(monkeypatch):
         "port": 81,
         "models": "all",
         "extra": ["--log_level", "debug"],
+        "tls_cert": None,
+        "tls_key": None,
+        "ask_nobody": False,
     }
 
 
