@@ -14,13 +14,11 @@ from lib import audit
 from lib.errors import ServerBusy
 from monailabel_app import __version__
 from monailabel_app.audit import AuditUnwritable
+from monailabel_app.audit.facts import analysis_facts
 from monailabel_app.errors import AnomalyAppError, Cancelled, ScanRefused
 from monailabel_app.pipelines.manifest import source_commit
 
 OK, FAILED, REFUSED, CANCELLED = "ok", "failed", "refused", "cancelled"
-_SETTINGS = (
-    "score", "smoothing", "operating_point", "threshold", "min_volume_ml", "seed", "device", "gate", "uncertainty",
-)  # fmt: skip
 
 
 def noted_analysis(infer: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -30,7 +28,7 @@ def noted_analysis(infer: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
     def noting(app: Any, request: Mapping[str, Any], *given: Any, **options: Any) -> dict[str, Any]:
         began = time.monotonic()
         about = {
-            "model": str(request.get("model") or ""),
+            _model_fact(app, request): str(request.get("model") or ""),
             "request": "upload" if options.get("image_file") else "stored",
         }
         if not options.get("image_file"):
@@ -42,7 +40,7 @@ def noted_analysis(infer: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
             audit.note("analysis", outcome_of(error), kind=type(error).__name__, seconds_total=seconds, **about)
             raise
         try:
-            facts = facts_of(answer["params"])
+            facts = analysis_facts(answer["params"])
             audit.note("analysis", OK, **{**about, **facts}, seconds_total=time.monotonic() - began)
         except AuditUnwritable:
             with suppress(OSError, TypeError, KeyError):
@@ -53,6 +51,11 @@ def noted_analysis(infer: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
     return noting
 
 
+def _model_fact(app: Any, request: Mapping[str, Any]) -> str:
+    """In clear only what is a model here; another word of a request may be anything."""
+    return "model" if str(request.get("model")) in app.tasks() else "asked_model"
+
+
 def outcome_of(error: BaseException) -> str:
     """``refused`` for what was not tried, ``cancelled``, else ``failed``."""
     if isinstance(error, Cancelled):
@@ -61,40 +64,6 @@ def outcome_of(error: BaseException) -> str:
         return REFUSED
     refused = isinstance(error, AnomalyAppError) and error.status in {400, 401, 403, 404, 409, 413, 422}
     return REFUSED if refused and type(error).__name__.startswith(("Invalid", "Unknown", "Not")) else FAILED
-
-
-def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a result (``Finding.to_json``) what belongs in the log: no text of it, no lesion's place."""
-    manifest, model, settings = (result.get(key) or {} for key in ("manifest", "model", "settings"))
-    gate, drift, calibration = (result.get(key) or {} for key in ("gate", "drift", "calibration"))
-    background = drift.get("background") or {}
-    output, about_model = manifest.get("output") or {}, manifest.get("model") or {}
-    return {
-        "model": model.get("id"),
-        "hash": model.get("hash"),
-        "result_hash": about_model.get("result_hash"),
-        "manifest": manifest.get("id"),
-        "input": (manifest.get("input") or {}).get("sha256"),
-        "mask": output.get("mask"),
-        "map": output.get("anomaly_map"),
-        "calibration": calibration.get("id"),
-        "healthy_scans": calibration.get("healthy_scans"),
-        "settings": {key: settings.get(key) for key in _SETTINGS},
-        "anomaly_score": result.get("anomaly_score"),
-        "p_value": result.get("p_value"),
-        "lesions": result.get("lesion_count"),
-        "volume_ml": result.get("anomaly_volume_ml"),
-        "gate": {key: gate.get(key) for key in ("passed", "p_value")} if gate else None,
-        "drift": {**{key: drift.get(key) for key in ("distance", "p_value", "drifted")}, **_background(background)}
-        if drift
-        else None,
-        "warnings": len(result.get("warnings") or ()),
-        "seconds": dict(result.get("seconds") or {}),
-    }
-
-
-def _background(background: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"background_{key}": background.get(key) for key in ("ratio", "divided_by") if key in background}
 
 
 def server_noted(app: Any) -> None:

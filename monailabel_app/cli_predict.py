@@ -52,6 +52,8 @@ def predict(
     """Find anomalies; the result as JSON on standard output, of a folder one line per scan."""
     import json
 
+    from monailabel_app.audit import note_command
+    from monailabel_app.audit.facts import analysis_facts
     from monailabel_app.io.images import write_labelmap, write_map
     from monailabel_app.pipelines import predict as pipeline
     from monailabel_app.pipelines.progress_bar import bars
@@ -79,7 +81,9 @@ def predict(
             write_labelmap(mask, finding.mask, volume)
         if anomaly_map is not None:
             write_map(anomaly_map, finding.anomaly_map, volume)
-        typer.echo(json.dumps(finding.to_json(), indent=1))
+        result = finding.to_json()
+        note_command(ROOT, "analysis", **analysis_facts(result), request="command")
+        typer.echo(json.dumps(result, indent=1))
         return
     if mask is not None or anomaly_map is not None or scan_id is not None:
         raise InvalidSettings(
@@ -98,7 +102,9 @@ def predict(
                 typer.secho(f"{name}: {type(error).__name__}: {error}", err=True, fg="red")
                 typer.echo(json.dumps({"scan": name, "error": f"{type(error).__name__}: {error}"}))
                 continue
-            typer.echo(json.dumps({"scan": name, **finding.to_json()}))
+            result = finding.to_json()
+            note_command(ROOT, "analysis", **analysis_facts(result), request="command")
+            typer.echo(json.dumps({"scan": name, **result}))
         bar.stage("scans", len(scans), len(scans))
     if failed:
         typer.secho(f"{failed} of {len(scans)} scans could not be analysed", err=True, fg="yellow")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from monailabel_app.access.tokens import TokenStore, default_file
+from monailabel_app.audit import note_command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +36,7 @@ def create(
     From the first token on, the server asks everybody for one, also on its own machine.
     """
     secret, token = _store(file).create(name, role, days)
+    note_command(ROOT, "token_created", token=name, role=role, days=days)
     until = f"until {token.expires:%Y-%m-%d %H:%M} UTC" if token.expires else "without end"
     typer.echo(f"token {name!r}, role {role}, valid {until}; it is shown this once:", err=True)
     typer.echo(secret)
@@ -76,6 +78,7 @@ def revoke(
     """Refuse a token, and whoever signed in with it, from the next request on."""
     store = _store(file)
     store.revoke(name)
+    note_command(ROOT, "token_revoked", token=name)
     typer.echo(f"token {name!r} is revoked")
     if not store.tokens():
         typer.secho("no token is left: the server asks nobody on its own machine any more", err=True, fg="yellow")

@@ -42,13 +42,13 @@ EVENTS: tuple[tuple[str, re.Pattern[str], str, Mapping[str, str], Mapping[str, A
         ("POST", r"/batch/infer/(?P<model>[^/]+)", "batch_started", {}, {}),
         ("DELETE", r"/batch/infer", "batch_stopped", {}, {}),
         ("POST", r"/scoring(/(?P<what>[^/]+))?", "scoring_started", {}, {}),
-        ("PUT", r"/model/(?P<model>[^/]+)", "model_uploaded", {}, {}),
         ("DELETE", r"/model/(?P<model>[^/]+)", "model_removed", {}, {}),
     )
 )
 # What an answer tells of its own: the id that a scan without one was given, whether a review is finished.
 _ANSWERED = {"image": "image", "final": "final"}
 _LONGEST_ANSWER = 65536
+_FROM_ADDRESS = frozenset({"job", "model", "what"})
 
 
 class AuditTrail:
@@ -143,8 +143,11 @@ def _note(event: str, facts: dict[str, Any], status: int, body: bytes) -> None:
             value = answered.get(name)
             if isinstance(value, (str, bool)) and value != "":
                 facts.setdefault(fact, value)
-    if event == "scan_uploaded" and facts.pop("replaced", False):
+    if facts.pop("replaced", False) and event == "scan_uploaded":
         event = "scan_replaced"
+    if status >= 400:
+        # Words of the address that name nothing there is may be anything: not to be written in clear.
+        facts = {f"asked_{name}" if name in _FROM_ADDRESS else name: value for name, value in facts.items()}
     audit.note(event, "ok" if status < 400 else "refused" if status < 500 else "failed", status=status, **facts)
 
 

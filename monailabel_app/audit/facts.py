@@ -32,8 +32,13 @@ IN_CLEAR = frozenset({
     "key", "bind", "auth", "what", "step", "torn", "file", "token", "store",
     "decision",
 })  # fmt: skip
+# Of other names only these words.
+KNOWN_WORDS = {"tag": frozenset({"final", "original"})}
 _WORD = re.compile(r"[A-Za-z0-9_.:+,=@-]{0,96}")
 _MOST_ITEMS, _MOST_DEPTH = 40, 3
+_SETTINGS = (
+    "score", "smoothing", "operating_point", "threshold", "min_volume_ml", "seed", "device", "gate", "uncertainty",
+)  # fmt: skip
 
 
 def read_key(folder: Path, *, make: bool = True) -> bytes | None:
@@ -81,6 +86,38 @@ def clean(facts: Mapping[str, Any], key: bytes) -> dict[str, Any]:
     return _clean(facts, key, 0)
 
 
+def analysis_facts(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a result (``Finding.to_json``) what belongs in the log: no text of it, no lesion's place."""
+    manifest, model, settings = (result.get(key) or {} for key in ("manifest", "model", "settings"))
+    gate, drift, calibration = (result.get(key) or {} for key in ("gate", "drift", "calibration"))
+    background = drift.get("background") or {}
+    output = manifest.get("output") or {}
+    told = {
+        "model": model.get("id"),
+        "hash": model.get("hash"),
+        "result_hash": (manifest.get("model") or {}).get("result_hash"),
+        "manifest": manifest.get("id"),
+        "input": (manifest.get("input") or {}).get("sha256"),
+        "mask": output.get("mask"),
+        "map": output.get("anomaly_map"),
+        "calibration": calibration.get("id"),
+        "healthy_scans": calibration.get("healthy_scans"),
+        "settings": {key: settings.get(key) for key in _SETTINGS},
+        "anomaly_score": result.get("anomaly_score"),
+        "p_value": result.get("p_value"),
+        "lesions": result.get("lesion_count"),
+        "volume_ml": result.get("anomaly_volume_ml"),
+        "warnings": len(result.get("warnings") or ()),
+        "seconds": dict(result.get("seconds") or {}),
+    }
+    if gate:
+        told["gate"] = {key: gate.get(key) for key in ("passed", "p_value")}
+    if drift:
+        ratios = {f"background_{key}": background.get(key) for key in ("ratio", "divided_by")}
+        told["drift"] = {**{key: drift.get(key) for key in ("distance", "p_value", "drifted")}, **ratios}
+    return told
+
+
 def _clean(facts: Mapping[str, Any], key: bytes, depth: int) -> dict[str, Any]:
     kept = {}
     for name, value in list(facts.items())[:_MOST_ITEMS]:
@@ -103,7 +140,8 @@ def _value(name: str, value: Any, key: bytes, depth: int) -> Any:
     if isinstance(value, bytes):
         value = value.hex()
     if isinstance(value, str):
-        return value if name in IN_CLEAR and _WORD.fullmatch(value) else keyed(key, value)
+        clear = (name in IN_CLEAR and _WORD.fullmatch(value)) or value in KNOWN_WORDS.get(name, ())
+        return value if clear else keyed(key, value)
     if depth < _MOST_DEPTH and isinstance(value, Mapping):
         return _clean(value, key, depth + 1)
     if depth < _MOST_DEPTH and isinstance(value, (list, tuple)):

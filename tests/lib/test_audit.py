@@ -21,6 +21,7 @@ from monailabel_app.audit.verify import records, verify
 from monailabel_app.errors import BrainNotFound, Cancelled, InvalidSettings, ScanRefused
 
 ROOT = Path(__file__).resolve().parents[2]
+APP = SimpleNamespace(tasks=lambda: {"ddpm_t1": None})
 ANNA = Principal("anna", "reader", "token")
 RESULT = {
     "anomaly_score": 3.5,
@@ -72,7 +73,7 @@ def analyse(result=RESULT, **options):
         return {"params": result, "file": options.pop("file", "")}
 
     request = {"model": "ddpm_t1", "image": "Smith_John"}
-    return noted_analysis(infer)(SimpleNamespace(), request, **options)
+    return noted_analysis(infer)(APP, request, **options)
 
 
 def test_an_analysis_is_noted_with_what_it_rests_on(log):
@@ -111,6 +112,17 @@ def test_an_analysis_that_comes_to_nothing_is_noted_too(log, error, outcome):
     assert "Smith" not in log.read_text()
 
 
+def test_words_of_a_request_that_name_nothing_are_not_in_clear(log, client):
+    def infer(app, request):
+        raise InvalidSettings("no such model")
+
+    with pytest.raises(InvalidSettings):
+        noted_analysis(infer)(APP, {"model": "Smith_John", "image": "a"})
+    client.delete("/anomaly/jobs/Smith_John")
+    assert [record["event"] for record in list(records(log))[1:]] == ["analysis", "job_cancelled"]
+    assert "Smith" not in log.read_text()
+
+
 def test_an_upload_has_no_id(log):
     analyse(image_file="/tmp/Smith.nii.gz")
     assert "image" not in last(log)["facts"]
@@ -125,7 +137,7 @@ def test_a_result_that_cannot_be_noted_is_not_handed_out_where_notes_are_require
         return {"params": RESULT, "file": str(file)}
 
     with pytest.raises(Exception, match="audit log"):
-        noted_analysis(infer)(SimpleNamespace(), {"model": "a"}, image_file="x")
+        noted_analysis(infer)(APP, {"model": "a"}, image_file="x")
     assert not file.exists()
 
 
