@@ -88,12 +88,11 @@ class _Pinned(HTTPAdapter):
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(
-            *args, **kwargs, assert_fingerprint=self._expected, assert_hostname=False, cert_reqs="CERT_NONE"
-        )
+        super().init_poolmanager(*args, **kwargs, assert_fingerprint=self._expected, assert_hostname=False)
 
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """The fingerprint says more than a chain of certificates."""
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        """No chain of certificates is looked at: the fingerprint says more, and is checked before anything is sent."""
+        return super().send(request, **{**options, "verify": False})
 
 
 def _value(arguments: Sequence[str], option: str) -> str | None:
