@@ -37,7 +37,7 @@ from lib.infers import AnomalyInferTask, BandsInferTask
 from lib.infers.anomaly import IMAGES, Progress
 from lib.kept_images import are_current, basis_of, keep_images
 from lib.model_table import ModelTable
-from lib.plans import end_with_server, jobs_for
+from lib.plans import end_with_server, jobs_for, keep_jobs
 from lib.runner import MAX_LOADED, ModelRunner, list_devices
 from lib.scoring import ANOMALY_SCORES, EVALUATE, AnomalyScores, EvaluateLabels
 from lib.scoring.records import record_result
@@ -82,8 +82,9 @@ class AnomalyApp(MONAILabelApp):
     ``cache_mb`` (memory for analyses), ``disk_cache_mb`` and ``cache_days`` (analyses kept in the folder
     ``disk_cache``, by default cache/analyses/ of the app, readable for its owner only; 0 days: none is kept),
     ``scans_mb`` (memory for scans that were read), ``bands`` (true: every model is offered a second time, as three
-    bands of suspicion), ``auto_update_scoring``, ``audit`` (the file of the audit log, by default logs/audit.jsonl of
-    the app, or off) and ``audit_required`` (true: what cannot be noted there is refused with 503).
+    bands of suspicion), ``keep_jobs`` (true: submitted jobs outlive a restart), ``auto_update_scoring``, ``audit`` (the
+    file of the audit log, by default logs/audit.jsonl of the app, or off) and ``audit_required`` (true: what cannot be
+    noted there is refused with 503).
 
     Who may use the server: ``auth`` (auto, token or open), ``tokens`` (their file, by default model/tokens.json of the
     app), ``session_hours`` (of a browser's session).
@@ -120,6 +121,7 @@ class AnomalyApp(MONAILabelApp):
         self.jobs = jobs_for(self)
         if own_temporary_folder(endpoints.install()):
             end_with_server(self.jobs)
+            keep_jobs(self)
             server_noted(self)
 
     def _task_for(self, entry: ModelEntry) -> AnomalyInferTask:

@@ -10,79 +10,43 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
 from lib import metrics
 from lib.access.principal import ADMIN, Principal, acting, current
 from lib.errors import NotAllowed, ServerBusy, UnknownJob, place_of
+from lib.job import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    INFER,
+    QUEUED,
+    RUNNING,
+    STATES,
+    STOPPING,
+    Job,
+    Plan,
+    iso,
+    same_submitter,
+)
+from lib.job_store import JobStore
 from lib.line import CANCELLED_WAITING, WAITING, Lines, Place
 from monailabel_app.errors import AnomalyAppError, Cancelled
 from monailabel_app.pipelines.overall import Overall, StageTimes
-from monailabel_app.pipelines.pace import Pace
 
 logger = logging.getLogger(__name__)
 
-QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
-STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
-INFER = "infer"
+__all__ = ["CANCELLED", "DONE", "FAILED", "INFER", "QUEUED", "RUNNING", "STATES", "Job", "Jobs", "Plan"]
+# How often a job is begun that a restart interrupts: one that kills the server is not to do so for ever.
+MOST_ATTEMPTS = 3
 MAX_QUEUED = 200
 KEPT, KEPT_SECONDS = 100, 24 * 3600.0
-STOPPING = "stopping"
 _CANCELLED_RUNNING = "cancelled while it ran"
 _USUAL_SECONDS, _LATEST_RETRY = 30.0, 300.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a request comes to. equal: the same for requests that give the same result. cost: for those that take alike.
-
-    result: the address of what comes out, None where nothing is kept.
-    """
-
-    device: str
-    equal: str | None = None
-    cost: tuple[str, ...] = ()
-    result: str | None = None
-
-
-class Job:
-    """One analysis. Its figures are written with the lock of its ``Jobs``; ``tell`` is the callback for the library.
-
-    principal: who asked for it; its work is done in that name.
-    """
-
-    def __init__(self, jobs: Jobs, kind: str, model: str, image: str, params: Mapping[str, Any], plan: Plan):
-        self.id = uuid.uuid4().hex
-        self.kind, self.model, self.image, self.params, self.plan = kind, model, image, dict(params), plan
-        self.principal: Principal = current()
-        self.state, self.stage = QUEUED, WAITING
-        self.progress: float | None = None
-        self.error: str | None = None
-        self.created = datetime.now(timezone.utc)
-        self.started: datetime | None = None
-        self.finished: datetime | None = None
-        self.seconds: float | None = None
-        self.place: Place | None = None
-        self.cancelling: str | None = None
-        self.began = self.ended = 0.0
-        self.overall: Overall | None = None
-        self.pace = Pace()
-        self._jobs = jobs
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will come of it."""
-        return self.state not in {QUEUED, RUNNING}
-
-    def tell(self, stage: str, share: float) -> None:
-        """``share`` (0 to 1) of ``stage`` is done. Raises Cancelled when somebody has cancelled the job."""
-        self._jobs.told(self, stage, share)
 
 
 class Jobs:
@@ -113,12 +77,52 @@ class Jobs:
         self._lasted: deque[float] = deque(maxlen=8)
         self._closing = False
         self._promised = 0.0
+        self._store: JobStore | None = None
 
     def submit(self, image: str, model: str, params: Mapping[str, Any]) -> Job:
         """A job for a stored image; the one at hand when the same was asked for and is not over yet.
 
         Raises what ``check`` raises, and ServerBusy when too many wait.
         """
+        return self._queue(image, model, params)
+
+    def keep_in(self, store: JobStore) -> int:
+        """Keep submitted jobs in ``store``, and go on with those that are there. Returns how many are queued again.
+
+        Those that were begun and not ended several times, and those that cannot be done any more, are listed as failed.
+        """
+        records, queued = store.open(), 0
+        self._store = store
+        for record in records:
+            with acting(Principal(**{key: record["principal"][key] for key in ("name", "role", "how")})):
+                try:
+                    if record["attempts"] >= MOST_ATTEMPTS:
+                        raise Cancelled(
+                            f"the server ended {record['attempts']} times while this ran, so it is not begun again: "
+                            "submit it anew to try once more"
+                        )
+                    self._queue(record["image"], record["model"], record["params"], record)
+                    queued += 1
+                except Exception as error:
+                    self._failed_before(record, error)
+        if records:
+            logger.info("%d of %d jobs of before the restart are queued again", queued, len(records))
+        return queued
+
+    def _failed_before(self, record: Mapping[str, Any], error: Exception) -> None:
+        """List a job of before the restart that is not done any more."""
+        if not isinstance(error, AnomalyAppError):
+            logger.error("a job of before the restart failed with %s", place_of(error))
+        job = Job(self.told, INFER, record["model"], record["image"], record["params"], Plan(""))
+        job.id = record["id"]
+        with self._lock:
+            self._keep(job)
+            self._end(job, FAILED, self._describe(error))
+
+    def _queue(
+        self, image: str, model: str, params: Mapping[str, Any], record: Mapping[str, Any] | None = None
+    ) -> Job:
+        """record: of the job of before the restart that this one is."""
         plan = self._check(image, model, params)
         with self._lock:
             self._refuse_when_closing()
@@ -131,7 +135,13 @@ class Jobs:
                 raise ServerBusy(
                     f"{waiting} jobs are waiting already: send it again in about {later:.0f} s", retry_after=later
                 )
-            job = Job(self, INFER, model, image, params, plan)
+            job = Job(self.told, INFER, model, image, params, plan)
+            if record is not None:
+                job.id, job.created = record["id"], datetime.fromisoformat(record["created"])
+            job.submitted = True
+            if self._store is not None and record is None:
+                # With the lock: it must be there before it can end, and it is small.
+                self._store.put(job.record())
             job.place = self._lines.enter(
                 plan.device, threaded=False, on_turn=lambda: self._begin(job), owner=job.principal.name
             )
@@ -155,7 +165,7 @@ class Jobs:
         """
         with self._lock:
             self._refuse_when_closing()
-            job = Job(self, kind, model, image, params or {}, plan)
+            job = Job(self.told, kind, model, image, params or {}, plan)
             job.place = self._enter(job)
             self._keep(job)
         with self._ending(job), self._lines.standing(job.place):
@@ -202,7 +212,7 @@ class Jobs:
         who = current()
         with self._lock:
             job = self._of(job_id)
-            if who.role != ADMIN and not _same(who, job.principal):
+            if who.role != ADMIN and not same_submitter(who, job.principal):
                 raise NotAllowed("this job was submitted by somebody else: ask them, or an admin, to cancel it")
             if job.over or job.cancelling:
                 return self._json(job)
@@ -319,6 +329,8 @@ class Jobs:
             job.state, job.began, job.started = RUNNING, time.monotonic(), datetime.now(timezone.utc)
             job.overall = Overall(self._times.of(job.plan.cost))
             job.stage, job.progress = "starting", 0.0
+            if job.submitted and self._store is not None:
+                self._store.change_attempts(job.id, +1)
         logger.info("job %s: started with %s on %s", job.id[:8], job.model, job.plan.device)
 
     def _end(self, job: Job, state: str, error: str | None = None) -> None:
@@ -331,6 +343,11 @@ class Jobs:
                 if state == DONE and "reconstruction" in took:
                     self._times.keep(job.plan.cost, took)
                     self._lasted.append(job.seconds)
+            if self._store is not None and (state != CANCELLED or not self._closing):
+                self._store.drop(job.id)
+            elif self._store is not None and job.state == RUNNING:
+                # The server ended in good order: it is begun anew, and this was no attempt.
+                self._store.change_attempts(job.id, -1)
             job.state, job.error = state, error
             if state == DONE:
                 job.progress = 1.0
@@ -380,20 +397,10 @@ class Jobs:
             "position": position,
             "stage": job.stage,
             "progress": None if job.progress is None else round(job.progress, 4),
-            "created": _iso(job.created),
-            "started": _iso(job.started),
-            "finished": _iso(job.finished),
+            "created": iso(job.created),
+            "started": iso(job.started),
+            "finished": iso(job.finished),
             "seconds": seconds,
             "error": job.error,
             "result": job.plan.result if job.state == DONE else None,
         }
-
-
-def _same(one: Principal, other: Principal) -> bool:
-    """Whether both are one submitter; a token's holder may sign in by cookie, too."""
-    by_token = {"token", "cookie"}
-    return one.name == other.name and (one.how == other.how or {one.how, other.how} <= by_token)
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import signal
 import threading
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from monailabel.config import settings
+from monailabel.utils.others.generic import strtobool
 
 from lib.datastore import AnomalyLocalDatastore
 from lib.errors import UnknownImage
 from lib.ids import check_image_id
+from lib.job_store import JobStore
 from lib.jobs import INFER, Job, Jobs, Plan
 from lib.runner import choose_device
 from lib.shared_table import stamp_of
@@ -107,6 +110,15 @@ def result_address(image: str, model: str, params: Mapping[str, Any], values: Ma
         if params.get(name) not in (None, "") and value is not None:
             query[name] = ("on" if value else "off") if isinstance(value, bool) else str(value)
     return f"{settings.MONAI_LABEL_API_STR}/anomaly/results/{quote(image, safe='')}?{urlencode(query)}"
+
+
+def keep_jobs(app: AnomalyApp) -> None:
+    """Submitted jobs outlive the server, unless ``--conf keep_jobs false``; those of before go on, in a thread."""
+    if not strtobool(str(app.conf.get("keep_jobs", "true"))):
+        return
+    about = hashlib.sha256(str(app.studies).encode()).hexdigest()[:8]
+    store = JobStore(Path(app.app_dir) / "cache" / f"jobs_{about}.json")
+    threading.Thread(target=app.jobs.keep_in, args=(store,), name="jobs of before", daemon=True).start()
 
 
 def end_with_server(jobs: Jobs) -> None:

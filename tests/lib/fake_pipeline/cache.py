@@ -3,7 +3,7 @@
 
 class MapCache:
     def __init__(self, max_bytes, store=None):
-        self.max_bytes = max_bytes
+        self.max_bytes, self.store = max_bytes, None
 
     def purge(self):
         pass
