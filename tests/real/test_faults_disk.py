@@ -9,6 +9,7 @@ import SimpleITK as sitk
 import torch
 from safetensors import SafetensorError
 
+from monailabel_app.audit.verify import verify
 from monailabel_app.errors import AnomalyAppError, TrainingFailed
 from monailabel_app.training.checkpoint import TrainingState, load_state, save_state
 from monailabel_app.training.forgotten import ForgottenList
@@ -121,6 +122,8 @@ def test_full_folders_of_the_app_cost_no_analysis_and_no_start(app, tmp_path, le
             assert requests.get(f"{server.url}/info/", timeout=60).status_code == 200
             assert server.submit("head", head_label(lesion_scan, tmp_path)).status_code == 200
         assert not leftovers(app / "cache", app / "model")
+        if (app / "logs" / "audit.jsonl").exists():
+            assert verify(app / "logs" / "audit.jsonl").whole
 
 
 def head_label(head, tmp_path):

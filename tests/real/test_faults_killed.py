@@ -11,6 +11,7 @@ import nibabel as nib
 import pytest
 import requests
 
+from monailabel_app.audit.verify import verify
 from tests.real.faults import MODEL, Killable, count, few_models, label, leftovers, scan, wait_for
 
 pytestmark = pytest.mark.slow
@@ -59,10 +60,10 @@ class Client(threading.Thread):
 
 
 def test_every_label_scan_and_mark_that_was_acknowledged_outlives_the_kill(app, studies, temporary, tmp_path):
-    """Six clients submit labels, two replace a scan, two write information; four times the server is killed amid it."""
+    """Six clients submit labels, two replace a scan, two write information, two keep reviews; four kills amid it."""
     for name in SCANS:
         scan(studies / f"{name}.nii.gz")
-    dice = random.Random(7)
+    dice, acknowledged = random.Random(7), 0
     with Killable(studies, app, env={"TMPDIR": str(temporary)}) as server:
         for turn in range(KILLS):
             url = server.url
@@ -77,10 +78,15 @@ def test_every_label_scan_and_mark_that_was_acknowledged_outlives_the_kill(app, 
                 info = {"info": json.dumps({key: number})}
                 return requests.put(f"{url}/datastore/image/info", params={"image": SCANS[0]}, data=info, timeout=60)
 
+            def review(number, name, url=url):
+                body = {"model": MODEL, "comment": str(number)}
+                return requests.put(f"{url}/anomaly/reviews/{name}", json=body, timeout=60)
+
             labels = {name: Client(lambda n, name=name: submit(n, name)) for name in SCANS}
             uploads = {f"new{turn}_{i}": Client(lambda n, i=i, t=turn: replace(n, f"new{t}_{i}", t)) for i in range(2)}
             marks = {f"key{turn}_{i}": Client(lambda n, i=i, t=turn: mark(n, f"key{t}_{i}")) for i in range(2)}
-            clients = [*labels.values(), *uploads.values(), *marks.values()]
+            drafts = {name: Client(lambda n, name=name: review(n, name)) for name in SCANS[1:3]}
+            clients = [*labels.values(), *uploads.values(), *marks.values(), *drafts.values()]
             for client in clients:
                 client.start()
             time.sleep(dice.uniform(0.5, 2.5))
@@ -108,9 +114,20 @@ def test_every_label_scan_and_mark_that_was_acknowledged_outlives_the_kill(app, 
                     assert values >= set(range(1, client.acknowledged + 1))
             for key, client in marks.items():
                 assert table[SCANS[0]]["image"]["info"].get(key, 0) >= client.acknowledged
+            for name, client in drafts.items():
+                if client.acknowledged:
+                    kept = requests.get(f"{server.url}/anomaly/reviews/{name}", timeout=60).json()
+                    assert int(kept["comment"]) >= client.acknowledged
+            acknowledged += sum(client.acknowledged for client in labels.values())
             assert not leftovers(studies)
             listed = requests.get(f"{server.url}/anomaly/studies", timeout=60)
             assert listed.status_code == 200, listed.text
+    # What the audit log says was on the disk before the answer went out.
+    report = verify(app / "logs" / "audit.jsonl")
+    assert report.whole, report.faults
+    noted = [json.loads(line)["event"] for line in (app / "logs" / "audit.jsonl").read_text().splitlines()]
+    assert noted.count("label_saved") >= acknowledged
+    assert noted.count("server_started") == KILLS + 1
 
 
 def read_first(path):

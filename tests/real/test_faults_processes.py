@@ -48,13 +48,16 @@ def studies(tmp_path):
 
 
 def batch(studies):
-    return subprocess.Popen(
-        [sys.executable, "-c", _BATCH, str(studies)], stdout=subprocess.PIPE, cwd=ROOT, text=True
-    )
+    """A process that writes already."""
+    command = [sys.executable, "-c", _BATCH, str(studies)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True)
+    assert process.stdout.readline() == "1\n"
+    return process
 
 
 def numbers(process):
-    return [int(line) for line in process.stdout.read().split()]
+    """Of its records that were kept; the last line may be cut off."""
+    return [1, *(int(line) for line in process.stdout.read().splitlines(keepends=True) if line.endswith("\n"))]
 
 
 def sending(send, done, stop):
