@@ -15,6 +15,13 @@ class InvalidVolume(AnomalyAppError):
     """The image could be read but cannot be analysed (2-D, 4-D, NaN, constant, empty, broken geometry)."""
 
 
+class NotEnoughMemory(AnomalyAppError):
+    """The scan is a legal one, and there is no memory for it now."""
+
+    status = 503
+    retry_after = 60.0
+
+
 class BrainNotFound(AnomalyAppError):
     """No brain of plausible size was found in the volume."""
 

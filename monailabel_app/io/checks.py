@@ -10,10 +10,13 @@ import numpy as np
 from monailabel_app.errors import InvalidVolume
 from monailabel_app.io.geometry import check_affine, spacing_mm
 
-MAX_VOXELS = 10**9
+# 630 in each direction, twice a head at 0.5 mm; takes 8 GB to analyse (``memory.BYTES_PER_VOXEL``).
+MAX_VOXELS = 250_000_000
 MIN_VOXELS_IN_PLANE = 16
 SPACING_RANGE_MM = (0.05, 20.0)
 MAX_NONFINITE_FRACTION = 0.01
+# Of grey values, so that sums of their squares over a scan stay far from the ends of single precision.
+LARGEST_VALUE, LEAST_CONTRAST = 1e14, 1e-14
 
 
 def check_shape(sizes: Sequence[int], components: int = 1) -> tuple[int, int, int]:
@@ -57,8 +60,8 @@ def check_count(voxels: int, seen: str = "") -> None:
     """Raises InvalidVolume for more voxels than any head scan has. ``seen``: the sizes, for the message."""
     if voxels > MAX_VOXELS:
         raise InvalidVolume(
-            f"expected at most {MAX_VOXELS:.0e} voxels, got {seen or f'{voxels:.3g}'} in the header: the header is "
-            "damaged or this is no head scan"
+            f"expected at most {MAX_VOXELS / 1e6:.0f} million voxels, got {seen or f'{voxels:.3g}'} in the header: the "
+            "header is damaged, or this is no head scan"
         )
 
 
@@ -104,4 +107,9 @@ def clean_voxels(data: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     if low == high:
         what = "zero" if low == 0 else f"the same value ({low:.6g})"
         raise InvalidVolume(f"expected an image with contrast, got every voxel {what}: the scan is empty")
+    if max(abs(low), abs(high)) > LARGEST_VALUE or high - low < LEAST_CONTRAST:
+        raise InvalidVolume(
+            f"expected grey values up to {LARGEST_VALUE:g} that differ by {LEAST_CONTRAST:g} or more, got {low:.3g} to "
+            f"{high:.3g}: check the scale slope in the image header"
+        )
     return data, warnings

@@ -12,6 +12,7 @@ from monailabel_app.errors import InvalidVolume, UnreadableVolume
 from monailabel_app.io.checks import check_depth, check_shape
 from monailabel_app.io.decompress import decode_slices
 from monailabel_app.io.dicom_slices import Slice, read_slice
+from monailabel_app.io.memory import check_memory
 from monailabel_app.io.native import NativeGeometry, itk_affine
 
 MAX_FILES = 20_000
@@ -36,11 +37,12 @@ def read_dicom(folder: Path) -> tuple[np.ndarray, NativeGeometry, tuple[str, ...
     """
     slices, warnings = _series(folder)
     first = slices[0]
+    check_memory(len(slices) * first.columns * first.rows)
     if any(item.dtype is None for item in slices):
         if sum(item.size for item in slices) * _MAX_RATIO < len(slices) * first.columns * first.rows:
             raise UnreadableVolume(
-                "expected compressed pixels that the files can hold, got a header that promises more: export the series "
-                "again"
+                "expected compressed pixels that the files can hold, got a header that promises more: export the "
+                "series again"
             )
         data = decode_slices([item.path for item in slices], first.columns, first.rows)
     else:

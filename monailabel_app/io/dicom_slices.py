@@ -17,6 +17,7 @@ from pydicom.errors import InvalidDicomError
 
 # What may stand before the pixels; scanners write some hundred thousand bytes of their own there.
 MAX_HEADER = 32 * 2**20
+_MAX_READS = 100_000  # two or three for an element
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN)
@@ -94,12 +95,13 @@ class _Head:
     """The beginning of a file: what reads further than a header can be long is told that the file ends."""
 
     def __init__(self, file: io.BufferedReader):
-        self._file = file
+        self._file, self._reads = file, 0
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int = -1) -> bytes:
         left = MAX_HEADER - self._file.tell()
-        if size < 0 or size > left:
+        self._reads += 1
+        if size < 0 or size > left or self._reads > _MAX_READS:
             raise EOFError
         return self._file.read(size)
 

@@ -126,6 +126,7 @@ def _read_header(path: Path, packing: str) -> tuple[nib.Nifti1Header, nib.Nifti1
                 raw = kind(block, endianness=sign, check=False)
                 if not raw["magic"].item().startswith(magic):
                     break
+                _dtype_of(raw)
                 # Checking repairs silently (zero and negative voxel sizes); the checks here need what the file says.
                 checked = kind(block, endianness=sign, check=True)
         except (HeaderDataError, ValueError, OverflowError, TypeError):

@@ -18,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from monailabel_app.errors import UnreadableVolume
+from monailabel_app.io.memory import check_memory
 
 # The most that the compressions can pack into a byte: deflate cannot pass 1032, bzip2 is higher on constant data.
 MAX_RATIO = {"raw": 1, "deflate": 1100, "bzip2": 200_000, "ascii": 1, "hex": 1}
@@ -67,6 +68,7 @@ def read_stored(stored: Stored, convert: Convert | None = None) -> np.ndarray:
     convert: makes float32 of a piece of them; what is too large becomes infinite. Raises UnreadableVolume.
     """
     stored.check_length()
+    check_memory(stored.count)
     convert = convert or (lambda piece: piece.astype(np.float32))
     out = np.empty(stored.count, dtype=np.float32)
     done = 0
