@@ -1,6 +1,8 @@
 """The script for 3D Slicer: what it asks a real server for, and what it puts into a scene that is played."""
 
 import runpy
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +85,37 @@ def test_what_was_not_analysed_says_what_to_do(show):
 def test_a_server_that_is_not_there_is_named(show):
     with pytest.raises(RuntimeError, match=r"no answer from http://127\.0\.0\.1:9"):
         show(server="http://127.0.0.1:9")
+
+
+def test_a_token_is_sent_and_its_lack_is_told(monkeypatch):
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.headers["Authorization"])
+            self.send_response(401)
+            self.end_headers()
+            self.wfile.write(b'{"detail": "who?"}')
+
+        def log_message(self, *_):
+            """Keeps the tests' output free of requests."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    install(monkeypatch, "scan", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.delenv("ANOMALY_TOKEN", raising=False)
+    show = runpy.run_path(str(SCRIPT))["show"]
+    try:
+        for options in ({}, {"token": "mine"}):
+            with pytest.raises(RuntimeError, match=r"who\?.*token="):
+                show(**options)
+        monkeypatch.setenv("ANOMALY_TOKEN", "of the environment")
+        with pytest.raises(RuntimeError, match="401"):
+            show()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert seen == [None, "Bearer mine", "Bearer of the environment"]
 
 
 def test_what_was_shown_of_a_scan_whose_id_begins_alike_stays(monkeypatch):

@@ -70,6 +70,21 @@ def test_the_token_is_sent_and_ids_cannot_change_the_address(server, client):
     assert headers["Authorization"] == "Bearer secret"
 
 
+def test_the_token_comes_from_the_environment_and_its_lack_is_told(server, monkeypatch):
+    address = f"http://127.0.0.1:{server.server_port}"
+    server.answers["GET", "/info/"] = [(401, {}, {"detail": "who?"}), (403, {}, {"detail": "not you"})]
+    with pytest.raises(AnomalyClientError, match=r"who\?.*ANOMALY_TOKEN"):
+        AnomalyClient(address, token="").info()
+    assert "Authorization" not in server.seen[-1][-1]
+    monkeypatch.setenv("ANOMALY_TOKEN", " from-there\n")
+    with pytest.raises(AnomalyClientError, match=r"not you.*role"):
+        AnomalyClient(address).info()
+    assert server.seen[-1][-1]["Authorization"] == "Bearer from-there"
+    with pytest.raises(ValueError, match="without spaces") as refused:
+        AnomalyClient(address, token="two words")
+    assert "two words" not in str(refused.value)
+
+
 def test_studies_are_fetched_page_by_page(server, client):
     def page(*ids):
         return (200, {}, {"studies": [{"image": i} for i in ids], "total": 3})
