@@ -16,6 +16,15 @@ def audit_of_tests(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tokens_of_tests(tmp_path_factory):
+    """Whoever develops may have tokens of their own: tests, and the servers they start, know none of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANOMALY_TOKENS", "")
+        patch.setenv("ANOMALY_TOKEN", "")
+        yield
+
+
 @pytest.fixture(scope="session")
 def studies_dir() -> Path:
     """The folder of sample studies the server is started with; read only, copy it before writing."""

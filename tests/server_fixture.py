@@ -90,6 +90,9 @@ def start(studies, *, app=ROOT, conf=None, env=None, fake_pipeline=False, cwd=No
     if app == ROOT and not {"disk_cache", "cache_days"} & set(conf):
         # What a test finds must not depend on what another one analysed with this repository's models.
         conf["disk_cache"] = tempfile.mkdtemp(prefix="analyses_")
+    if app == ROOT:
+        # Nor on whether this checkout's server is in use and has tokens.
+        conf.setdefault("tokens", str(Path(tempfile.gettempdir()) / "no such folder" / "tokens.json"))
     for key, value in conf.items():
         command += ["--conf", key, value]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
