@@ -26,7 +26,8 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.+-]{0,63}")
 _REQUEST_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0)
 _STAGE_SECONDS = (0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1800.0)
 _WAITING_SECONDS = (0.1, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-_SCORES = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 25.0, 50.0)
+# OpenMetrics has no sum for a histogram that begins below zero.
+_SCORES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 25.0, 50.0)
 _P_VALUES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 REQUESTS = Counter(
@@ -47,7 +48,11 @@ WAITED_SECONDS = Histogram(
     buckets=_WAITING_SECONDS, registry=REGISTRY,
 )  # fmt: skip
 SCORES = Histogram(
-    "anomaly_scan_score", "Scan scores, in the unit of the model", ["model"], buckets=_SCORES, registry=REGISTRY
+    "anomaly_scan_score",
+    "Scan scores, in the unit of the model; below 0 as 0",
+    ["model"],
+    buckets=_SCORES,
+    registry=REGISTRY,
 )
 P_VALUES = Histogram(
     "anomaly_scan_p_value", "Share of healthy scans that score as high", ["model"],
@@ -96,7 +101,7 @@ def observe_analysis(
     if _finite(seconds.get("waiting")) and device:
         WAITED_SECONDS.labels(_device(device)).observe(float(seconds["waiting"]))
     if _finite(score):
-        SCORES.labels(model).observe(float(score))
+        SCORES.labels(model).observe(max(0.0, float(score)))
     if _finite(p_value):
         P_VALUES.labels(model).observe(float(p_value))
 
