@@ -176,6 +176,10 @@ class AuditLog:
         size = self._seen[1]
         reach = min(size, 2 * LONGEST_LINE)
         end = os.pread(self._file, reach, size - reach)
+        while b"\n" not in end and reach < size:
+            # Not what this writes: a record put behind it would be part of that line.
+            reach = min(size, 2 * reach)
+            end = os.pread(self._file, reach, size - reach)
         cut = end.rfind(b"\n") + 1
         torn = end[cut:]
         last = end[end.rfind(b"\n", 0, max(0, cut - 1)) + 1 : cut]

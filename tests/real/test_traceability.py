@@ -57,9 +57,11 @@ def test_a_result_of_the_server_is_traced_and_made_again_to_the_voxel(tmp_path, 
     assert again["mask"]["differing_voxels"] == again["anomaly_map"]["differing_voxels"] == 0
     assert again["environment"] == again["preprocessing"] == again["inputs"] == []
 
-    # After a restart the analysis is at hand, and its manifest the same.
+    # After a restart the analysis is at hand, and its manifest says the same.
     with running_server(studies, conf=conf) as server:
-        assert server.get(f"/anomaly/results/ixi_lesion/manifest.json?model={MODEL}").json()["id"] == told["id"]
+        later = server.get(f"/anomaly/results/ixi_lesion/manifest.json?model={MODEL}").json()
+    for part in ("model", "calibration", "settings", "input", "preprocessing", "output"):
+        assert later[part] == told[part], part
 
     found = list(records(log))
     events = [record["event"] for record in found]

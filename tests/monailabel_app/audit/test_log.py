@@ -112,6 +112,17 @@ def test_what_was_acknowledged_before_a_kill_is_there(path):
     assert verify(path).whole
 
 
+def test_a_long_piece_without_an_end_does_not_swallow_the_next_record(path):
+    log = AuditLog(path)
+    log.append("review", WHO)
+    log.close()
+    with path.open("ab") as file:
+        file.write(b"x" * 200000)
+    AuditLog(path).append("analysis", WHO)
+    assert [record["event"] for record in records(path)] == ["log_started", "review", "log_repaired", "analysis"]
+    assert verify(path).whole
+
+
 @pytest.mark.parametrize("left", [1, 20, 150])
 def test_a_torn_line_is_kept_aside_and_a_record_says_so(path, left):
     log = AuditLog(path)
