@@ -109,7 +109,7 @@ def series_of(found: list[dict[str, Any]]) -> Iterator[tuple[str, Dataset]]:
         try:
             series = Dataset.from_json(item)
             uid = check_uid(str(series.get("SeriesInstanceUID") or ""))
-        except (InvalidRequest, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (InvalidRequest, ValueError, TypeError, KeyError, AttributeError, LookupError, RuntimeError) as error:
             logger.warning("a series in the archive's list has no UID or cannot be read: %s", type(error).__name__)
             continue
         yield uid, series

@@ -138,7 +138,7 @@ def _read_header(path: Path, packing: str) -> tuple[nib.Nifti1Header, nib.Nifti1
 def _dtype_of(raw: nib.Nifti1Header) -> np.dtype:
     try:
         return raw.get_data_dtype()
-    except HeaderDataError:
+    except (HeaderDataError, KeyError):
         raise UnreadableVolume(
             f"expected numbers of a type that NIfTI defines, got type code {int(raw['datatype'])}: the header is "
             "damaged, or the file needs another program"

@@ -114,7 +114,8 @@ def read_entry(name: str, folder: Path, version: str = "") -> ModelEntry | None:
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError, yaml.YAMLError) as error:
+        # Not only YAML's own: a date that there is not, or thousands of levels, come as Python's errors.
         logger.warning("model %s is left out: its config.yaml cannot be read (%s)", name, type(error).__name__)
         return None
     if not isinstance(config, Mapping) or config.get("kind") != KIND:

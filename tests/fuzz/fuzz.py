@@ -1,0 +1,164 @@
+"""atheris on what reads bytes from elsewhere: ``python tests/fuzz/fuzz.py TARGET [options of libFuzzer] [corpus]``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import atheris
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+# Only our own code and the parsers it hands bytes to: instrumenting all of pydicom or numpy takes minutes.
+with atheris.instrument_imports(include=["monailabel_app.io", "lib.archive_lists", "monailabel_app.weights.listing"]):
+    from lib.archive_lists import series_of
+    from monailabel_app.calibration.calibrated_map import Calibration
+    from monailabel_app.errors import AnomalyAppError
+    from monailabel_app.io import images
+    from monailabel_app.weights.listing import read_entry
+
+import numpy as np  # noqa: E402
+
+from tests.bad_dicom import DICOM_CASES, series  # noqa: E402
+from tests.bad_files import CASES  # noqa: E402
+
+_FOLDER = Path(tempfile.mkdtemp(prefix="fuzz_"))
+
+
+def read(path: Path) -> None:
+    """Raises when the reader does anything but refuse, or return a volume as it is promised."""
+    volume, refusal = None, ""
+    try:
+        volume = images.read_volume(path, slices=True)
+    except AnomalyAppError as error:
+        refusal = str(error)
+    if volume is None:
+        assert refusal.startswith("expected "), refusal
+        assert str(_FOLDER) not in refusal
+        return
+    assert volume.data.dtype == np.float32
+    assert volume.data.ndim == 4
+    assert np.isfinite(volume.data).all()
+    assert np.isfinite(volume.affine).all()
+    assert abs(np.linalg.det(volume.affine)) > 1e-6
+    assert volume.native.shape == volume.shape
+
+
+def _file(name: str) -> Callable[[bytes], None]:
+    path = _FOLDER / name
+
+    def one(data: bytes) -> None:
+        path.write_bytes(data)
+        read(path)
+
+    return one
+
+
+def nifti(data: bytes) -> None:
+    """The first byte says whether the rest is unpacked; what is packed is hardly ever changed into something valid."""
+    _file("scan.nii.gz" if data[:1] == b"\x1f" else "scan.nii")(data)
+
+
+def dicom(data: bytes) -> None:
+    """Two slices: the bytes, and a good one beside it."""
+    folder = _FOLDER / "series"
+    folder.mkdir(exist_ok=True)
+    (folder / "a.dcm").write_bytes(data)
+    if not (folder / "b.dcm").exists():
+        (folder / "b.dcm").write_bytes(series()["001.dcm"])
+    read(folder)
+
+
+def archive(data: bytes) -> None:
+    """A list of series as an archive answers it."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    # A client of DICOMweb has looked that it is a list.
+    for uid, attributes in series_of(found if isinstance(found, list) else [found]):
+        assert uid
+        assert attributes is not None
+
+
+def model(data: bytes) -> None:
+    """config.yaml and calibration.json of a model folder, divided by a zero byte."""
+    folder = _FOLDER / "model"
+    folder.mkdir(exist_ok=True)
+    config, _, calibration = data.partition(b"\0")
+    (folder / "config.yaml").write_bytes(config)
+    read_entry("model", folder)
+    if calibration:
+        (folder / "calibration.json").write_bytes(calibration)
+        try:
+            Calibration.load(folder)
+        except AnomalyAppError:
+            return
+
+
+def _model_seeds() -> list[bytes]:
+    shipped = ROOT / "model_weights" / "intensity_t1"
+    text = (shipped / "calibration.json").read_bytes()[:3000]
+    seed = (shipped / "config.yaml").read_bytes()
+    return [seed, seed + b"\0" + text, b"kind: anomaly\nwhen: 2001-01-01\nx: &a [1, *a]\n", b"a: 1_0:59.5e1\n"]
+
+
+def _archive_seeds() -> list[bytes]:
+    uid = {"vr": "UI", "Value": ["1.2.3"]}
+    person = {"vr": "PN", "Value": [{"Alphabetic": "A^B"}]}
+    found = {"0020000E": uid, "00100010": person, "00080060": {"vr": "CS", "Value": ["MR"]},
+             "00081140": {"vr": "SQ", "Value": [{"0020000D": uid}]}, "00280010": {"vr": "US", "Value": [4]},
+             "00091010": {"vr": "OB", "InlineBinary": "QUJD"}}  # fmt: skip
+    return [json.dumps([found]).encode(), b"[]", b"[{}]", b'[{"0020000E": {"vr": "UI"}}]']
+
+
+def _seeds_named(*suffixes: str) -> Callable[[], list[bytes]]:
+    def seeds() -> list[bytes]:
+        made = (case.content() for case in CASES if case.name.endswith(suffixes) and case.kind != "gzip")
+        return [content for content in made if len(content) < 30_000]
+
+    return seeds
+
+
+def _dicom_seeds() -> list[bytes]:
+    titles = ("RLE", "big endian", "implicit", "inverted grey values", "100 sequences within each other")
+    return [next(iter(DICOM_CASES[title][0]().values())) for title in titles] + [series()["000.dcm"]]
+
+
+TARGETS: Mapping[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
+    "nifti": (nifti, _seeds_named(".nii", ".nii.gz")),
+    "nrrd": (_file("scan.nrrd"), _seeds_named(".nrrd")),
+    "metaimage": (_file("scan.mha"), _seeds_named(".mha")),
+    "picture": (_file("slice.png"), _seeds_named(".png")),
+    "dicom": (dicom, _dicom_seeds),
+    "archive": (archive, _archive_seeds),
+    "model": (model, _model_seeds),
+}
+
+
+def main() -> None:
+    """Run the target until libFuzzer's options say so."""
+    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
+        sys.exit(f"expected a target out of {', '.join(TARGETS)}")
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    target, seeds = TARGETS[sys.argv[1]]
+    arguments = [sys.argv[0], *sys.argv[2:]]
+    if not any(os.path.isfile(argument) for argument in sys.argv[2:]):
+        started = _FOLDER / "seeds"
+        started.mkdir()
+        for number, seed in enumerate(seeds()):
+            (started / f"{number:04d}").write_bytes(seed)
+        arguments.append(str(started))
+    atheris.Setup(arguments, target)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
