@@ -148,17 +148,10 @@ def page_parts() -> list[Part]:
     if "\nRoboto (Apache-2.0)" in text:
         parts.append(Part("page", "roboto", "2011", "Apache-2.0", "font in a picture that NiiVue carries"))
     parts.append(Part("page", "ohif-viewer", "3.10.0-beta.5", "MIT", "inside MONAI Label's wheel, served at /ohif/"))
-    for path in sorted(ROOT.glob("lib/**/swagger-ui*/VERSION")):
-        if "node_modules" not in path.parts:
-            parts.append(
-                Part(
-                    "page",
-                    "swagger-ui-dist",
-                    path.read_text().strip(),
-                    "Apache-2.0",
-                    f"in {path.parent.relative_to(ROOT)}",
-                )
-            )
+    swagger = re.search(r"swagger-ui-dist (\d[\d.]*\d) \(([^,)]+)", (ROOT / "lib/api_docs/README.md").read_text())
+    parts.append(
+        Part("page", "swagger-ui-dist", swagger.group(1), swagger.group(2), "in lib/api_docs, served at /docs")
+    )
     return parts
 
 
