@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 import requests
 
+from tests.bad_dicom import DICOM_CASES
+from tests.bad_files import nrrd, zipped
+from tests.bad_files_http import state_of
+
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 
 
@@ -84,14 +88,33 @@ def test_a_bad_file_is_refused_with_the_reason(server, tmp_path, kind):
     assert str(path.parent) not in answer.text
 
 
-@pytest.mark.parametrize("kind", ["text", "truncated", "4-D"])
-def test_a_bad_image_of_the_datastore_is_refused(server, client, tmp_path, kind):
-    path = FILES[kind][0](tmp_path)
-    image_id = client.upload_image(str(path), f"bad {kind}")["image"]
-    answer = server.infer("one", params={"image": image_id})
+@pytest.mark.parametrize("kind", FILES)
+def test_a_bad_image_does_not_get_into_the_datastore(server, tmp_path, kind):
+    before = state_of(server.studies)
+    writer, words = FILES[kind]
+    path = writer(tmp_path)
+    with path.open("rb") as handle:
+        files = {"file": (path.name, handle)}
+        answer = requests.put(f"{server.url}/datastore/image", params={"image": f"bad {kind}"}, files=files, timeout=60)
     assert answer.status_code == 400
-    assert "expected" in answer.json()["detail"]
-    assert requests.delete(f"{server.url}/datastore/image", params={"id": image_id}).status_code == 200
+    assert words.lower() in answer.json()["detail"].lower()
+    assert state_of(server.studies) == before
+
+
+def test_a_session_of_bad_files_is_refused_when_it_is_analysed(server):
+    files = {"files": ("series.zip", zipped(DICOM_CASES["a slice missing"][0]()))}
+    session = requests.put(f"{server.url}/session/", params={"uncompress": "true"}, files=files, timeout=60).json()
+    answer = server.infer("one", params={"session_id": session["session_id"]})
+    assert answer.status_code == 400
+    assert "1 missing" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("file", ["/etc/passwd", "ixi_healthy.nii.gz", "LIST"])
+def test_a_header_that_names_a_file_of_the_server_is_refused(server, file):
+    content = nrrd(f"data file: {file}", b"")
+    answer = server.infer("one", files={"file": ("scan.nrrd", content)})
+    assert answer.status_code == 400
+    assert "names another file" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
