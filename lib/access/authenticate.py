@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hmac
+import ipaddress
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ from starlette.requests import cookie_parser
 from lib.access import itself
 from lib.access.errors import BadCredentials
 from lib.access.keycloak import Account, Keycloak
-from lib.access.locality import is_local, is_loopback
+from lib.access.locality import is_local
 from lib.access.principal import ADMIN, SERVER, Principal
 from lib.access.sessions import COOKIE, HOURS, Sessions
 from lib.access.throttle import Throttle
 from lib.errors import InvalidRequest
 from monailabel_app.access.tokens import Token, TokenStore, default_file
+from monailabel_app.errors import AnomalyAppError
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,9 @@ class Who:
 
     principal: Principal
     roles: tuple[str, ...] | None = None
+
+
+_EVERYBODY = Who(Principal("open", ADMIN, "open"))
 
 
 class Access:
@@ -76,16 +82,20 @@ class Access:
 
         Raises BadCredentials for what was shown and is not right, TokensUnreadable, WrongRole, LoginUnreachable.
         """
-        headers = [value for name, value in scope["headers"] if name == b"authorization"]
-        if headers:
-            who = await self._by_header(headers)
-        else:
-            who = self._by_cookie(scope)
-        if who is None and self.mode == OPEN:
-            return Who(Principal("open", ADMIN, "open"))
+        if self.mode == OPEN:
+            # A name for the audit log, if there is one; nobody is refused for what they show.
+            with suppress(AnomalyAppError):
+                if shown := await self._shown(scope):
+                    return Who(Principal(shown.principal.name, ADMIN, "open"))
+            return _EVERYBODY
+        who = await self._shown(scope)
         if who is None and not self.asks_everybody() and is_local(scope):
             return Who(Principal("local", ADMIN, "local"))
         return who
+
+    async def _shown(self, scope: Mapping[str, Any]) -> Who | None:
+        headers = [value for name, value in scope["headers"] if name == b"authorization"]
+        return await self._by_header(headers) if headers else self._by_cookie(scope)
 
     async def _by_header(self, headers: list[bytes]) -> Who | None:
         scheme, _, value = headers[0].decode("latin-1").partition(" ")
@@ -146,8 +156,12 @@ def cookie_of(scope: Mapping[str, Any]) -> str:
 def client_of(scope: Mapping[str, Any]) -> str:
     """The address that failures are counted by. Of IPv6 the network: one client has 2^64 addresses of it."""
     host = str((scope.get("client") or ("", 0))[0])
-    if ":" in host and not is_loopback(host):
-        return ":".join(host.split(":")[:4])
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 6 and address.ipv4_mapped is None:
+        return str(ipaddress.ip_network((int(address), 64), strict=False))
     return host
 
 

@@ -162,7 +162,7 @@ class TokenStore:
         if not stat.S_ISREG(found.st_mode):
             raise self._fault("it is no plain file")
         if os.name == "posix" and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise self._fault(f"others than its owner may write it (chmod 600 {self.path})")
+            raise self._fault("others than its owner may write it (chmod 600)")
         if found.st_size > LONGEST_FILE:
             raise self._fault(f"it is longer than {LONGEST_FILE} bytes")
         try:

@@ -10,6 +10,7 @@ from monailabel.config import settings
 from starlette.websockets import WebSocketDisconnect
 
 from lib.access.authenticate import Access
+from lib.access.authenticate import client_of as client_address
 from lib.access.locality import is_local
 from lib.access.policy import PUBLIC, role_needed, rule_of
 from lib.access.return_path import return_path
@@ -179,7 +180,9 @@ def test_open_and_token_are_what_the_setting_says(app, monkeypatch, caplog):
     conf(monkeypatch, auth="open")
     everyone = client_of(app, monkeypatch)
     assert "ASKS NOBODY" in caplog.text
-    assert TestClient(everyone.app).get("/anomaly/studies").status_code == 200
+    for headers in ({}, bearer("of another server"), {"Cookie": f"{COOKIE}=x"}):
+        assert TestClient(everyone.app).get("/anomaly/studies", headers=headers).status_code == 200
+    assert TestClient(everyone.app).get("/auth/").json()["enabled"] is False
     conf(monkeypatch, auth="token")
     assert client_of(app, monkeypatch).get("/anomaly/studies").status_code == 401
 
@@ -210,6 +213,20 @@ def test_guesses_at_the_login_are_slowed_down(served, store):
     answers = [served().post("/auth/token", data=form).status_code for _ in range(12)]
     assert answers[:10] == [401] * 10
     assert answers[-1] == 429
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("2001:db8::1", "2001:db8:0:0:ffff::2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.2", False),
+        ("10.0.0.1", "10.0.0.1", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+    ],
+)
+def test_addresses_of_one_client_are_counted_together(first, second, same):
+    assert (client_address({"client": (first, 1)}) == client_address({"client": (second, 2)})) is same
 
 
 def test_memory_for_failures_is_bounded_and_windows_end(monkeypatch):
