@@ -48,7 +48,9 @@ class Staged(AbstractContextManager):
             with suppress(OSError):
                 self._file.close()
         finally:
-            self.path.unlink(missing_ok=True)
+            # What has been placed already is not taken back for what could not be tidied up.
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
 
 
 class Placing(AbstractContextManager):

@@ -155,7 +155,9 @@ class Killable:
 
     def images(self) -> list[str]:
         """The ids that it lists."""
-        return requests.get(f"{self.url}/datastore/", params={"output": "all"}, timeout=60).json()["objects"].keys()
+        answer = requests.get(f"{self.url}/datastore/", params={"output": "all"}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["objects"])
 
     def detail(self, answer: requests.Response) -> str:
         """The sentence of a refusal."""
