@@ -112,11 +112,12 @@ def add_audit(backup: "Backup", app: Path) -> None:
 
 
 def add_datastore(backup: "Backup", prefix: str, folder: Path) -> None:
-    """The table of a datastore and its labels; of one moment."""
+    """The table of a datastore, its labels and what was put aside with scans that were replaced; of one moment."""
     with held([folder / f"{TABLE}.lock"]):
         if (folder / TABLE).is_file():
             backup.add([(f"{prefix}/{TABLE}", folder / TABLE)])
-        backup.add(below(folder / "labels", f"{prefix}/labels"))
+        for name in ("labels", "replaced"):
+            backup.add(below(folder / name, f"{prefix}/{name}"))
 
 
 def add_scans(backup: "Backup", folder: Path) -> None:

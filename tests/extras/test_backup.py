@@ -40,6 +40,7 @@ def site(tmp_path):
         studies / "datastore_v2.json.lock": "",
         studies / "scan.nii.gz": "voxels",
         studies / "labels/final/scan.nii.gz": "label",
+        studies / "replaced/scan_1/said.json": "{}",
         archive / "0a1b/datastore_v2.json": "{}",
         archive / "0a1b/labels/final/x.nii.gz": "label",
     }.items():
@@ -60,11 +61,11 @@ def texts(*folders):
 
 def test_what_cannot_be_made_again_is_in_it_and_nothing_else(backup, site, tmp_path):
     target = tmp_path / "b.tar"
-    assert backup.make(target, *site, scans=False) == 9
+    assert backup.make(target, *site, scans=False) == 10
     assert names(target) == {
         "app/model/ddpm_t1/0001/model.safetensors", "app/model/tokens.json",
         "app/logs/audit.jsonl", "app/logs/audit.jsonl.head", "app/logs/audit.key",
-        "studies/datastore_v2.json", "studies/labels/final/scan.nii.gz",
+        "studies/datastore_v2.json", "studies/labels/final/scan.nii.gz", "studies/replaced/scan_1/said.json",
         "archive/0a1b/datastore_v2.json", "archive/0a1b/labels/final/x.nii.gz", "SHA256SUMS",
     }  # fmt: skip
     assert target.stat().st_mode & 0o777 == 0o600
@@ -78,10 +79,10 @@ def test_the_scans_are_in_it_where_they_are_asked_for(backup, site, tmp_path):
 def test_what_is_put_back_is_what_was_there(backup, site, tmp_path):
     backup.make(tmp_path / "b.tar", *site, scans=True)
     places = [tmp_path / "new" / folder.name for folder in site]
-    assert backup.restore(tmp_path / "b.tar", *places) == 10
+    assert backup.restore(tmp_path / "b.tar", *places) == 11
     before, after = texts(*site), texts(*places)
     assert after == {name: before[name] for name in after}
-    assert len(after) == 10
+    assert len(after) == 11
     assert (places[0] / "model").stat().st_mode & 0o777 == 0o700
 
 
@@ -178,7 +179,7 @@ def test_the_command_says_what_it_did_and_ends_with_1_where_it_could_not(site, t
 
     made = run("make", target, *where)
     assert made.returncode == 0
-    assert "9 files" in made.stdout
+    assert "10 files" in made.stdout
     assert run("verify", target).returncode == 0
     again = run("make", target, *where)
     assert again.returncode == 1
