@@ -253,7 +253,7 @@ def test_a_label_for_an_unknown_image_is_refused(server, lesion_mask):
         ("DELETE", "/session/..%2F..%2Fx", 400),
         ("POST", "/activelearning/nobody", 400),
         ("POST", "/infer/wsi/one?image=ixi_healthy", 400),
-        ("PUT", "/model/one", 403),
+        ("PUT", "/model/one", 422),
         ("POST", "/reload", 403),
         ("GET", "/nowhere", 404),
     ],
