@@ -1,4 +1,4 @@
-"""A real server, started by the stock command on all addresses, with tokens: MONAI Label's own client signs in."""
+"""A real server, started by the stock command, with tokens: MONAI Label's own client signs in, strangers do not."""
 
 import os
 import subprocess
