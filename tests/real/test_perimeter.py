@@ -14,6 +14,8 @@ import requests
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from monailabel_app.io.images import read_volume
+from tests.dicom_factory import write_series
 from tests.lib.conftest import MODEL
 from tests.monailabel_app.pipelines.test_reach import make_certificate
 from tests.real.orthanc_server import free_port
@@ -127,3 +129,31 @@ def test_serve_refuses_to_listen_for_others_without_a_token(tmp_path):
     assert done.returncode == 2
     assert "tokens create" in done.stderr
     assert "--open" in done.stderr
+
+
+@pytest.mark.orthanc
+def test_the_viewers_way_stores_and_finds_in_an_archive_and_leads_nowhere_else(orthanc, server, healthy_scan, tmp_path):
+    series = write_series(tmp_path / "series", read_volume(healthy_scan), plane="axial", seed=901)
+    one = series.files[0].read_bytes()
+    body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + one + b"\r\n--x--\r\n"
+    kind = 'multipart/related; type="application/dicom"'
+    head = {"Content-Type": f"{kind}; boundary=x", "Accept": "application/dicom+json"}
+    stored = requests.post(f"{server.url}/proxy/dicom/stow/studies", data=body, headers=head, timeout=120)
+    assert stored.status_code == 200, stored.text
+    found = server.get(f"/proxy/dicom/qido/studies?StudyInstanceUID={series.study_uid}")
+    assert [study["0020000D"]["Value"] for study in found.json()] == [[series.study_uid]]
+    accept = {"Accept": f"{kind}; transfer-syntax=*"}
+    whole = server.get(f"/proxy/dicom/wado/studies/{series.study_uid}", headers=accept)
+    assert one[-10_000:] in whole.content
+    assert requests.get(f"{orthanc.url}/system", timeout=60).status_code == 200
+    for path in (
+        "..%2fsystem",
+        "%2e%2e/system",
+        "..%5csystem",
+        "wado/..%2f..%2fsystem",
+        "%252e%252e/system",
+        "/system",
+    ):
+        answer = server.get(f"/proxy/dicom/{path}")
+        assert answer.status_code in {400, 404}, path
+        assert "DicomAet" not in answer.text
