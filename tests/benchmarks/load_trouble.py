@@ -52,12 +52,12 @@ def gone_in_upload(url: str, model: str, content: bytes) -> None:
         time.sleep(0.2)
 
 
-def gone_while_waiting(url: str, model: str, content: bytes, seconds: float) -> None:
-    """Send a whole upload to /infer, wait for a while, and go without the answer."""
+def gone_while_waiting(url: str, model: str, content: bytes, leave: threading.Event) -> None:
+    """Send a whole upload to /infer, and go without the answer as soon as ``leave`` is set."""
     body = _part_head() + content + f"\r\n--{_BOUNDARY}--\r\n".encode()
     with _connection(url) as connection:
         connection.sendall(_head(url, model, length=len(body)) + body)
-        time.sleep(seconds)
+        leave.wait(120)
 
 
 def leave_in_line(url: str, model: str, heads: Heads, folder: Path, count: int = 3) -> dict[str, Any]:
@@ -68,10 +68,10 @@ def leave_in_line(url: str, model: str, heads: Heads, folder: Path, count: int =
     """
     holding = [_job(url, model, heads, folder, number) for number in range(4)]
     before = {job["id"] for job in _jobs(url)}
-    threads = []
+    threads, leave = [], threading.Event()
     for number in range(count):
         content = heads.write(folder, number, 90_000 + number)
-        threads.append(threading.Thread(target=gone_while_waiting, args=(url, model, content, 4.0), daemon=True))
+        threads.append(threading.Thread(target=gone_while_waiting, args=(url, model, content, leave), daemon=True))
     for thread in threads:
         thread.start()
     seen: dict[str, dict] = {}
@@ -80,9 +80,12 @@ def leave_in_line(url: str, model: str, heads: Heads, folder: Path, count: int =
         for job in _jobs(url):
             if job["id"] not in before and not job["image"] and job["model"] == model:
                 seen[job["id"]] = job
-        if len(seen) >= count and not any(thread.is_alive() for thread in threads):
+        if len(seen) >= count:
             break
         time.sleep(0.2)
+    leave.set()
+    for thread in threads:
+        thread.join(20)
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:
         now = [requests.get(f"{url}/anomaly/jobs/{name}", timeout=60).json() for name in seen]
