@@ -7,13 +7,13 @@ of ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from starlette.routing import Match
+from starlette.routing import BaseRoute
 
 from lib.access.policy import PUBLIC, role_needed
 from lib.access.sessions import COOKIE
@@ -64,13 +64,17 @@ def describe_server(server: FastAPI) -> None:
 
 def schema(server: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of the routes that answer."""
+    routes, hidden = _routes(server)
     made = get_openapi(
         title=server.title,
         version=server.version,
         openapi_version=server.openapi_version,
         description="Learnt from healthy brains. Research use only; not a medical device.",
-        routes=list(_answering(server)),
+        routes=routes,
     )
+    for path, method in hidden:
+        made["paths"].get(path, {}).pop(method, None)
+    made["paths"] = {path: operations for path, operations in sorted(made["paths"].items()) if operations}
     parts = made.setdefault("components", {})
     parts.setdefault("schemas", {})["Error"] = {
         "title": "Error",
@@ -89,25 +93,28 @@ def schema(server: FastAPI) -> dict[str, Any]:
     return made
 
 
-def allowed(server: FastAPI, scope: dict[str, Any]) -> set[str]:
-    """The methods that the address of a request has, of all routes; the router itself tells those of the first one."""
-    methods: set[str] = set()
-    for route in server.router.routes:
-        match, _ = route.matches(scope)
-        if match != Match.NONE:
-            methods |= set(getattr(route, "methods", None) or ())
-    return methods
+def allowed(server: FastAPI, path: str) -> list[str]:
+    """The methods that are described for an address; the router itself tells those of the first route it meets."""
+    methods = [
+        method.upper()
+        for template, operations in server.openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\\{[^}]*\\}", "[^/]+", re.escape(template)), path)
+        for method, operation in operations.items()
+        if "responses" in operation
+    ]
+    return sorted(set(methods))
 
 
-def _answering(server: FastAPI) -> Iterator[APIRoute]:
-    """The routes of which each is the first one for an address and a method."""
-    taken: set[tuple[str, str]] = set()
-    for route in server.router.routes:
-        if isinstance(route, APIRoute):
-            own = {(route.path_format, method) for method in route.methods}
-            if not own <= taken:
-                yield route
-            taken |= own
+def _routes(server: FastAPI) -> tuple[list[BaseRoute], set[tuple[str, str]]]:
+    """All routes so that the one that answers comes last, and what is answered by one that is not to be described."""
+    own = [route for route in server.router.routes if isinstance(route, APIRoute)]
+    others = [route for route in server.router.routes if not isinstance(route, APIRoute)]
+    first: dict[tuple[str, str], APIRoute] = {}
+    for route in own:
+        for method in route.methods:
+            first.setdefault((route.path_format, method.lower()), route)
+    hidden = {key for key, route in first.items() if not route.include_in_schema}
+    return [*others, *reversed(own)], hidden
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ OWN_KEYS = frozenset({records.KEY, review.KEY, leases.KEY, evaluate.KEY, "replac
 _BY_NAME = frozenset({"token", "cookie", "keycloak"})
 
 
-@router.put("/datastore/", include_in_schema=False)
+@router.put("/datastore/", deprecated=True, summary="Upload a scan: MONAI Label's former address")
 @router.put("/datastore/image", summary="Upload a scan")
 def add_image(
     image: str | None = None, params: str = Form("{}"), file: UploadFile = File(...), user: User = _ANNOTATOR
@@ -92,7 +92,7 @@ def save_label(
     return answer
 
 
-@router.delete("/datastore/", include_in_schema=False)
+@router.delete("/datastore/", deprecated=True, summary="Remove a scan: MONAI Label's former address")
 @router.delete("/datastore/image", summary="Remove a scan and its labels")
 def remove_image(id: str, user: User = _ADMIN):
     """Remove a scan and its labels."""

@@ -70,7 +70,8 @@ class Guard:
             await self.app(scope, receive, noting_send)
         except HTTPException as error:
             if error.status_code == 405:
-                error.headers = {**(error.headers or {}), "Allow": ", ".join(sorted(allowed(scope["app"], scope)))}
+                methods = allowed(scope["app"], _below_root(scope))
+                error.headers = {**(error.headers or {}), **({"Allow": ", ".join(methods)} if methods else {})}
             raise
         except RequestValidationError:
             raise
