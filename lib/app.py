@@ -88,7 +88,8 @@ class AnomalyApp(MONAILabelApp):
 
     Who may use the server: ``auth`` (auto, token or open), ``tokens`` (their file, by default model/tokens.json of the
     app), ``session_hours`` (of a browser's session). What is let in: ``max_upload_mb``, ``cors_origins`` (foreign
-    pages, separated by commas), ``viewer_stores`` (true: readers may store in the archive through the viewer).
+    pages, separated by commas), ``viewer_stores`` (true: readers may store in the archive through the viewer). What
+    goes by itself: ``retention_days`` (of what users made; 0: nothing), ``retention_cache_days`` (of caches; 7).
 
     Building one is cheap and touches no GPU: MONAI Label builds another in each of its sub-processes.
     """
