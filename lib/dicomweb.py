@@ -245,7 +245,9 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
                     image_id, label_filename, label_info.get("label_info"), label_info, True
                 )
                 try:
-                    store_objects(self._client, [segmentation])
+                    # Where it cannot be kept here, nothing is to be in the archive either.
+                    with self._staged_label(label_filename, label_tag):
+                        store_objects(self._client, [segmentation])
                     label_info = {**label_info, **_reference(segmentation)}
                 finally:
                     os.unlink(segmentation)
