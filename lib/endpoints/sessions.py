@@ -7,6 +7,7 @@ without any limit, numbers sessions by clock and network card, and tells where o
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 import uuid
 from pathlib import Path
@@ -43,8 +44,15 @@ def create_session(
     store.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix="anomaly_session_") as folder:
         image = _received(files, uncompress, Path(folder))
-        session_id, session = sessions.add_session(str(image), max(expiry, 0), False, str(uuid.uuid4()))
-    (store / session_id).chmod(0o700)
+        session_id = str(uuid.uuid4())
+        try:
+            # Made before the scan is moved there, so that nobody else can look into it meanwhile.
+            (store / session_id).mkdir(mode=0o700)
+            _, session = sessions.add_session(str(image), max(expiry, 0), False, session_id)
+        except BaseException:
+            # MONAI Label's cleaning stops at a folder without a record: no later session would expire.
+            shutil.rmtree(store / session_id, ignore_errors=True)
+            raise
     return {"session_id": session_id, "session_info": about(session)}
 
 
