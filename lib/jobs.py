@@ -34,7 +34,7 @@ from lib.job import (
     same_submitter,
 )
 from lib.job_store import JobStore
-from lib.line import CANCELLED_WAITING, WAITING, Lines, Place
+from lib.line import CANCELLED_WAITING, MAX_WAITING, WAITING, Lines, Place
 from monailabel_app.errors import AnomalyAppError, Cancelled
 from monailabel_app.pipelines.overall import Overall, StageTimes
 
@@ -250,8 +250,8 @@ class Jobs:
             usual = sum(self._lasted) / len(self._lasted) if self._lasted else _USUAL_SECONDS
             now = time.monotonic()
             self._promised = max(now, self._promised) + max(1.0, usual)
-            # Those that were told to come later than that may not come at all.
-            self._promised = min(self._promised, now + _LATEST_RETRY)
+            # Not later than a line twice as long as there is: who comes back too early must not put all others off.
+            self._promised = min(self._promised, now + min(_LATEST_RETRY, 2 * MAX_WAITING * max(1.0, usual)))
             return max(2.0, self._promised - now)
 
     def _enter(self, job: Job) -> Place:

@@ -17,6 +17,7 @@ from monailabel.config import Settings, settings
 
 DICOMWEB_FILTER = {"Modality": "MR"}
 SCANS = ("*.nii.gz", "*.nii", "*.nrrd")
+SWITCH_SECONDS = 0.001
 
 
 def apply() -> None:
@@ -28,6 +29,9 @@ def apply() -> None:
     if stock == settings.MONAI_LABEL_DATASTORE_FILE_EXT:
         settings.MONAI_LABEL_DATASTORE_FILE_EXT = list(SCANS)
     add_environment_to_path()
+    # How long a thread may compute in Python before another one that wants to gets its turn: the event loop asks for
+    # it several times in each request, and an analysis must not make each of them wait for 5 ms.
+    sys.setswitchinterval(SWITCH_SECONDS)
     # At INFO these write the ids of scans, which may be names; a training's log is shown to every user.
     for name in ("monailabel.datastore", "monailabel.endpoints.datastore", "dicomweb_client", "highdicom"):
         logging.getLogger(name).setLevel(logging.WARNING)

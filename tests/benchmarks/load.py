@@ -118,7 +118,7 @@ def _measured(
         "resources": watch.resources(),
         "samples": watch.samples,
         "temporary files at the end": [f"{name[:12]}{Path(name).suffix}" for name in remaining],
-        "order": watch.order(),
+        "order": watch.order(tally.submitted),
         "slow senders": {"connections": slow, "bytes": senders.sent},
         "left in line": left,
         "too many at once": many,

@@ -35,6 +35,7 @@ class Tally:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    submitted: set[str] = field(default_factory=set)
     models: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -132,6 +133,7 @@ class Client(threading.Thread):
         Path(file).unlink()
 
     def _by_job(self, image: str, content: bytes) -> None:
+        self._tally.submitted.add(image)
         job = self._ask("POST", "/anomaly/jobs", json={"image": image, "model": self._model}).json()
         while job["state"] in ("queued", "running"):
             self._pause(1.0)

@@ -142,7 +142,7 @@ def too_many(url: str, model: str, heads: Heads, folder: Path, count: int, patie
                 wait = answer.headers.get("Retry-After", "")
                 with lock:
                     told.append(float(wait) if wait.isdigit() else -1.0)
-                time.sleep(max(0.5, min(30.0, told[-1])))
+                time.sleep(max(0.5, min(patience_s / 2, told[-1])))
                 continue
             fault = heads.wrong_mask(number, answer.content) if answer.status_code == 200 else answer.text[:200]
             if fault:

@@ -93,18 +93,21 @@ class Watch(threading.Thread):
         times = sorted(self.probe.times(), key=lambda pair: -pair[1])[:10]
         return [{"at": round(at - self._began_at, 1), "seconds": round(took, 3)} for at, took in times]
 
-    def order(self) -> dict[str, Any]:
-        """Whether analyses began in the order in which they came: those that overtook an earlier one.
+    def order(self, submitted: set[str]) -> dict[str, Any]:
+        """Whether requests, and submitted jobs, began in the order in which they came.
 
-        Left out are those that were at hand, which wait for nobody, and those that ended before they began. A request
-        may overtake queued jobs but for one; each client has one of either at a time, so that it hardly happens here.
+        submitted: the images of jobs; a request overtakes them, but for one. Left out are analyses that were at hand,
+        which wait for nobody, and those that ended before they began.
         """
         ran = [job for job in self.jobs.values() if job["started"] and "note" not in job["params"]]
-        ran.sort(key=lambda job: job["created"])
-        by_start = sorted(ran, key=lambda job: job["started"])
-        place = {job["id"]: number for number, job in enumerate(by_start)}
+        moved: list[int] = []
+        for is_job in (False, True):
+            of_kind = [job for job in ran if (job["image"] in submitted or job["image"].startswith("hold_")) == is_job]
+            of_kind.sort(key=lambda job: job["created"])
+            by_start = sorted(of_kind, key=lambda job: job["started"])
+            place = {job["id"]: number for number, job in enumerate(by_start)}
+            moved += [abs(place[job["id"]] - number) for number, job in enumerate(of_kind)]
         # Two that came within the same moment may be listed either way.
-        moved = [abs(place[job["id"]] - number) for number, job in enumerate(ran)]
         late = sum(by > 1 for by in moved)
         return {"analyses": len(ran), "not in their place": late, "furthest": max(moved, default=0)}
 
