@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse
 from lib import metrics
 from lib.disk import disk_trouble
 from lib.endpoints.api_schema import allowed
-from lib.errors import place_of
+from lib.errors import InvalidRequest, place_of
 from lib.ids import check_image_id, check_session_id, check_tag
 from monailabel_app.errors import AnomalyAppError
 
@@ -151,6 +151,10 @@ def check_request(scope) -> None:
     for key, value in parse_qsl(scope["query_string"].decode("latin-1")):
         if key in _CHECKS:
             _CHECKS[key](value)
+    if path.startswith("/datastore") and scope["method"] in {"GET", "HEAD", "DELETE"}:
+        for key, value in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
+            if not value and key in {"image", "label", "id"}:
+                raise InvalidRequest(f"expected the {key}'s id, got an empty one")
     if path.startswith("/session/") and path != "/session/":
         check_session_id(path.removeprefix("/session/"))
     below = path.removeprefix("/anomaly/").split("/")
