@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import functools
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -76,9 +78,35 @@ def server_noted(app: Any) -> None:
         trainers=len(app.trainers()),
         auth=str(app.conf.get("auth", "auto")),
     )
-    atexit.register(_stopped)
+    ended = _Ended()
+    atexit.register(ended)
+    if threading.current_thread() is threading.main_thread():
+        # The server ends itself by the signal it was sent, so that nothing that is registered is called.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            ended.before(number)
 
 
-def _stopped() -> None:
-    with suppress(AuditUnwritable):
-        audit.note("server_stopped")
+class _Ended:
+    """Notes once that the server has stopped."""
+
+    def __init__(self) -> None:
+        self._once = threading.Lock()
+
+    def __call__(self) -> None:
+        if self._once.acquire(blocking=False):
+            with suppress(AuditUnwritable):
+                audit.note("server_stopped")
+
+    def before(self, number: int) -> None:
+        """Do it, too, when this signal comes; then what was to be done about it."""
+        former = signal.getsignal(number)
+        if not callable(former):
+            return
+
+        def handler(signum: int, frame: Any) -> Any:
+            # In a thread of its own: the signal may have interrupted whoever holds the lock of the log.
+            threading.Thread(target=self, name="the end is noted").start()
+            return former(signum, frame)
+
+        with suppress(ValueError):
+            signal.signal(number, handler)
