@@ -13,44 +13,12 @@ from lib.access.authenticate import Access
 from lib.access.authenticate import client_of as client_address
 from lib.access.locality import is_local
 from lib.access.policy import PUBLIC, role_needed, rule_of
-from lib.access.return_path import return_path
-from lib.access.sessions import COOKIE, Sessions
+from lib.access.sessions import COOKIE
 from lib.access.throttle import Throttle
 from lib.endpoints.install import install
 from lib.errors import InvalidRequest
-from monailabel_app.access.tokens import TokenStore
-from tests.lib.results_app import client_of, small_app
-
-HTML = {"Accept": "text/html,application/xhtml+xml"}
-
-
-@pytest.fixture
-def app(tmp_path):
-    return small_app(tmp_path)
-
-
-@pytest.fixture
-def store(app):
-    return TokenStore(f"{app.app_dir}/model/tokens.json")
-
-
-@pytest.fixture
-def served(app, monkeypatch):
-    """Clients of one server: ``served(host=..., address=...)`` asks for a host from an address."""
-    local = client_of(app, monkeypatch)
-
-    def client(host="10.1.2.3:8000", address="10.9.9.9", scheme="http", **options):
-        return TestClient(
-            local.app, base_url=f"{scheme}://{host}", client=(address, 50000), raise_server_exceptions=False,
-            follow_redirects=False, **options,
-        )  # fmt: skip
-
-    client.local = local
-    return client
-
-
-def bearer(token):
-    return {"Authorization": f"Bearer {token}"}
+from tests.lib.access_clients import HTML, a_store, an_app, bearer, signed_in, the_server  # noqa: F401
+from tests.lib.results_app import client_of
 
 
 def basic(name, token):
@@ -241,125 +209,6 @@ def test_memory_for_failures_is_bounded_and_windows_end(monkeypatch):
     now[0] = 61
     assert throttle.waiting("a") == 0
     assert throttle.failed("a") == 0
-
-
-# --- sessions of browsers --------------------------------------------------------------------------------------------
-
-
-def signed_in(client, name, token, **form):
-    answer = client.post("/anomaly/login", data={"username": name, "password": token, **form}, headers=HTML)
-    assert answer.status_code == 303, answer.text
-    return answer
-
-
-def test_a_browser_is_sent_to_the_login_and_back(served, store):
-    reader, _ = store.create("ward", "reader")
-    browser = served()
-    for path in ("/anomaly/", "/ohif/monai-label?StudyInstanceUIDs=1.2.3", "/", "/docs", "/anomaly/results/a"):
-        sent = browser.get(path, headers=HTML)
-        assert sent.status_code == 303, path
-        assert sent.headers["location"].startswith("/anomaly/login?next=%2F")
-        assert "next" in sent.headers["location"]
-    sent = browser.get("/ohif/monai-label?StudyInstanceUIDs=1.2.3", headers=HTML)
-    page = browser.get(sent.headers["location"], headers=HTML)
-    assert page.status_code == 200
-    assert 'value="/ohif/monai-label?StudyInstanceUIDs=1.2.3"' in page.text
-    back = signed_in(browser, "ward", reader, next="/ohif/monai-label?StudyInstanceUIDs=1.2.3")
-    assert back.headers["location"] == "/ohif/monai-label?StudyInstanceUIDs=1.2.3"
-    assert browser.get("/anomaly/studies").status_code == 200
-    assert browser.get("/anomaly/", headers=HTML).status_code == 200
-
-
-def test_the_cookie_is_for_this_site_and_out_of_reach_of_scripts(served, store):
-    reader, _ = store.create("ward", "reader")
-    plain = signed_in(served(), "ward", reader).headers["set-cookie"]
-    assert {"HttpOnly", "Path=/", "SameSite=lax"} <= set(plain.split("; "))
-    assert "Secure" not in plain
-    assert reader not in plain
-    assert "Secure" in signed_in(served(scheme="https"), "ward", reader).headers["set-cookie"]
-
-
-def test_a_session_ends_with_its_token_with_its_time_and_at_sign_out(served, store, monkeypatch):
-    store.create("other", "reader")
-    reader, _ = store.create("ward", "reader")
-    first, second, third = served(), served(), served()
-    for browser in (first, second, third):
-        signed_in(browser, "ward", reader)
-    copy = first.cookies[COOKIE]
-    assert first.post("/anomaly/logout").status_code == 204
-    assert COOKIE not in first.cookies
-    assert first.get("/anomaly/studies").status_code == 401
-    assert first.get("/anomaly/studies", headers={"Cookie": f"{COOKIE}={copy}"}).status_code == 401
-    assert second.get("/anomaly/studies").status_code == 200
-    store.revoke("ward")
-    assert second.get("/anomaly/studies").status_code == 401
-    assert third.get("/anomaly/studies").status_code == 401
-
-
-def test_a_forged_stale_or_foreign_cookie_is_worth_nothing(served, store, tmp_path):
-    _, token = store.create("ward", "admin")
-    own = Sessions(store.path.parent / "session.key")
-    good, _ = own.for_token("ward", token.sha256)
-    assert served().get("/anomaly/studies", headers={"Cookie": f"{COOKIE}={good}"}).status_code == 200
-    foreign, _ = Sessions(tmp_path / "other.key").for_token("ward", token.sha256)
-    stale, _ = Sessions(store.path.parent / "session.key", hours=-1).for_token("ward", token.sha256)
-    unsigned = ".".join([base64.urlsafe_b64encode(b'{"alg":"none"}').decode(), good.split(".")[1], ""])
-    account, _ = own.for_account("ward", ["monailabel-admin"])
-    for cookie in (foreign, stale, unsigned, account, good[:-3], "x"):
-        assert served().get("/anomaly/studies", headers={"Cookie": f"{COOKIE}={cookie}"}).status_code == 401
-
-
-def test_the_key_of_sessions_is_its_owners_alone(tmp_path, caplog):
-    path = tmp_path / "model" / "session.key"
-    cookie, _ = Sessions(path).for_token("a", "0" * 64)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert Sessions(path).read(cookie)["sub"] == "a"
-    path.chmod(0o644)
-    assert Sessions(path).read(cookie) is None
-    assert "chmod 600" in caplog.text
-
-
-def test_a_wrong_sign_in_is_said_on_the_page_and_keeps_what_was_typed(served, store):
-    store.create("ward", "reader")
-    answer = served().post(
-        "/anomaly/login", data={"username": '"><script>', "password": "x", "next": "/ohif/"}, headers=HTML
-    )
-    assert answer.status_code == 401
-    assert "<script>" not in answer.text.replace('<script src="/anomaly/login/login.js" defer>', "")
-    assert 'value="&quot;&gt;&lt;script&gt;"' in answer.text
-    assert 'value="/ohif/"' in answer.text
-    assert 'role="alert"' in answer.text
-
-
-def test_the_login_page_runs_no_foreign_script_and_its_files_are_there(served, store):
-    store.create("ward", "reader")
-    page = served().get("/anomaly/login")
-    assert "default-src 'none'" in page.headers["content-security-policy"]
-    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
-    assert page.headers["cache-control"] == "no-store"
-    for name, kind in (("login.css", "text/css"), ("login.js", "text/javascript")):
-        assert f"/anomaly/login/{name}" in page.text
-        assert served().get(f"/anomaly/login/{name}").headers["content-type"].startswith(kind)
-    assert served().get("/anomaly/login/page.py").status_code == 404
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        "//evil.example", "/\\evil.example", "https://evil.example/", "javascript:alert(1)", "evil", "", None,
-        "/\t/evil.example", "/\n/evil", " /a", "/a b", "http:/evil", "///evil", "/a\\b", "/é", "/" + "a" * 5000,
-    ],
-)  # fmt: skip
-def test_the_way_back_leads_to_this_site_only(served, store, wanted):
-    assert return_path(wanted, "/anomaly/") == "/anomaly/"
-    reader, _ = store.create("ward", "reader")
-    back = signed_in(served(), "ward", reader, **({"next": wanted} if wanted is not None else {}))
-    assert back.headers["location"] == "/anomaly/"
-
-
-@pytest.mark.parametrize("wanted", ["/", "/anomaly/#/study/a?x=1", "/ohif/viewer?Study=1.2&a=%20b", "/a//b"])
-def test_paths_of_this_site_are_gone_back_to(wanted):
-    assert return_path(wanted, "/x") == wanted
 
 
 # --- every address ---------------------------------------------------------------------------------------------------
