@@ -82,6 +82,9 @@ def test_bytes_changed_anywhere(tmp_path_factory, name, data):
 )  # fmt: skip
 def test_any_header_of_nifti(tmp_path_factory, fields, second, swapped):
     kind = nib.Nifti2Image if second else nib.Nifti1Image
+    if second:
+        # A whole number there.
+        fields = {name: value for name, value in fields.items() if name != "vox_offset"}
     path = tmp_path_factory.getbasetemp() / "header.nii"
     with np.errstate(all="ignore"):
         path.write_bytes(nifti1(kind=kind, endian=">" if swapped else "<", **fields))
