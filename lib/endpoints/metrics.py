@@ -25,10 +25,12 @@ def read_metrics(request: Request) -> Response:
     """Text of Prometheus, or OpenMetrics for who accepts it. No patient, no image and no file is named in it."""
     try:
         encode, kind = choose_encoder(request.headers.get("accept", ""))
-    except ValueError:
+        text = encode(Everything())
+    except (ValueError, TypeError, IndexError):
         # A version that is no number.
         encode, kind = choose_encoder("")
-    return Response(encode(Everything()), headers={"Content-Type": kind, "Cache-Control": "no-store"})
+        text = encode(Everything())
+    return Response(text, headers={"Content-Type": kind, "Cache-Control": "no-store"})
 
 
 class Metrics:
