@@ -88,7 +88,7 @@ lock: $(TOOLS)/.done
 
 # --strict: a package that could not be looked up is an error, not a pass.
 audit: $(TOOLS)/.done
-	"$(TOOLS_PY)" -m pip_audit --strict --disable-pip --no-deps -r requirements.lock -r requirements-cuda.lock $(AUDIT_ARGS)
+	"$(TOOLS_PY)" -m pip_audit --strict --disable-pip --require-hashes -r requirements.lock -r requirements-cuda.lock $(AUDIT_ARGS)
 
 # Of what is installed from the lock: the licences are read there.
 licences: $(SETUP)
