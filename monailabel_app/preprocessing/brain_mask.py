@@ -132,6 +132,9 @@ class BrainExtractor:
     def _probability(self, grid: _Grid) -> np.ndarray:
         image = scale_intensity(torch.from_numpy(grid.image), torch.from_numpy(grid.inside))
         padding = [p for n in reversed(image.shape) for p in (0, -n % self.multiple)]
+        if max(image.shape) <= self.multiple:
+            # The lowest level would have a single voxel, which cannot be normalised.
+            padding[1] += self.multiple
         padded = torch.nn.functional.pad(image, padding)[None, None].to(self.device)
         logits = self.network(padded)[0].float().cpu()
         x, y, z = image.shape

@@ -247,3 +247,9 @@ def test_thick_slices_give_nearly_the_mask_of_thin_ones(shipped, healthy_scan):
     thick = shipped.extract(Volume(resample(codes_volume, affine, shape, grid)[None], grid)).mask
     back = resample(thick.astype(np.float32), grid, volume.shape, volume.affine) > 0.5
     assert dice(back, plain) > 0.93
+
+
+def test_a_scan_of_a_few_centimetres_has_no_brain_and_says_so(extractor):
+    data = np.random.default_rng(0).uniform(1, 900, (1, 20, 21, 22)).astype(np.float32)
+    with pytest.raises(BrainNotFound, match="found"):
+        extractor.extract(Volume(data, np.eye(4)))
