@@ -132,7 +132,8 @@ def behave(status, headers=(), body=b""):
 def test_nothing_that_says_who_asks_reaches_the_archive(client, stored):
     said = {
         "Authorization": "Bearer secret", "Cookie": "session=secret", "X-Forwarded-For": "10.0.0.1",
-        "Host": "evil.example", "Proxy-Authorization": "Basic secret", "Forwarded": "for=1.2.3.4", "X-Api-Key": "secret",
+        "Host": "evil.example", "Proxy-Authorization": "Basic secret", "Forwarded": "for=1.2.3.4",
+        "X-Api-Key": "secret",
         "TE": "trailers",
     }  # fmt: skip
     client.get("/proxy/dicom/qido/studies", headers=said)
