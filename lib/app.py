@@ -55,6 +55,7 @@ from monailabel_app.errors import (
 )
 from monailabel_app.pipelines.analysis_store import AnalysisStore
 from monailabel_app.pipelines.cache import MapCache
+from monailabel_app.pipelines.conf_keys import check_keys
 from monailabel_app.pipelines.read_volumes import ReadVolumes
 from monailabel_app.registry import TRAINABLE
 from monailabel_app.training.forgotten import forgotten_test
@@ -96,6 +97,7 @@ class AnomalyApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]):
         conf = dict(conf or {})
+        check_keys(conf)
         settings.apply()
         check_conf(conf)
         retention.check_conf(conf)

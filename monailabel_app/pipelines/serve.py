@@ -27,6 +27,7 @@ from rich.markup import escape
 from monailabel_app.access.tokens import TokenStore, default_file
 from monailabel_app.errors import InvalidSettings
 
+from .conf_keys import check_keys
 from .reach import asks_everybody, check_reach, check_tls, conf_of
 
 # The token of the server's requests to itself, which its first answer is waited for with.
@@ -210,6 +211,7 @@ def run(
     studies = studies or str(root / SAMPLE_STUDIES)
     extra = [*extra, *check_tls(tls_cert, tls_key), *(["--conf", "auth", "open"] if ask_nobody else [])]
     conf = conf_of(extra)
+    check_keys(conf)
     extra += [] if "cors_origins" in conf else named_origins(os.environ)
     asked = who_is_asked(root, host, extra)
     check(studies, host, port)
