@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel_app.errors import AnomalyAppError
+from monailabel_app.ownership import give_to_owner, open_own
 
 try:
     import fcntl
@@ -210,6 +211,7 @@ class TokenStore:
         handle, name = tempfile.mkstemp(prefix=".tokens_", dir=self.path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as out:
+                give_to_owner(out.fileno(), self.path.parent)
                 out.write(text)
                 out.flush()
                 os.fsync(out.fileno())
@@ -224,7 +226,7 @@ class TokenStore:
         """One change at a time, whichever process makes it. Raises InvalidToken where nothing can be written."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path.with_name(f".{self.path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+            handle = open_own(self.path.with_name(f".{self.path.name}.lock"))
         except OSError as error:
             raise InvalidToken(f"the folder {self.path.parent} cannot be written ({error.strerror})") from error
         try:

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from monailabel_app.ownership import give_to_owner
+
 KEY_FILE = "audit.key"
 KEY_BYTES = 32
 HASHED = "hmac:"
@@ -61,6 +63,7 @@ def read_key(folder: Path, *, make: bool = True) -> bytes | None:
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(handle, "w", encoding="ascii") as file:
+                give_to_owner(file.fileno(), path.parent)
                 file.write(secrets.token_hex(KEY_BYTES) + "\n")
                 file.flush()
                 os.fsync(file.fileno())

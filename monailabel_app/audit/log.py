@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel_app.errors import AnomalyAppError
+from monailabel_app.ownership import open_own
 
 from .facts import clean, fingerprint, read_key
 from .record import Tail, line_of, make_record, read_line
@@ -103,7 +104,7 @@ class AuditLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.key()
             if self._lock_file < 0:
-                self._lock_file = _open(self.path.with_name(f"{self.path.name}.lock"))
+                self._lock_file = open_own(self.path.with_name(f"{self.path.name}.lock"))
             if fcntl is not None:
                 fcntl.flock(self._lock_file, fcntl.LOCK_EX)
             try:
@@ -163,7 +164,7 @@ class AuditLog:
             if self._file >= 0:
                 os.close(self._file)
             self._file = -1
-            self._file = _open(self.path, os.O_APPEND)
+            self._file = open_own(self.path, os.O_APPEND)
             now = os.fstat(self._file)
             if new:
                 _sync_folder(self.path.parent)
@@ -226,7 +227,7 @@ class AuditLog:
         os.rename(self.path, self.path.with_name(f"{self.path.stem}.{first:010d}{self.path.suffix}"))
         _sync_folder(self.path.parent)
         os.close(self._file)
-        self._file = _open(self.path, os.O_APPEND)
+        self._file = open_own(self.path, os.O_APPEND)
         self._seen = (os.fstat(self._file).st_ino, 0)
 
     def _rotated_tail(self) -> Tail:
@@ -242,7 +243,7 @@ class AuditLog:
     def _write_head(self) -> None:
         """Not waited for: after a crash of the machine it may be older than the log, which is no fault."""
         if self._head_file < 0:
-            self._head_file = _open(head_path(self.path))
+            self._head_file = open_own(head_path(self.path))
         text = json.dumps(
             {"sequence": self._tail.sequence, "hash": self._tail.hash, "key": fingerprint(self._key)}, sort_keys=True
         )
@@ -292,10 +293,6 @@ def _first_sequence(path: Path) -> int:
         # A name that no other file has; verify says what is wrong with the line.
         return int(datetime.now(timezone.utc).timestamp() * 1000)
     return record["sequence"]
-
-
-def _open(path: Path, flags: int = 0) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
 
 
 def _sync_folder(folder: Path) -> None:

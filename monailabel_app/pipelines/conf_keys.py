@@ -13,16 +13,17 @@ from monailabel_app.errors import InvalidSettings
 
 logger = logging.getLogger(__name__)
 
-KEYS = frozenset(
-    "models trainers healthy healthy_list keep_map max_loaded_models cache_mb disk_cache disk_cache_mb cache_days "
-    "scans_mb bands keep_jobs auto_update_scoring audit audit_required auth tokens session_hours max_upload_mb "
-    "cors_origins viewer_stores retention_days retention_cache_days".split()
-)
+KEYS = frozenset({
+    "models", "trainers", "healthy", "healthy_list", "keep_map", "max_loaded_models", "cache_mb", "disk_cache",
+    "disk_cache_mb", "cache_days", "scans_mb", "bands", "keep_jobs", "auto_update_scoring", "audit",
+    "audit_required", "auth", "tokens", "session_hours", "max_upload_mb", "cors_origins", "viewer_stores",
+    "retention_days", "retention_cache_days",
+})  # fmt: skip
 # Of MONAI Label and its sample apps, in many start scripts: harmless, and without a meaning here.
-_OF_OTHERS = frozenset(
-    "server_mode preload auth_token zoo_repo zoo_source use_pretrained_model pretrained_path skip_trainers "
-    "skip_scoring skip_strategies".split()
-)
+_OF_OTHERS = frozenset({
+    "server_mode", "preload", "auth_token", "zoo_repo", "zoo_source", "use_pretrained_model", "pretrained_path",
+    "skip_trainers", "skip_scoring", "skip_strategies",
+})  # fmt: skip
 
 
 def check_keys(names: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from monailabel_app.pipelines.reach import conf_of
 def test_a_misspelt_key_is_refused_and_the_one_that_was_meant_is_named():
     with pytest.raises(InvalidSettings, match=r"'aut' \(meant: auth\?\)"):
         check_keys(["models", "aut"])
-    with pytest.raises(InvalidSettings, match="'Tokens' .meant: tokens"):
+    with pytest.raises(InvalidSettings, match=r"'Tokens' .meant: tokens"):
         check_keys(["Tokens"])
 
 
