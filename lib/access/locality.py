@@ -6,8 +6,15 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
+from lib.perimeter.origins import named_origins, normalised
+
 # Somebody in between says so: the request's sender is not who it is from.
-_FORWARDED = frozenset({b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip"})
+_FORWARDED = frozenset({
+    b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"client-ip", b"true-client-ip", b"cf-connecting-ip",
+    b"x-cluster-client-ip", b"fastly-client-ip", b"x-original-for", b"x-original-host", b"x-original-url",
+    b"x-rewrite-url", b"x-remote-ip", b"x-remote-addr", b"x-originating-ip", b"x-nginx-proxy", b"x-scheme",
+    b"x-envoy-external-address", b"x-arr-log-id", b"cdn-loop",
+})  # fmt: skip
 
 
 def is_local(scope: Mapping[str, Any]) -> bool:
@@ -15,6 +22,10 @@ def is_local(scope: Mapping[str, Any]) -> bool:
 
     The host is looked at because a page of any site can make a browser on this machine ask here under that site's own
     name (DNS rebinding); the browser then writes that name into ``Host``.
+
+    A proxy on this machine that says nothing and asks for 127.0.0.1 itself looks like this machine. Two things may tell
+    it: HTTP/1.0 (nginx's bare ``proxy_pass`` up to 1.29; no client of this server speaks it), and the origin of a
+    page that was opened at another name.
     """
     client = scope.get("client")
     if not client or not is_loopback(str(client[0])):
@@ -22,7 +33,12 @@ def is_local(scope: Mapping[str, Any]) -> bool:
     hosts = [value for name, value in scope["headers"] if name == b"host"]
     if len(hosts) != 1 or not _names_loopback(hosts[0].decode("latin-1")):
         return False
-    return not any(name in _FORWARDED or name.startswith(b"x-forwarded-") for name, _ in scope["headers"])
+    if scope.get("http_version", "1.1") in {"0.9", "1.0"}:
+        return False
+    if any(name in _FORWARDED or name.startswith(b"x-forwarded") for name, _ in scope["headers"]):
+        return False
+    origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
+    return all(_opened_here(origin) for origin in origins)
 
 
 def is_loopback(address: str) -> bool:
@@ -33,6 +49,14 @@ def is_loopback(address: str) -> bool:
         return False
     mapped = getattr(found, "ipv4_mapped", None)
     return (mapped or found).is_loopback
+
+
+def _opened_here(origin: str) -> bool:
+    """Whether a page was opened at a loopback name, or is one that the settings name."""
+    found = normalised(origin)
+    if found is None:
+        return False
+    return found in named_origins() or found[1] == "localhost" or is_loopback(found[1])
 
 
 def _names_loopback(host: str) -> bool:

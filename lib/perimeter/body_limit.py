@@ -129,6 +129,9 @@ def said_length(scope) -> int | None:
     said = [value for name, value in scope["headers"] if name == b"content-length"]
     if not said:
         return None
+    if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
+        # RFC 9112, 6.3: a proxy that goes by the other one would see another request behind this one.
+        raise InvalidRequest("expected a body with a length or in pieces, got one that says both")
     if len(set(said)) > 1 or not said[0].isdigit() or len(said[0]) > 18:
         raise InvalidRequest("expected one Content-Length that is a whole number")
     return int(said[0])

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from monailabel.config import settings
 from starlette.websockets import WebSocketDisconnect
 
+from lib import background
 from lib.access.authenticate import Access
 from lib.access.authenticate import client_of as client_address
 from lib.access.locality import is_local
@@ -55,6 +56,9 @@ def test_without_tokens_this_machine_is_served_and_others_are_told_how_to_get_in
         {"X-Real-IP": "127.0.0.1"},
         {"Forwarded": "for=127.0.0.1"},
         {"Via": "1.1 proxy"},
+        {"X-NginX-Proxy": "true"},
+        {"X-Cluster-Client-IP": "127.0.0.1"},
+        {"X-Forwarded": "for=127.0.0.1"},
     ],
 )
 def test_a_rebound_name_or_a_proxy_is_not_this_machine(served, headers):
@@ -80,6 +84,26 @@ def test_what_counts_as_this_machine(address, host, expected):
     assert is_local({"client": (address, 1), "headers": [(b"host", host.encode())]}) is expected
     assert not is_local({"client": (address, 1), "headers": [(b"host", host.encode()), (b"host", b"localhost")]})
     assert not is_local({"client": None, "headers": [(b"host", host.encode())]})
+
+
+@pytest.mark.parametrize(
+    ("headers", "version", "expected"),
+    [
+        ({}, "1.1", True),
+        # nginx's proxy_pass without any other line
+        ({"connection": "close"}, "1.0", False),
+        # a page that was opened at another name, behind a proxy that rewrites Host
+        ({"origin": "https://anomaly.hospital"}, "1.1", False),
+        ({"origin": "null"}, "1.1", False),
+        ({"origin": "http://localhost:8000"}, "1.1", True),
+        ({"origin": "http://[::1]:8000"}, "1.1", True),
+        ({"origin": "http://viewer.hospital:3000"}, "1.1", True),
+    ],
+)
+def test_a_silent_proxy_on_this_machine_is_told_by_what_it_cannot_hide(monkeypatch, headers, version, expected):
+    conf(monkeypatch, cors_origins="http://viewer.hospital:3000")
+    said = [(b"host", b"127.0.0.1:8000"), *((name.encode(), value.encode()) for name, value in headers.items())]
+    assert is_local({"client": ("127.0.0.1", 1), "headers": said, "http_version": version}) is expected
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------
@@ -314,3 +338,17 @@ def test_an_install_without_an_app_folder_is_closed_to_others(monkeypatch):
     server = FastAPI()
     install(server)
     assert TestClient(server, client=("10.0.0.1", 1)).get("/info/").status_code == 401
+
+
+def test_a_reader_cannot_stop_a_training_by_its_job(served, store, monkeypatch):
+    """The address is a reader's, for jobs of their own; what stands behind this one is an administrator's."""
+    task = {"id": "train-1", "status": "RUNNING", "request": {"model": "ddpm"}, "details": []}
+    monkeypatch.setattr(background, "find", lambda job: ("train", task) if job == "train-1" else None)
+    monkeypatch.setattr(background, "get", lambda app, job: {"id": job})
+    stopped = []
+    monkeypatch.setattr(background, "cancel", stopped.append)
+    reader, admin = store.create("reader", "reader")[0], store.create("admin", "admin")[0]
+    assert served().delete("/anomaly/jobs/train-1", headers=bearer(reader)).status_code == 403
+    assert not stopped
+    assert served().delete("/anomaly/jobs/train-1", headers=bearer(admin)).status_code == 200
+    assert stopped == ["train-1"]
