@@ -95,8 +95,14 @@ def run_wsi_inference(model: str, user: User = Depends(RBAC(settings.MONAI_LABEL
     raise InvalidRequest("this app analyses 3-D head scans, not whole-slide images: use POST /infer/{model}")
 
 
+# Levels of lists and objects within each other. The framework's JSON ends at 255; what was kept with more could not be
+# told to anybody again, nor anything that is listed with it.
+DEEPEST = 20
+
+
 def read_params(text: str | None) -> dict[str, Any]:
-    """The form field ``params``. Raises InvalidRequest when it is not a JSON object of finite numbers and Unicode.
+    """The form field ``params``. Raises InvalidRequest when it is not a JSON object of finite numbers and Unicode, or
+    one of more than DEEPEST levels.
 
     Python reads NaN, which is no JSON, and halves of letters, which no answer can hold; kept in the datastore or with a
     job, they would be an error in every answer that lists it.
@@ -113,7 +119,18 @@ def read_params(text: str | None) -> dict[str, Any]:
         ) from error
     if not isinstance(params, dict):
         raise InvalidRequest(f"expected params as a JSON object, got {type(params).__name__}")
-    return params
+    return not_too_deep(params)
+
+
+def not_too_deep(params: dict[str, Any]) -> dict[str, Any]:
+    """``params`` unchanged. Raises InvalidRequest where more than DEEPEST levels are within each other."""
+    level: list[Any] = [params]
+    for _ in range(DEEPEST):
+        held = (value.values() if isinstance(value, dict) else value for value in level)
+        level = [item for values in held for item in values if isinstance(item, (dict, list))]
+        if not level:
+            return params
+    raise InvalidRequest(f"expected params of at most {DEEPEST} levels within each other, got more")
 
 
 def _finite(text: str) -> float:

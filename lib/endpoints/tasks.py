@@ -20,7 +20,7 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import tasks
 
-from lib.endpoints.infer import RESERVED
+from lib.endpoints.infer import RESERVED, not_too_deep
 from lib.ids import check_tag
 from monailabel_app.errors import AnomalyAppError, UnknownModel
 
@@ -32,6 +32,8 @@ _ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 
 
 _STARTING = threading.Lock()
+# Scorings that may wait for each other: whoever asks again and again must not fill the line for ever.
+_MOST_SCORINGS = 16
 
 
 @router.get("/train/", summary="Progress of the training")
@@ -96,6 +98,8 @@ def scoring_status(all: bool = False, check_if_running: bool = False, user: User
 @router.post("/scoring/", include_in_schema=False)
 def run_all_scorings(params: dict | None = None, run_sync: bool = False, user: User = _ANNOTATOR) -> Any:
     """Every scoring method, one after the other; one that cannot be done says why."""
+    if sum(task["status"] in {"SUBMITTED", "RUNNING"} for task in tasks("scoring")) >= _MOST_SCORINGS:
+        raise HTTPException(status_code=429, detail="many scorings wait already: wait for them or stop them")
     answers = {}
     for name in app_instance().scoring_methods():
         try:
@@ -132,7 +136,7 @@ def run_batch(
     """Start a batch analysis in a process of its own."""
     check_name("model", model, app_instance().info()["models"])
     # MONAI Label lets what is named there replace the model and images of the address.
-    given = {key: value for key, value in (params or {}).items() if key not in {*RESERVED, "images"}}
+    given = {key: value for key, value in not_too_deep(params or {}).items() if key not in {*RESERVED, "images"}}
     if given.get("label_tag"):
         check_tag(str(given["label_tag"]))
     return batch_infer.run(model, images, given, run_sync)
@@ -143,6 +147,7 @@ def training_request(name: str, params: dict[str, Any]) -> dict[str, Any]:
     app = app_instance()
     trainers = app.trainers()
     check_name("trainer", name, trainers)
+    not_too_deep(params)
     request = {key: value for key, value in params.items() if key not in trainers} | {"model": name}
     if request.get("gpus") is not None:
         request["gpus"] = str(request["gpus"])

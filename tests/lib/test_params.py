@@ -1,8 +1,11 @@
 """Parameters of a request are a JSON object of finite numbers, or refused by name."""
 
+import json
+
 import pytest
 
-from lib.endpoints.infer import read_params
+from lib.endpoints import tasks
+from lib.endpoints.infer import DEEPEST, read_params
 from lib.errors import InvalidRequest
 
 
@@ -31,3 +34,33 @@ def test_what_is_no_object_is_refused(text):
 def test_what_no_answer_could_hold_is_refused(text):
     with pytest.raises(InvalidRequest, match="digits, with too many levels, or with text that is no Unicode"):
         read_params(text)
+
+
+def nested(levels, kind):
+    value = None
+    for _ in range(levels):
+        value = [value] if kind == "list" else {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("kind", ["list", "object"])
+@pytest.mark.parametrize("levels", [DEEPEST, 300, 900])
+def test_levels_that_the_framework_could_not_list_again_are_refused(levels, kind):
+    """What is kept with a job or a scan is in every listing: one of them would be an error from then on."""
+    with pytest.raises(InvalidRequest, match="levels"):
+        read_params(json.dumps({"note": nested(levels, kind)}))
+    assert read_params(json.dumps({"note": nested(DEEPEST - 1, kind)}))
+
+
+def test_params_of_trainings_and_batches_are_not_too_deep(monkeypatch):
+    class App:
+        def info(self):
+            return {"models": {"one": {}}}
+
+        def trainers(self):
+            return {"one": None}
+
+    monkeypatch.setattr(tasks, "app_instance", App)
+    for begin in (tasks.run_batch, tasks.run_training):
+        with pytest.raises(InvalidRequest, match="levels"):
+            begin("one", params={"note": nested(300, "list")})
