@@ -55,7 +55,7 @@ def forget(
     from monailabel_app.audit import command_noted
     from monailabel_app.pipelines.retrain import recover, retrain
 
-    with bars() as bar, command_noted(ROOT, "forgotten", patient=patient, versions=len(plan.search.found)):
+    with bars() as bar, command_noted(ROOT, "forgotten", patient=patient, versions=len(plan.search.affected)):
         pipeline.forget(
             ROOT,
             patient,
