@@ -27,6 +27,7 @@ from lib.disk import disk_trouble
 from lib.endpoints.api_schema import allowed
 from lib.errors import InvalidRequest, place_of
 from lib.ids import check_image_id, check_session_id, check_tag
+from lib.perimeter.address import below_api
 from monailabel_app.errors import AnomalyAppError
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ _CHECKS: dict[str, Callable[[str], str]] = {
     "session_id": check_session_id,
 }
 _BAD_ARCHIVES = (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile)
-_GUARDED = ("/infer", "/datastore", "/session", "/activelearning", "/batch", "/anomaly")
+_GUARDED = ("/infer", "/datastore", "/session", "/activelearning", "/batch", "/anomaly", "/proxy")
 # What follows in these addresses is an image id.
 _OF_IMAGES = frozenset({"results", "studies", "reviews", "dicom"})
 
@@ -134,7 +135,7 @@ def _plain(text: object) -> str:
 def _not_kept(scope: Mapping[str, Any], message: dict[str, Any]) -> dict[str, Any]:
     """The head of an answer; a scan, a label or what is said of them is not to lie in a browser's cache."""
     headers = list(message.get("headers", ()))
-    if not _below_root(scope).startswith(_GUARDED) or any(name.lower() == b"cache-control" for name, _ in headers):
+    if not below_api(scope).startswith(_GUARDED) or any(name.lower() == b"cache-control" for name, _ in headers):
         return message
     return {**message, "headers": [*headers, (b"cache-control", b"no-store")]}
 
@@ -145,7 +146,7 @@ def _below_root(scope: Mapping[str, Any]) -> str:
 
 def check_request(scope) -> None:
     """Raises InvalidRequest when an id, tag or session in the address could leave its folder."""
-    path = _below_root(scope)
+    path = below_api(scope)
     if not path.startswith(_GUARDED):
         return
     for key, value in parse_qsl(scope["query_string"].decode("latin-1")):

@@ -19,6 +19,7 @@ from fastapi import HTTPException
 from monailabel.config import settings
 
 from lib.errors import InvalidRequest, NoSpace, TooLarge, answer_error
+from lib.perimeter.address import below_api
 from monailabel_app.errors import AnomalyAppError
 
 SMALL = 2**20
@@ -103,7 +104,7 @@ class BodyLimit:
         await self.app(scope, counting_receive, send)
 
     def _limit(self, scope) -> int:
-        path = scope["path"].removeprefix(scope.get("root_path") or "")
+        path = below_api(scope)
         takes_files = any(scope["method"] == method and known.fullmatch(path) for method, known in _UPLOADS)
         return self._limits.upload if takes_files else SMALL
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import monailabel.endpoints
 from starlette.datastructures import Headers, MutableHeaders
 
+from lib.perimeter.address import below_api
 from lib.perimeter.origins import named_origins, twins
 
 _ALWAYS = {
@@ -65,8 +66,7 @@ def _complete(said: MutableHeaders, scope) -> None:
 
 def policy_for(scope) -> str:
     """The policy of an answer that has none: the OHIF viewer's for its files, else one that allows nothing."""
-    path = scope["path"].removeprefix(scope.get("root_path") or "")
-    if not path.startswith(("/ohif", "/static/ohif")):
+    if not below_api(scope).startswith(("/ohif", "/static/ohif")):
         return POLICY
     host = Headers(scope=scope).get("host", "")
     others = [*twins(host, scope.get("scheme", "http")), *(f"{s}://{h}:{p}" for s, h, p in sorted(named_origins()))]

@@ -1,7 +1,14 @@
 import asyncio
 
+import pytest
+from monailabel.config import settings
+
 from lib.endpoints.guard import Guard
 from lib.errors import ServerBusy, UnknownJob
+from lib.perimeter import BodyLimit
+from lib.perimeter.address import below_api
+from lib.perimeter.body_limit import SMALL
+from lib.perimeter.headers import policy_for
 
 
 def answer_to(error):
@@ -13,13 +20,13 @@ def answer_to(error):
     return answer_of(endpoint)
 
 
-def answer_of(endpoint, path="/anomaly/jobs"):
+def answer_of(endpoint, path="/anomaly/jobs", query=b"", root=""):
     sent = []
 
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "path": path, "query_string": b"", "method": "POST", "headers": []}
+    scope = {"type": "http", "path": path, "root_path": root, "query_string": query, "method": "POST", "headers": []}
     asyncio.run(Guard(endpoint)(scope, None, send))
     return sent[0]["status"], {key.decode(): value.decode() for key, value in sent[0]["headers"]}
 
@@ -57,3 +64,24 @@ def test_no_answer_about_a_scan_is_kept_by_a_browser_unless_it_says_so_itself():
     assert answer_of(endpoint((b"cache-control", b"no-cache")), "/anomaly/")[1] == {"cache-control": "no-cache"}
     assert "cache-control" not in answer_of(endpoint(), "/ohif/app.js")[1]
     assert answer_to(UnknownJob("no job"))[1]["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(("api", "root"), [("", ""), ("/api", ""), ("/api/v1", "/label"), ("", "/label")])
+def test_ids_are_looked_at_wherever_the_api_is_mounted(monkeypatch, api, root):
+    monkeypatch.setattr(settings, "MONAI_LABEL_API_STR", api)
+
+    async def reached(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    assert answer_of(reached, f"{root}{api}/datastore/image", b"image=..%2F..%2Fx", root)[0] == 400
+    assert answer_of(reached, f"{root}{api}/session/..x", root=root)[0] == 400
+    status, headers = answer_of(reached, f"{root}{api}/datastore/image", b"image=x", root)
+    assert (status, headers["cache-control"]) == (200, "no-store")
+
+
+def test_a_path_that_only_begins_like_the_api_is_not_in_it(monkeypatch):
+    monkeypatch.setattr(settings, "MONAI_LABEL_API_STR", "/api")
+    assert below_api({"path": "/apid/x"}) == "/apid/x"
+    assert below_api({"path": "/root/api/x", "root_path": "/root"}) == "/x"
+    assert BodyLimit(None)._limit({"path": "/api/datastore/image", "method": "PUT"}) > SMALL
+    assert "worker-src" in policy_for({"path": "/api/ohif/", "headers": []})
