@@ -44,12 +44,12 @@ from lib.endpoints.api_schema import describe_server
 from lib.endpoints.audit_trail import AuditTrail
 from lib.endpoints.guard import Guard
 from lib.endpoints.metrics import Metrics
-from lib.perimeter import BodyLimit, ExactCors, SameOrigin, SecurityHeaders
+from lib.perimeter import BodyLimit, ExactCors, RepeatedHeaders, SameOrigin, SecurityHeaders
 from lib.reach import warn_if_open_to_others
 
 _MARK = "anomaly:"
 # What every request goes through, outermost first; inside MONAI Label's own handling of errors.
-LAYERS = (Metrics, BodyLimit, SameOrigin, Gate, AuditTrail, Guard)
+LAYERS = (Metrics, RepeatedHeaders, BodyLimit, SameOrigin, Gate, AuditTrail, Guard)
 # Around that handling, so that its answers have the headers, too.
 AROUND = (SecurityHeaders, ExactCors)
 

@@ -67,6 +67,25 @@ def test_slicers_client_signs_in_with_a_name_and_a_token(server, tokens, tmp_pat
     assert client().save_label("sent", mask, "final")["label"]
 
 
+def test_one_client_for_everything_works_with_a_token_as_without(server, tokens, tmp_path):
+    """MONAI Label's client sends the length and the kind of its last body along with what has none, or another."""
+    from monailabel.client import MONAILabelClient
+
+    client = MONAILabelClient(server.url, str(tmp_path))
+    client.update_auth(client.auth_token("the-reader", tokens["reader"]))
+    scan = str(Path(server.studies) / "ixi_lesion.nii.gz")
+    for image in ("first", "second"):
+        assert client.upload_image(scan, image)["image"] == image
+        session = client.create_session(scan)["session_id"]
+        mask, _ = client.infer("one", image, {"a setting": "x"})
+        assert client.get_session(session)
+        assert client.remove_session(session)
+        assert client.create_session(scan)["session_id"] != session
+        assert client.save_label(image, mask, {})
+        assert client.next_sample("first", {})["id"]
+    assert "second" in client.datastore()["objects"]
+
+
 def test_this_apps_client_takes_a_token(server, tokens, monkeypatch):
     with pytest.raises(AnomalyClientError, match="ANOMALY_TOKEN") as refused:
         AnomalyClient(server.url).info()
