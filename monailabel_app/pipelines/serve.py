@@ -33,6 +33,7 @@ from .reach import asks_everybody, check_reach, check_tls, conf_of
 # The token of the server's requests to itself, which its first answer is waited for with.
 OWN_TOKEN = "ANOMALY_INTERNAL_TOKEN"
 _ORIGINS = "MONAI_LABEL_CORS_ORIGINS"
+_NAMED = 6  # models that are named at the start; /info/ has them all
 SAMPLE_STUDIES = Path("tests") / "data" / "studies"
 
 # What MONAI Label should do unless the environment says otherwise: by itself it shows CT only from DICOMweb,
@@ -161,12 +162,16 @@ def next_steps(url: str, studies: str, info: Mapping[str, Any], image: str | Non
         ohif = "needs a DICOMweb server as studies: make serve STUDIES=http://localhost:8042/dicom-web"
     curl = "curl" + (" --cacert CERTIFICATE" if url.startswith("https") else "")
     curl += ' -H "Authorization: Bearer $TOKEN"' if token else ""
+    python = f'from monailabel.client import MONAILabelClient; MONAILabelClient("{url}").info()'
+    if token:
+        python = f'from monailabel_app.client import AnomalyClient; AnomalyClient("{url}", token="...").info()'
+    served = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
     signing_in = [
         f"  Sign in    {url}/anomaly/login with a token: python main.py tokens create --name NAME --role reader",
     ]
     return "\n".join(
         [
-            f"MONAI Label answers at {url}/   (models: {', '.join(names) or 'none'}; stop with Ctrl-C)",
+            f"MONAI Label answers at {url}/   (models: {served or 'none'}; stop with Ctrl-C)",
             "",
             *(signing_in if token else []),
             f"  3D Slicer  install the extension MONAILabel; in its module enter {url} and press the reload",
@@ -174,7 +179,7 @@ def next_steps(url: str, studies: str, info: Mapping[str, Any], image: str | Non
             f"  OHIF       {ohif}",
             f"  curl       {curl} -X POST '{url}/infer/{model}?image={image}&output=image' -o anomaly.nii.gz",
             f"             {curl} -X POST '{url}/infer/{model}?image={image}&output=json'",
-            f'  Python     from monailabel.client import MONAILabelClient; MONAILabelClient("{url}").info()',
+            f"  Python     {python}",
             "",
             "Research use only; not a medical device.",
         ]
