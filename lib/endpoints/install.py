@@ -44,7 +44,7 @@ from lib.endpoints.api_schema import describe_server
 from lib.endpoints.audit_trail import AuditTrail
 from lib.endpoints.guard import Guard
 from lib.endpoints.metrics import Metrics
-from lib.perimeter import BodyLimit, ExactCors, RepeatedHeaders, SameOrigin, SecurityHeaders
+from lib.perimeter import BodyLimit, ExactCors, RepeatedHeaders, SameOrigin, SecurityHeaders, resources
 from lib.reach import warn_if_open_to_others
 
 _MARK = "anomaly:"
@@ -89,5 +89,6 @@ def install(server: FastAPI | None = None) -> bool:
     server.middleware_stack = server.build_middleware_stack()
     describe_server(server)
     background.prepare()
+    resources.prepare()
     warn_if_open_to_others(settings.MONAI_LABEL_APP_DIR, settings.MONAI_LABEL_APP_CONF or {})
     return True

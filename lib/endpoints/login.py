@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl
 
+import anyio
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from monailabel.config import settings
@@ -24,7 +25,7 @@ router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
 
 # Ways in which somebody is known without having signed in.
 _UNASKED = frozenset({"local", "open"})
-_LONGEST_FORM = 16384
+_LONGEST_FORM, _FORM_SECONDS = 16384, 20.0
 
 
 @router.get("/auth/", tags=["Auth"], summary="Whether clients have to sign in")
@@ -176,10 +177,15 @@ def _sentence(error: AnomalyAppError) -> str:
 async def _form(request: Request) -> dict[str, str]:
     """A form of few short fields. Raises InvalidRequest, BadCredentials for one that is none."""
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _LONGEST_FORM:
-            raise InvalidRequest("expected a form with a name and a token, got something longer")
+    try:
+        # Anybody may send it, so nobody may take for ever over it.
+        with anyio.fail_after(_FORM_SECONDS):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > _LONGEST_FORM:
+                    raise InvalidRequest("expected a form with a name and a token, got something longer")
+    except TimeoutError as error:
+        raise InvalidRequest("expected a form with a name and a token, which did not come whole in time") from error
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         raise InvalidRequest("expected a form (application/x-www-form-urlencoded) with username and password")
     try:
