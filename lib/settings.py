@@ -37,12 +37,21 @@ def apply() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # This one also as a warning.
     logging.getLogger("monailabel.endpoints.activelearning").setLevel(logging.ERROR)
+    # The whole result of a batch or scoring, with every scan's id, in the sub-process (__main__) or, run at once, here.
+    for name in ("__main__", "monailabel.interfaces.utils.app"):
+        found = logging.getLogger(name)
+        if _is_no_result not in found.filters:
+            found.addFilter(_is_no_result)
     # These print the values of headers that they doubt, a patient's name among them.
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)(\.|$)")
     # Sessions may be uploaded as an archive, which MONAI Label unpacks without a filter; the class attribute
     # is Python's documented way to refuse absolute paths, parent folders and links (PEP 706).
     if hasattr(tarfile, "data_filter"):
         tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+
+
+def _is_no_result(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Result: ")
 
 
 def add_environment_to_path() -> None:

@@ -1,4 +1,5 @@
 import io
+import logging
 import os
 import tarfile
 import warnings
@@ -73,3 +74,13 @@ def test_the_next_sample_is_not_written_into_the_log_with_its_id_and_path(caplog
     settings.apply()
     activelearning.sample("first", {})
     assert "DOE" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["__main__", "monailabel.interfaces.utils.app"])
+def test_the_whole_result_of_a_batch_with_its_ids_is_not_logged(restored, caplog, name):
+    settings.apply()
+    with caplog.at_level("INFO"):
+        logging.getLogger(name).info('Result: {"DOE^JANE": {"label": "DOE^JANE"}}')
+        logging.getLogger(name).info("something else")
+    assert "DOE" not in caplog.text
+    assert "something else" in caplog.text
