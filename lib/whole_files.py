@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from monailabel_app.files import flush
+
 try:
     import fcntl
 except ImportError:  # Windows has none of these locks.
@@ -104,7 +106,8 @@ class Placing(AbstractContextManager):
                 path.unlink(missing_ok=True)
         if kind is None:
             for folder in folders:
-                _flush(folder)
+                with suppress(OSError):
+                    flush(folder)
 
     def _remember(self, place: Path) -> None:
         """A second name for what is there, until it is known that it is not wanted back."""
@@ -134,15 +137,3 @@ def clean(folder: Path) -> int:
 def _fresh(folder: Path) -> Path:
     # Without the extension of an image: the folder's readers take every file with one for an image.
     return folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
-
-
-def _flush(folder: Path) -> None:
-    """Make renames last through a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "monailabel_app"
 
 FLOORS = (
-    {"types", "errors", "registry", "client", "ownership"},
+    {"types", "errors", "registry", "client", "files"},
     {"io", "preprocessing", "noise", "networks", "access", "audit", "monitoring"},
     {"methods", "scoring", "postprocessing", "metrics", "uncertainty"},
     {"training", "calibration", "weights", "reports"},

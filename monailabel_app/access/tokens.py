@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel_app.errors import AnomalyAppError
-from monailabel_app.ownership import give_to_owner, open_own
+from monailabel_app.files import flush, give_to_owner, open_own
 
 try:
     import fcntl
@@ -216,6 +216,7 @@ class TokenStore:
                 out.flush()
                 os.fsync(out.fileno())
             os.replace(name, self.path)
+            flush(self.path.parent)  # A token that was revoked does not come back with the power.
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(name)

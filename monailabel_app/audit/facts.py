@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from monailabel_app.ownership import give_to_owner
+from monailabel_app.files import give_to_owner
 
 KEY_FILE = "audit.key"
 KEY_BYTES = 32

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel_app.errors import AnomalyAppError
-from monailabel_app.ownership import open_own
+from monailabel_app.files import flush, open_own
 
 from .facts import clean, fingerprint, read_key
 from .record import Tail, line_of, make_record, read_line
@@ -167,7 +167,8 @@ class AuditLog:
             self._file = open_own(self.path, os.O_APPEND)
             now = os.fstat(self._file)
             if new:
-                _sync_folder(self.path.parent)
+                with suppress(OSError):
+                    flush(self.path.parent)
         else:
             now = os.fstat(self._file)
         self._seen = (now.st_ino, now.st_size)
@@ -225,7 +226,8 @@ class AuditLog:
     def _rotate(self) -> None:
         first = _first_sequence(self.path)
         os.rename(self.path, self.path.with_name(f"{self.path.stem}.{first:010d}{self.path.suffix}"))
-        _sync_folder(self.path.parent)
+        with suppress(OSError):
+            flush(self.path.parent)
         os.close(self._file)
         self._file = open_own(self.path, os.O_APPEND)
         self._seen = (os.fstat(self._file).st_ino, 0)
@@ -293,12 +295,3 @@ def _first_sequence(path: Path) -> int:
         # A name that no other file has; verify says what is wrong with the line.
         return int(datetime.now(timezone.utc).timestamp() * 1000)
     return record["sequence"]
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)

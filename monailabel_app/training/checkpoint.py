@@ -20,8 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from monailabel_app.errors import TrainingFailed
-
-from .disk import sync_folder
+from monailabel_app.files import flush
 
 LAST = "last.safetensors"
 PREVIOUS = "previous.safetensors"
@@ -86,7 +85,7 @@ def save_state(folder: Path, state: TrainingState, *, keep_previous: bool = True
         else:
             (folder / PREVIOUS).unlink(missing_ok=True)
         partial.replace(target)
-        sync_folder(folder)
+        flush(folder)
     except (OSError, SafetensorError) as error:
         _remove(partial)
         raise TrainingFailed(

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from monailabel_app.errors import CorruptModel
-
-from .disk import sync_folder
+from monailabel_app.files import flush
 
 KEY_FILE = "site.key"
 FORGOTTEN_FILE = "forgotten.json"
@@ -78,7 +77,7 @@ def _create(path: Path) -> None:
                 _write_new(path, text)
         finally:
             beside.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        flush(path.parent)
     except FileExistsError:
         return
     except OSError as error:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from monailabel_app.files import flush
+
 try:
     import fcntl
 except ImportError:  # Windows has none of these locks.
@@ -53,17 +55,6 @@ def flush_folder(folder: Path) -> None:
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
     flush(folder)
-
-
-def flush(folder: Path) -> None:
-    """Make renames in a folder last through a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

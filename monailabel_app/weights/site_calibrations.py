@@ -27,8 +27,9 @@ from typing import Any
 import yaml
 
 from monailabel_app.errors import CorruptModel, PublishFailed, UnknownModel
+from monailabel_app.files import flush
 
-from .durable import STAGING, append_line, flush, flush_folder, fresh_name, lock, replace_text
+from .durable import STAGING, append_line, flush_folder, fresh_name, lock, replace_text
 from .model_folder import VERSIONS, is_version, model_id, seal, verify, weights_hash
 from .version_layout import (
     FLAT_VERSION,

@@ -23,8 +23,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from monailabel_app.errors import PublishFailed, UnknownModel
+from monailabel_app.files import flush
 
-from .durable import STAGING, append_line, flush, flush_folder, fresh_name, lock, replace_text
+from .durable import STAGING, append_line, flush_folder, fresh_name, lock, replace_text
 from .model_folder import CONFIG, SUMS, VERSIONS, is_version, verify
 from .version_layout import (
     CURRENT,

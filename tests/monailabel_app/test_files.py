@@ -4,7 +4,7 @@ import pytest
 
 from monailabel_app.access.tokens import TokenStore
 from monailabel_app.audit.log import AuditLog
-from monailabel_app.ownership import open_own
+from monailabel_app.files import open_own
 
 SERVER = 65534
 WHO = {"name": "somebody", "role": "admin", "how": "command"}
