@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 READER, ADMIN, MONITOR = "reader", "admin", "monitor"
 ROLES = (READER, ADMIN, MONITOR)
+# Ways of being known by a name of one's own (``Principal.how``).
+BY_NAME = frozenset({"token", "cookie", "keycloak"})
 
 
 @dataclass(frozen=True)

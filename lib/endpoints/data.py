@@ -23,7 +23,7 @@ from monailabel.interfaces.utils.app import app_instance
 from starlette.background import BackgroundTask
 
 from lib import leases, review
-from lib.access.principal import current
+from lib.access.principal import BY_NAME, current
 from lib.endpoints.infer import read_params
 from lib.errors import InvalidRequest, NotAllowed, UnknownImage
 from lib.healthy import contradiction, healthy_scans
@@ -53,7 +53,6 @@ def next_sample(strategy: str, params: dict | None = None, user: User = _USER):
 
 # What this app itself writes into a scan's information: findings, reviews, who works on it, what replaced it.
 OWN_KEYS = frozenset({records.KEY, review.KEY, leases.KEY, evaluate.KEY, "replaced_id", "scan_file", "name", "ts"})
-_BY_NAME = frozenset({"token", "cookie", "keycloak"})
 
 
 @router.put("/datastore/", deprecated=True, summary="Upload a scan: MONAI Label's former address")
@@ -144,7 +143,7 @@ def told(text: str) -> dict[str, Any]:
 def signed(given: Mapping[str, Any], user: User) -> dict[str, Any]:
     """``given`` with whose request it is."""
     who = current()
-    name = who.name if who.how in _BY_NAME else user.username
+    name = who.name if who.how in BY_NAME else user.username
     return {**given, **({"user": name} if name else {})}
 
 

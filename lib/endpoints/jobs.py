@@ -29,9 +29,7 @@ _NOT_STORED = {"Cache-Control": "no-store"}
 
 
 @router.post("/anomaly/jobs", status_code=202, summary="Have an image of the datastore analysed")
-def submit_job(
-    response: Response, request: dict[str, Any] = Depends(json_body), user: User = _USER
-) -> dict[str, Any]:
+def submit_job(response: Response, request: dict[str, Any] = Depends(json_body), user: User = _USER) -> dict[str, Any]:
     """``{"image": id, "model": name, "params": {...}}``; without a model, the default one for the scan's sequence."""
     response.headers.update(_NOT_STORED)
     app = app_instance()

@@ -19,6 +19,7 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 
 from lib import leases
+from lib.access.principal import BY_NAME, current
 from lib.endpoints.answers import NO_STORE, answer, check_settings, json_body, read_query
 from lib.errors import InvalidRequest, NotAllowed, ScanReplaced, UnknownImage
 from lib.ids import check_image_id
@@ -77,7 +78,7 @@ def put_review(image: str, body: dict = Depends(json_body), user: User = _ANNOTA
     leases.check(datastore.get_image_info(image) or {}, review.reader)
     with _FINISHING[hash(image) % len(_FINISHING)], _writable():
         if not review.final:
-            keep(datastore, image, KEY, {"draft": draft_entry(review)}, of=stamp)
+            keep(datastore, image, KEY, {"draft": {**draft_entry(review), **_account()}}, of=stamp)
             warnings = []
         else:
             warnings = _finish(app, image, review, given, stamp)
@@ -143,7 +144,7 @@ def _finish(app, image: str, review: ReviewRequest, given: Mapping[str, Any], st
     datastore = app.datastore()
     found = app.analysed(image, review.model, given)
     verdict = settle(found.finding, review)
-    entry = final_entry(review, found.finding, verdict)
+    entry = {**final_entry(review, found.finding, verdict), **_account()}
     former = (datastore.get_label_info(image, FINAL) or {}).get("SeriesInstanceUID")
     info = {
         "label_info": _LABELS,
@@ -164,6 +165,12 @@ def _finish(app, image: str, review: ReviewRequest, given: Mapping[str, Any], st
     if former:
         warnings.append("the segmentation of the former review stays in the archive: remove it there")
     return warnings
+
+
+def _account() -> dict[str, str]:
+    """Whose token or account it was: the reader's name is what a client writes, and a token may be of several."""
+    who = current()
+    return {"account": who.name} if who.how in BY_NAME else {}
 
 
 def _review(image: str) -> dict[str, Any]:

@@ -32,6 +32,8 @@ _ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 
 
 _STARTING = threading.Lock()
+# MONAI Label puts the folder that it names on the sub-process's path for Python modules.
+_FOLDER_OF_PROGRAMS = "bundle_path"
 # Scorings that may wait for each other: whoever asks again and again must not fill the line for ever.
 _MOST_SCORINGS = 16
 
@@ -136,7 +138,8 @@ def run_batch(
     """Start a batch analysis in a process of its own."""
     check_name("model", model, app_instance().info()["models"])
     # MONAI Label lets what is named there replace the model and images of the address.
-    given = {key: value for key, value in not_too_deep(params or {}).items() if key not in {*RESERVED, "images"}}
+    left_out = {*RESERVED, "images", _FOLDER_OF_PROGRAMS}
+    given = {key: value for key, value in not_too_deep(params or {}).items() if key not in left_out}
     if given.get("label_tag"):
         check_tag(str(given["label_tag"]))
     return batch_infer.run(model, images, given, run_sync)
@@ -148,7 +151,8 @@ def training_request(name: str, params: dict[str, Any]) -> dict[str, Any]:
     trainers = app.trainers()
     check_name("trainer", name, trainers)
     not_too_deep(params)
-    request = {key: value for key, value in params.items() if key not in trainers} | {"model": name}
+    left_out = {*trainers, _FOLDER_OF_PROGRAMS}
+    request = {key: value for key, value in params.items() if key not in left_out} | {"model": name}
     if request.get("gpus") is not None:
         request["gpus"] = str(request["gpus"])
     trainers[name].check(request, app.datastore())

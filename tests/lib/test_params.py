@@ -64,3 +64,28 @@ def test_params_of_trainings_and_batches_are_not_too_deep(monkeypatch):
     for begin in (tasks.run_batch, tasks.run_training):
         with pytest.raises(InvalidRequest, match="levels"):
             begin("one", params={"note": nested(300, "list")})
+
+
+def test_no_folder_of_programs_is_taken_from_a_request(monkeypatch):
+    """MONAI Label would put it on the sub-process's path for modules."""
+
+    class Trainer:
+        def check(self, request, datastore):
+            pass
+
+    class App:
+        def info(self):
+            return {"models": {"one": {}}}
+
+        def trainers(self):
+            return {"one": Trainer()}
+
+        def datastore(self):
+            return None
+
+    begun = []
+    monkeypatch.setattr(tasks, "app_instance", App)
+    monkeypatch.setattr(tasks.batch_infer, "run", lambda model, images, given, now: begun.append(given))
+    tasks.run_batch("one", params={"bundle_path": "/tmp", "seed": 1})
+    assert begun == [{"seed": 1}]
+    assert tasks.training_request("one", {"bundle_path": "/tmp", "epochs": 1}) == {"epochs": 1, "model": "one"}

@@ -11,6 +11,7 @@ import pytest
 
 from lib.datastore import AnomalyLocalDatastore
 from lib.errors import StudyTaken
+from monailabel_app.access.tokens import TokenStore
 from tests.lib.results_app import BLOBS, SHAPE, anomaly_map, client_of, small_app, write_scan
 
 FIRST, SECOND, THIRD, FOURTH = (list(centre) for centre, _ in BLOBS)
@@ -304,3 +305,13 @@ def test_a_lease_that_another_reader_takes_meanwhile_does_not_undo_a_finished_re
 
     monkeypatch.setattr("lib.leases.free", taken)
     assert put(client, decided(FIRST, rest="reject"))["final"] is True
+
+
+def test_whose_token_a_review_came_with_is_kept_whatever_name_is_written_in_it(app, client):
+    """Readers may share a token, and a token's holder may write another reader's name."""
+    token = TokenStore(f"{app.app_dir}/model/tokens.json").create("berts-token", "reader")[0]
+    client.headers["Authorization"] = f"Bearer {token}"
+    put(client, decided(FIRST, reader="anna", final=False))
+    assert client.get("/anomaly/reviews/a").json()["account"] == "berts-token"
+    kept = put(client, decided(FIRST, reader="anna", rest="reject"))
+    assert (kept["reader"], kept["account"]) == ("anna", "berts-token")
