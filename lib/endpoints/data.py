@@ -51,6 +51,7 @@ def next_sample(strategy: str, params: dict | None = None, user: User = _USER):
     return activelearning.sample(strategy, params, user.username)
 
 
+LONGEST_INFO = 65536
 # What this app itself writes into a scan's information: findings, reviews, who works on it, what replaced it.
 OWN_KEYS = frozenset({records.KEY, review.KEY, leases.KEY, evaluate.KEY, "replaced_id", "scan_file", "name", "ts"})
 
@@ -129,7 +130,12 @@ def update_label_info(label: str, tag: str, info: str = Form("{}"), user: User =
 
 
 def told(text: str) -> dict[str, Any]:
-    """What a client says of a scan. Raises InvalidRequest for what only this server writes: it would be forged."""
+    """What a client says of a scan. Raises InvalidRequest for what only this server writes: it would be forged.
+
+    Also for a long text: the information of all scans is in one table, which is written anew at every change.
+    """
+    if len(text) > LONGEST_INFO:
+        raise InvalidRequest(f"expected information of at most {LONGEST_INFO} characters, got {len(text)}")
     given = read_params(text)
     forged = sorted(OWN_KEYS & given.keys())
     if forged:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lib.endpoints import tasks
+from lib.endpoints.data import LONGEST_INFO, told
 from lib.endpoints.infer import DEEPEST, read_params
 from lib.errors import InvalidRequest
 
@@ -89,3 +90,9 @@ def test_no_folder_of_programs_is_taken_from_a_request(monkeypatch):
     tasks.run_batch("one", params={"bundle_path": "/tmp", "seed": 1})
     assert begun == [{"seed": 1}]
     assert tasks.training_request("one", {"bundle_path": "/tmp", "epochs": 1}) == {"epochs": 1, "model": "one"}
+
+
+def test_information_of_a_scan_is_short():
+    assert told(json.dumps({"note": "x" * 1000})) == {"note": "x" * 1000}
+    with pytest.raises(InvalidRequest, match="at most 65536 characters"):
+        told(json.dumps({"note": "x" * LONGEST_INFO}))

@@ -85,6 +85,20 @@ def raw(server, head, body=b""):
         return line.recv(65536).decode("latin-1")
 
 
+def test_a_body_with_two_lengths_hides_no_second_request(server, untouched):
+    """A proxy that goes by one of them passes on what the server would take for a request of its own."""
+    hidden = b"0\r\n\r\nGET /info/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST /anomaly/login HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(hidden)}\r\n"
+    with socket.create_connection((host, int(port)), timeout=20) as line:
+        line.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + hidden)
+        told = b""
+        while piece := line.recv(65536):
+            told += piece
+    assert told.startswith(b"HTTP/1.1 400")
+    assert told.count(b"HTTP/1.1 ") == 1
+
+
 # Where a request comes from
 
 
