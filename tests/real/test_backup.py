@@ -17,6 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "extras/deploy/backup.py"
 
 
+@pytest.fixture(autouse=True)
+def _the_log_where_it_belongs(monkeypatch):
+    monkeypatch.delenv("ANOMALY_AUDIT", raising=False)
+
+
 def run(*arguments, app=None):
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, cwd=app, capture_output=True, text=True, timeout=300)
