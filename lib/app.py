@@ -38,6 +38,7 @@ from lib.infers.anomaly import IMAGES, Progress
 from lib.kept_images import are_current, basis_of, keep_images
 from lib.model_table import ModelTable
 from lib.plans import end_with_server, jobs_for, keep_jobs
+from lib.reviewed import tag_of_analysis
 from lib.runner import MAX_LOADED, ModelRunner, list_devices
 from lib.scoring import ANOMALY_SCORES, EVALUATE, AnomalyScores, EvaluateLabels
 from lib.scoring.records import record_result
@@ -279,7 +280,7 @@ class AnomalyApp(MONAILabelApp):
         and ``dicom_seg`` (a path) when asked for. task: instead of the one that serves now. progress: told the stage
         and its share done; what it raises ends the work and nothing is kept. Raises AnomalyAppError.
         """
-        request = dict(request)
+        request, tag = dict(request), tag_of_analysis(request)
         task = task or self._task(request.get("model"))
         datastore = datastore or self.datastore()
         image_id = None if image_file else str(request.get("image") or "")
@@ -312,7 +313,6 @@ class AnomalyApp(MONAILabelApp):
                 if image_id:
                     self._record(datastore, image_id, task, request, result, began, path, stamp)
                 if image_id and _is_true(request.get("save_label")):
-                    tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
                     info = {"model": request["model"], "params": result}
                     answer |= {"label": datastore.save_label(image_id, file, tag, info, of=stamp), "tag": tag}
                 if as_dicom_seg:

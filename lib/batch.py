@@ -18,11 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 from lib.errors import place_of
 from lib.infers import AnomalyInferTask
+from lib.reviewed import tag_of_analysis
 from lib.runner import choose_device, list_devices
 from lib.scoring.base import whole_number
 from lib.scoring.progress import DONE, FAILED, ProgressFile
@@ -62,7 +63,7 @@ class AnomalyBatchInfer(BatchInferTask):
         limit = whole_number("max_batch_size", request.get("max_batch_size"))
         devices = batch_devices(request)
         images = sorted(self.get_images(request, datastore))
-        tag = str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
+        tag = tag_of_analysis(request)
         shared = {key: value for key, value in request.items() if key not in _MONAI_LABEL_ONLY}
         shared |= {"save_label": True, "label_tag": tag}
         work = _Work(datastore, task, shared, tag, infer)

@@ -22,6 +22,7 @@ from lib.errors import UnknownImage
 from lib.ids import check_image_id
 from lib.job_store import JobStore
 from lib.jobs import INFER, Job, Jobs, Plan
+from lib.reviewed import tag_of_analysis
 from lib.runner import choose_device
 from lib.shared_table import stamp_of
 from monailabel_app.errors import UnknownModel
@@ -79,6 +80,7 @@ def recorded(app: AnomalyApp, request: Mapping[str, Any], image: str) -> Iterato
 def plan_of(app: AnomalyApp, image: str, model: str, params: Mapping[str, Any]) -> Plan:
     """What an analysis of a stored image comes to. Raises AnomalyAppError for what cannot work."""
     check_image_id(image)
+    tag_of_analysis(params)
     task = _task(app, model)
     plan, values = _read(task, model, params)
     datastore, stamp = app.datastore(), ""

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 from monailabel.datastore.local import LocalDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
 
 from lib.errors import InvalidRequest, UnknownImage
+from lib.ids import check_tag
 from lib.shared_table import SharedTable, file_stamp
 from lib.whole_files import Placing
 from monailabel_app.errors import AnomalyAppError, InvalidVolume
@@ -37,6 +39,21 @@ _COUNT_KEYS = ("voxels", "empty", "counted")
 def is_final(tag: str) -> bool:
     """Whether labels under ``tag`` are final: ``final``, and a reader's own such as ``final_anna``."""
     return tag == FINAL or tag.startswith((f"{FINAL}_", f"{FINAL}-"))
+
+
+def tag_of_analysis(request: Mapping[str, Any]) -> str:
+    """The tag under which an analysis keeps its label, ``original`` unless asked otherwise.
+
+    Raises InvalidRequest for one that is no plain word, and for a final one: that is a person's verdict, which an
+    analysis must neither give nor replace.
+    """
+    tag = check_tag(str(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value))
+    if is_final(tag):
+        raise InvalidRequest(
+            "expected label_tag of an analysis to be a word such as original, got a final one: final labels are "
+            "submitted by a person (PUT /datastore/label, or a review)"
+        )
+    return tag
 
 
 def read_flag(value: Any) -> bool | None:

@@ -25,8 +25,8 @@ from monailabel.interfaces.utils.app import app_instance
 from lib.datastore import IMAGE_EXTENSIONS
 from lib.endpoints.caller import Caller
 from lib.errors import InvalidRequest, UnknownImage
-from lib.ids import check_tag
 from lib.plans import recorded
+from lib.reviewed import tag_of_analysis
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Infer"])
 
@@ -66,9 +66,7 @@ def _infer(
     app = app_instance()
     request = {key: value for key, value in read_params(params).items() if key not in RESERVED}
     request["model"] = model
-    if request.get("label_tag"):
-        # Before an analysis of minutes, not after it.
-        check_tag(str(request["label_tag"]))
+    tag_of_analysis(request)  # before it waits in line, not after
     as_seg = output == ResultType.dicom_seg
     with ExitStack() as stack:
         if session_id:

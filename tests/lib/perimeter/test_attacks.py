@@ -238,6 +238,19 @@ def test_a_tag_in_the_parameters_never_becomes_a_path(server, place, tag):
     refused(requests.post(f"{server.url}/batch/infer/one?run_sync=true", json=params, timeout=60), 400, "tag")
 
 
+@pytest.mark.parametrize("tag", ["final", "final_anna"])
+def test_an_analysis_gives_no_final_label_and_replaces_none(server, tag):
+    params = {"save_label": True, "label_tag": tag}
+    refused(
+        requests.post(f"{server.url}/infer/one?image=ixi_lesion", data={"params": json.dumps(params)}, timeout=60),
+        400,
+        "submitted by a person",
+    )
+    refused(requests.post(f"{server.url}/batch/infer/one?run_sync=true", json=params, timeout=60), 400, "by a person")
+    job = {"image": "ixi_lesion", "model": "one", "params": params}
+    refused(requests.post(f"{server.url}/anomaly/jobs", json=job, timeout=60), 400, "by a person")
+
+
 def test_paths_in_parameters_are_not_opened(server, lesion_scan):
     elsewhere = str(Path(lesion_scan).resolve())
     for key in ("image", "image_path", "session", "files", "model", "label"):
