@@ -108,10 +108,10 @@ def start(studies, *, app=ROOT, conf=None, env=None, fake_pipeline=False, cwd=No
 
 
 def copy_studies(source: Path, target: Path) -> Path:
-    """A copy of a studies folder that a server may write to."""
+    """A copy of a studies folder that a server may write to, without what one that served it wrote beside the scans."""
     target.mkdir(parents=True)
     for path in sorted(source.iterdir()):
-        if path.is_file():
+        if path.is_file() and not path.name.startswith((".", "datastore_v2.json")):
             shutil.copy(path, target)
     return target
 

@@ -164,7 +164,9 @@ def test_of_the_archives_headers_only_harmless_ones_come_back(client, stored):
     stored.behave = behave(200, said, b"<script>alert(1)</script>")
     reply = client.get("/proxy/dicom/wado/studies/1")
     assert reply.content == b"<script>alert(1)</script>"
-    assert set(reply.headers) == {"content-type", "etag", "content-length", "content-security-policy"}
+    ours = {"content-security-policy", "cache-control"}
+    assert set(reply.headers) == {"content-type", "etag", "content-length", *ours}
+    assert reply.headers["cache-control"] == "no-store"
     assert "sandbox" in reply.headers["content-security-policy"]
     assert "script-src" not in reply.headers["content-security-policy"]
 
