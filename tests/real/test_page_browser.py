@@ -358,6 +358,21 @@ def test_the_report_the_files_and_the_card_open(reader, analysed):
     page.get_by_role("dialog").get_by_role("heading", name="Method").wait_for()
 
 
+def test_an_address_that_changes_while_the_page_starts_is_followed(reader, analysed):
+    """At once after the first drawing, before its first frame: a link followed then must not be lost."""
+    reader.page.add_init_script(
+        """new MutationObserver((_, self) => {
+          if (!document.querySelector('header.top')) return;
+          self.disconnect();
+          history.replaceState(null, '', '#/study/%s');
+          dispatchEvent(new PopStateEvent('popstate'));
+        }).observe(document, { childList: true, subtree: true });"""
+        % "ixi_lesion"
+    )
+    reader.open()
+    reader.wait_for_picture()
+
+
 def test_a_server_that_is_away_is_said_in_words(reader):
     page = reader.page
     page.route("**/anomaly/studies?**", lambda route: route.abort())

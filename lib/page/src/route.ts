@@ -1,6 +1,6 @@
 /** The state that belongs into the address: #/?… is the worklist, #/study/<id>?… a study. */
 
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 import type { Params } from "./types";
 
 export interface Route {
@@ -58,7 +58,8 @@ export function change(params: Params): void {
 
 export function useRoute(): Route {
   const [route, setRoute] = useState(() => parse(location.hash));
-  useEffect(() => {
+  // Before the first frame: an address that changes between drawing and a later effect would be missed.
+  useLayoutEffect(() => {
     listeners.add(setRoute);
     return () => void listeners.delete(setRoute);
   }, []);

@@ -1,6 +1,6 @@
 /** The few values that every part of the page needs. */
 
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 import type { Model, PageInfo, Params } from "./types";
 
 export interface Shared {
@@ -49,7 +49,8 @@ export function update(changes: Partial<Shared>): void {
 
 export function useShared(): Shared {
   const [, again] = useState(0);
-  useEffect(() => {
+  // Before the first frame, so that no change is missed (as in useRoute).
+  useLayoutEffect(() => {
     const listener = () => again((n) => n + 1);
     listeners.add(listener);
     return () => void listeners.delete(listener);
