@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,24 @@ def command_noted(root: Path, event: str, **facts: Any) -> Iterator[dict[str, An
 
 def note_command(root: Path, event: str, outcome: str = "ok", **facts: Any) -> None:
     """Note what a command has done; who is the account that ran it."""
+    with command_journal(root) as note:
+        note(event, outcome, **facts)
+
+
+@contextmanager
+def command_journal(root: Path) -> Iterator[Callable[..., None]]:
+    """For a command that notes much: within it what it gives does what ``note_command`` does, with files kept open."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError, ImportError):
         name = f"uid{os.getuid()}"
-    Journal(log_file(root)).note(event, {"name": name, "role": "admin", "how": "command"}, outcome, facts)
+    journal = Journal(log_file(root))
+
+    def note(event: str, outcome: str = "ok", **facts: Any) -> None:
+        journal.note(event, {"name": name, "role": "admin", "how": "command"}, outcome, facts)
+
+    try:
+        yield note
+    finally:
+        if journal.log is not None:
+            journal.log.close()

@@ -9,15 +9,18 @@ Beside the log, ``<log>.head`` names its last record, written after it. So a log
 older backup, is noticed: the next record goes on from the head's, and the gap stays visible in the chain for ever. What
 a killed process left of a line is moved to ``<log>.torn``, and a record says so.
 
-A full log is renamed to ``<name>.<number of its first record>.jsonl``; the chain goes on over the files.
+A full log is renamed to ``<name>.<number of its first record>.jsonl``; the chain goes on over the files. Files may be
+moved aside while it is written: then another log begins, with a key of its own.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -42,6 +45,8 @@ FILE = "audit.jsonl"
 MAX_BYTES = 64 * 2**20
 LONGEST_LINE = 16384
 _HEAD_BYTES = 256
+# Lines of a full file in which its first readable record is looked for.
+_MOST_LOOKED_AT = 10_000
 LOG = {"name": "log", "role": "admin", "how": "internal"}
 _sync = getattr(os, "fdatasync", os.fsync)
 
@@ -63,7 +68,7 @@ class AuditLog:
         self._max_bytes = max_bytes
         self._threads = threading.Lock()
         self._process = 0
-        self._lock_file = self._file = self._head_file = -1
+        self._lock_file = self._file = -1
         self._seen: tuple[int, int] | None = None
         self._tail = Tail()
         self._month = ""
@@ -99,14 +104,11 @@ class AuditLog:
         with self._threads:
             if self._process != os.getpid():
                 # A forked process shares open files, and with them the lock: it needs its own.
-                self._lock_file = self._file = self._head_file = -1
+                self._lock_file = self._file = -1
                 self._process, self._seen = os.getpid(), None
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.key()
-            if self._lock_file < 0:
-                self._lock_file = open_own(self.path.with_name(f"{self.path.name}.lock"))
-            if fcntl is not None:
-                fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+            self._lock()
             try:
                 self._look()
                 yield
@@ -116,6 +118,21 @@ class AuditLog:
             finally:
                 if fcntl is not None:
                     fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+    def _lock(self) -> None:
+        """Take the lock that is there now: one that was moved aside keeps nobody apart."""
+        path = self.path.with_name(f"{self.path.name}.lock")
+        while True:
+            if self._lock_file < 0:
+                self._lock_file = open_own(path)
+            if fcntl is None:
+                return
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._lock_file), os.stat(path)):
+                    return
+            os.close(self._lock_file)
+            self._lock_file = -1
 
     def _append(self, event: str, who: Mapping[str, str], outcome: str, facts: Mapping[str, Any]) -> Tail:
         month = datetime.now(timezone.utc).strftime("%Y-%m")
@@ -161,11 +178,11 @@ class AuditLog:
             return
         new = now is None
         if self._file < 0 or new or self._seen is None or self._seen[0] != now.st_ino:
-            if self._file >= 0:
-                os.close(self._file)
-            self._file = -1
+            self._shut_file()
             self._file = open_own(self.path, os.O_APPEND)
             now = os.fstat(self._file)
+            # With other files comes another key.
+            self._key = read_key(self.path.parent)
             if new:
                 with suppress(OSError):
                     flush(self.path.parent)
@@ -224,11 +241,10 @@ class AuditLog:
         self._write_head()
 
     def _rotate(self) -> None:
-        first = _first_sequence(self.path)
-        os.rename(self.path, self.path.with_name(f"{self.path.stem}.{first:010d}{self.path.suffix}"))
+        os.rename(self.path, _free_name(self.path))
         with suppress(OSError):
             flush(self.path.parent)
-        os.close(self._file)
+        self._shut_file()
         self._file = open_own(self.path, os.O_APPEND)
         self._seen = (os.fstat(self._file).st_ino, 0)
 
@@ -239,28 +255,38 @@ class AuditLog:
             return Tail()
         with older[-1].open("rb") as file:
             file.seek(max(0, older[-1].stat().st_size - LONGEST_LINE))
-            record = read_line(file.read().splitlines(keepends=True)[-1])
+            record = read_line(b"".join(file.read().splitlines(keepends=True)[-1:]))
         return Tail(record["sequence"], record["hash"]) if record else Tail()
 
     def _write_head(self) -> None:
         """Not waited for: after a crash of the machine it may be older than the log, which is no fault."""
-        if self._head_file < 0:
-            self._head_file = open_own(head_path(self.path))
         text = json.dumps(
             {"sequence": self._tail.sequence, "hash": self._tail.hash, "key": fingerprint(self._key)}, sort_keys=True
         )
-        os.pwrite(self._head_file, text.ljust(_HEAD_BYTES - 1).encode() + b"\n", 0)
+        # Opened each time: it may have been moved aside with the log that it was of.
+        head = open_own(head_path(self.path))
+        try:
+            os.pwrite(head, text.ljust(_HEAD_BYTES - 1).encode() + b"\n", 0)
+        finally:
+            os.close(head)
 
     def _read_head(self) -> tuple[Tail, str]:
         found = read_head(self.path)
         return found or (self._rotated_tail() if self._seen[1] == 0 else Tail(), "")
 
+    def _shut_file(self) -> None:
+        """At once no longer ours, so that no number is closed that has become another file's."""
+        handle, self._file = self._file, -1
+        if handle >= 0:
+            os.close(handle)
+
     def _shut(self) -> None:
-        if self._process == os.getpid():
-            for number in (self._lock_file, self._file, self._head_file):
-                if number >= 0:
-                    os.close(number)
-        self._lock_file = self._file = self._head_file = -1
+        if self._process != os.getpid():
+            self._file = self._lock_file = -1
+        self._shut_file()
+        handle, self._lock_file = self._lock_file, -1
+        if handle >= 0:
+            os.close(handle)
         self._seen = None
 
 
@@ -281,17 +307,34 @@ def head_path(path: Path) -> Path:
 def rotated(path: Path) -> list[Path]:
     """The full files of a log, oldest first."""
     found = []
-    for other in path.parent.glob(f"{path.stem}.*{path.suffix}"):
-        number = other.name.removeprefix(f"{path.stem}.").removesuffix(path.suffix)
-        if number.isdigit():
-            found.append((int(number), other))
-    return [other for _, other in sorted(found)]
+    name = re.compile(rf"{re.escape(path.stem)}\.([0-9]{{1,20}})(?:-([0-9]{{1,6}}))?{re.escape(path.suffix)}")
+    for other in path.parent.glob(f"{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
+        match = name.fullmatch(other.name)
+        if match:
+            found.append((int(match[1]), int(match[2] or 0), other))
+    return [other for _, _, other in sorted(found)]
+
+
+def _free_name(path: Path) -> Path:
+    """What a full log is called. Not as another file: an older log that was restored begins with the same record."""
+    first = _first_sequence(path)
+    again = 0
+    while True:
+        name = path.with_name(f"{path.stem}.{first:010d}{f'-{again}' if again else ''}{path.suffix}")
+        if not os.path.lexists(name):
+            return name
+        again += 1
 
 
 def _first_sequence(path: Path) -> int:
+    """The number of a file's first record; what verify will not be able to read counts as one record per line."""
     with path.open("rb") as file:
-        record = read_line(file.readline(LONGEST_LINE))
-    if record is None:
-        # A name that no other file has; verify says what is wrong with the line.
-        return int(datetime.now(timezone.utc).timestamp() * 1000)
-    return record["sequence"]
+        for before in range(_MOST_LOOKED_AT):
+            line = file.readline(2 * LONGEST_LINE)
+            record = read_line(line)
+            if record is not None:
+                return max(0, record["sequence"] - before)
+            if not line:
+                break
+    # Where nothing can be read: after all others.
+    return int(datetime.now(timezone.utc).timestamp() * 1000)
