@@ -9,6 +9,7 @@ record on is told in the same way only.
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ CHANGED, REMOVED, INSERTED, REORDERED, TRUNCATED, TORN = (
     "changed", "removed", "inserted", "reordered", "truncated", "torn",
 )  # fmt: skip
 MOST_FAULTS = 50
+MOST_RANGES = 10_000
 
 
 class NoAuditLog(AnomalyAppError):
@@ -106,6 +108,60 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
                     yield record
 
 
+class Numbers:
+    """Numbers that were seen, as ranges: those of a whole log are one, however long it is.
+
+    Of a log so broken that there would be more than MOST_RANGES, the rest is not remembered.
+    """
+
+    def __init__(self) -> None:
+        self._first: list[int] = []
+        self._end: list[int] = []
+
+    def add(self, number: int) -> None:
+        if self._end and number == self._end[-1]:
+            self._end[-1] += 1
+        elif number not in self and len(self) < MOST_RANGES:
+            place = bisect_right(self._first, number)
+            self._first.insert(place, number)
+            self._end.insert(place, number + 1)
+            for left in (place, place - 1):
+                if 0 <= left < len(self) - 1 and self._end[left] == self._first[left + 1]:
+                    self._end[left] = self._end.pop(left + 1)
+                    del self._first[left + 1]
+
+    def first(self, begin: int, end: int) -> int | None:
+        """The first number from ``begin`` to before ``end``."""
+        place = bisect_right(self._first, begin) - 1
+        if place >= 0 and begin < self._end[place]:
+            return begin if begin < end else None
+        following = self._first[place + 1] if place + 1 < len(self) else end
+        return following if following < end else None
+
+    def __contains__(self, number: int) -> bool:
+        return self.first(number, number + 1) is not None
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+
+class _Unreadable:
+    """Lines that are no records, since the last one: how many, and where and what the first and the last are."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._kept: list[tuple[str, int, str, bool]] = []
+
+    def add(self, file: str, number: int, line: bytes) -> None:
+        self.count += 1
+        del self._kept[MOST_FAULTS:]
+        self._kept.append((file, number, _about(line), line.endswith(b"\n")))
+
+    def __iter__(self) -> Iterator[tuple[str, int, str, bool]]:
+        """File, line, what it seems to be, and whether it is a whole line."""
+        return iter(self._kept)
+
+
 class _Chain:
     """Follows the records one by one; remembers numbers, so that a moved record is told from one taken out."""
 
@@ -114,10 +170,10 @@ class _Chain:
         self._given = beginning != BEGINNING
         self._tail: Tail | None = None
         self._beginning = beginning
-        self._seen: set[int] = set()
+        self._seen = Numbers()
         # Of the faults that name missing records, by their place in the list: the first and how many.
         self._gaps: dict[int, tuple[int, int]] = {}
-        self._unreadable: list[tuple[str, int, bytes]] = []
+        self._unreadable = _Unreadable()
         self.found: set[str] = set()
         self.lines = 0
 
@@ -125,7 +181,7 @@ class _Chain:
         self.lines = number
         record = read_line(line)
         if record is None:
-            self._unreadable.append((file, number, line))
+            self._unreadable.add(file, number, line)
             return
         self._report.records += 1
         if record["hash"] in self._wanted:
@@ -141,43 +197,43 @@ class _Chain:
 
     def end(self) -> None:
         """Judge what stands after the last readable record."""
-        for file, number, line in self._unreadable:
-            if line.endswith(b"\n"):
+        for file, number, _, whole in self._unreadable:
+            if whole:
                 self._fault(CHANGED, file, number, "the line is not as it was written")
             else:
                 text = "the last line is not whole: a process was killed while it wrote it, or it was changed"
                 self._fault(TORN, file, number, text)
         faults = self._report.faults
         for position, (first, length) in self._gaps.items():
-            came_back = [number for number in range(first, first + length) if number in self._seen]
-            if came_back:
-                text = f"record {came_back[0]} stands after later ones"
+            came_back = self._seen.first(first, first + length)
+            if came_back is not None:
+                text = f"record {came_back} stands after later ones"
                 faults[position] = Fault(REORDERED, faults[position].file, faults[position].line, text)
 
     def _first(self, where: tuple[str, int], record: dict[str, Any]) -> None:
-        bad, self._unreadable = self._unreadable, []
-        expected = 1 + len(bad)
+        bad, self._unreadable = self._unreadable, _Unreadable()
+        expected = 1 + bad.count
         if record["previous"] == self._beginning and (record["sequence"] == 1 or self._given):
-            for file, number, _ in bad:
+            for file, number, *_ in bad:
                 self._fault(INSERTED, file, number, "a line that does not belong to the log")
             return
-        for file, number, line in bad:
-            self._fault(CHANGED, file, number, _about(line))
-        if record["sequence"] != expected or not bad:
+        for file, number, about, _ in bad:
+            self._fault(CHANGED, file, number, about)
+        if record["sequence"] != expected or not bad.count:
             text = f"the log begins with record {record['sequence']}: what came before is not here"
             self._fault(REMOVED, *where, text)
 
     def _next(self, where: tuple[str, int], record: dict[str, Any]) -> None:
-        bad, self._unreadable = self._unreadable, []
+        bad, self._unreadable = self._unreadable, _Unreadable()
         tail, sequence = self._tail, record["sequence"]
         follows = sequence == tail.sequence + 1 and record["previous"] == tail.hash
         if follows:
-            for file, number, _ in bad:
+            for file, number, *_ in bad:
                 self._fault(INSERTED, file, number, "a line that does not belong to the log")
             return
-        for file, number, line in bad:
-            self._fault(CHANGED, file, number, _about(line))
-        expected = tail.sequence + 1 + len(bad)
+        for file, number, about, _ in bad:
+            self._fault(CHANGED, file, number, about)
+        expected = tail.sequence + 1 + bad.count
         if sequence > expected:
             if len(self._report.faults) < MOST_FAULTS:
                 self._gaps[len(self._report.faults)] = (expected, sequence - expected)
@@ -188,7 +244,7 @@ class _Chain:
                 self._fault(INSERTED, *where, f"record {sequence} stands here a second time")
             elif not any(first <= sequence < first + length for first, length in self._gaps.values()):
                 self._fault(REORDERED, *where, f"record {sequence} stands after record {tail.sequence}")
-        elif not bad:
+        elif not bad.count:
             self._fault(CHANGED, *where, f"record {tail.sequence} before it is not the one that this one followed")
         elif sequence < expected:
             self._fault(INSERTED, *where, f"more lines than records before record {sequence}")
