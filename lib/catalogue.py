@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from monailabel_app.errors import UnknownModel
 from monailabel_app.pipelines.shipped_models import DEFAULTS
@@ -31,13 +31,24 @@ def choose(available: Mapping[str, ModelEntry], wanted: str | None) -> dict[str,
     return {name: available[name] for name in names}
 
 
-def still_chosen(
-    available: Mapping[str, ModelEntry], wanted: str | None, trained: Iterable[str]
-) -> dict[str, ModelEntry]:
-    """As ``choose`` while the server runs: what is gone is left out, and what was trained here comes after the rest."""
+def still_chosen(available: Mapping[str, ModelEntry], wanted: str | None) -> dict[str, ModelEntry]:
+    """As ``choose`` while the server runs, but what is gone is left out.
+
+    A list of names is exact; what is trained or installed here meanwhile is offered by a server of all models only.
+    """
     names = _names(wanted) or _defaults_first(available)
-    names += [name for name in sorted(trained) if name not in names]
     return {name: available[name] for name in names if name in available}
+
+
+def not_offered(name: str, wanted: str | None) -> str:
+    """What to tell whoever publishes ``name`` on a server that offers other models; empty where it offers this one."""
+    names = _names(wanted)
+    if not names or name in names:
+        return ""
+    return (
+        f"the model {name} is kept, and this server does not offer it: --conf models names {', '.join(names)}; add it "
+        "there, or use 'all', and start the server again"
+    )
 
 
 def _defaults_first(available: Mapping[str, ModelEntry]) -> list[str]:

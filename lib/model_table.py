@@ -17,7 +17,7 @@ from lib.catalogue import ModelEntry
 from lib.configs import METHODS
 from lib.infers import SUFFIX, AnomalyInferTask
 from monailabel_app.errors import UnknownModel
-from monailabel_app.weights.listing import fingerprint, trained_names
+from monailabel_app.weights.listing import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,7 @@ class ModelTable:
                 catalogue.SHIPPED,
                 catalogue.TRAINED,
             )
-        extra = catalogue.still_chosen(self._usable(), wanted, trained_names(self._root))
-        tasks = {name: make(entry) for name, entry in {**chosen, **extra}.items()}
+        tasks = {name: make(entry) for name, entry in chosen.items()}
         self._tables = _Tables(tasks, self._twins(tasks))
 
     def tasks(self) -> Mapping[str, AnomalyInferTask]:
@@ -94,7 +93,7 @@ class ModelTable:
     def _renewed(self) -> dict[str, AnomalyInferTask]:
         """Tasks of what there is now."""
         held = self._tables.tasks
-        entries = catalogue.still_chosen(self._usable(), self._wanted, trained_names(self._root))
+        entries = catalogue.still_chosen(self._usable(), self._wanted)
         tasks = {}
         for name, entry in entries.items():
             tasks[name] = self._make(entry)

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, File, UploadFile
 from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 
-from lib import audit
+from lib import audit, catalogue
 from lib.access.principal import ADMIN, current
 from lib.errors import InvalidRequest, NotAllowed
 from lib.perimeter.body_limit import Limits, check_space
@@ -35,7 +35,8 @@ def upload_model(
     """The folder of a model as this app writes it: config.yaml, safetensors, calibration, checksums.
 
     ``promote``: whether it serves at once; without it, only where no model of that name does. The answer names the
-    version; ``python main.py models promote`` and ``rollback`` change what serves.
+    version; ``python main.py models promote`` and ``rollback`` change what serves. ``note``: that the server was
+    started with a list of models without this one, where that is so.
     """
     if current().role != ADMIN:
         raise NotAllowed("installing a model is for administrators")
@@ -70,11 +71,13 @@ def install(name: str, file: UploadFile, promote: bool | None) -> dict[str, Any]
         top = _only_folder(entries)
         check_names([entry.name.removeprefix(top) for entry in entries])
         check_space(sum(entry.size for entry in entries), (Path(temporary), Path(settings.MONAI_LABEL_APP_DIR)))
-        unpack(archive, Path(temporary), limits)
+        written = unpack(archive, Path(temporary), limits)
         # Named after the model, for messages that name it.
-        folder = (Path(temporary) / top).rename(Path(temporary) / f".{name}") if top else Path(temporary)
+        folder = written[0].parent.rename(Path(temporary) / f".{name}") if top else Path(temporary)
         version = publish_upload(Path(settings.MONAI_LABEL_APP_DIR), name, folder, promote=promote)
-    return {"model": name, "version": version.version, "hash": version.hash, "serving": version.serving}
+    installed = {"model": name, "version": version.version, "hash": version.hash, "serving": version.serving}
+    note = catalogue.not_offered(name, (settings.MONAI_LABEL_APP_CONF or {}).get("models"))
+    return {**installed, **({"note": note} if note else {})}
 
 
 def _only_folder(entries: list[Entry]) -> str:

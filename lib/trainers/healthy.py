@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monailabel.config import settings
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from lib import audit
+from lib import audit, catalogue
 from lib.healthy import HealthySelection
 from lib.runner import choose_device
 from monailabel_app.errors import TrainingFailed
@@ -123,7 +124,10 @@ class HealthyTrainTask(TrainTask):
         about = {"model": result.name, "version": result.version, "method": self.method_id}
         audit.note("training_ended", **about, promoted=result.promoted)
         audit.note("published", **about, promoted=result.promoted)
-        return to_json(result.to_json())
+        note = catalogue.not_offered(result.name, (settings.MONAI_LABEL_APP_CONF or {}).get("models"))
+        if note:
+            logger.warning("%s", note)
+        return to_json({**result.to_json(), **({"note": note} if note else {})})
 
 
 def _log_progress(now: TrainProgress) -> None:

@@ -86,7 +86,7 @@ def test_the_default_of_each_sequence_comes_first(app, monkeypatch):
     models = catalogue.list_models(app)
     assert next(iter(models)) == "another_t1"
     assert list(catalogue.choose(models, None)) == ["ddpm_t1", "another_t1", "mine"]
-    assert list(catalogue.still_chosen(models, None, [])) == ["ddpm_t1", "another_t1", "mine"]
+    assert list(catalogue.still_chosen(models, None)) == ["ddpm_t1", "another_t1", "mine"]
     assert list(catalogue.choose(models, "mine,ddpm_t1")) == ["mine", "ddpm_t1"]
 
 
@@ -137,3 +137,12 @@ def test_the_sites_own_calibration_is_named_while_it_is_used(app):
     use_file(base, version).parent.mkdir(parents=True)
     use_file(base, version).write_text("2026-11-21-3fa2b1\n")
     assert "Thresholds: this site's calibration 2026-11-21-3fa2b1." in METHODS["ddpm"].describe(entry)
+
+
+@pytest.mark.parametrize("wanted", [None, "", "all", "mine,all", "ddpm_t1, mine"])
+def test_nothing_is_said_of_a_model_that_is_offered(wanted):
+    assert catalogue.not_offered("mine", wanted) == ""
+
+
+def test_who_publishes_a_model_that_is_not_in_the_list_is_told():
+    assert "does not offer it: --conf models names ddpm_t1, other" in catalogue.not_offered("mine", "ddpm_t1,other")

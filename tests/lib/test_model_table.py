@@ -43,16 +43,25 @@ def test_what_is_published_rolled_back_and_removed_is_in_the_next_table(app):
     assert served(table) == {"one": "one", "two": "two"}
 
 
-def test_only_the_models_asked_for_and_those_trained_here_are_offered(app):
+def test_a_list_of_models_is_exact_also_for_what_was_trained_here(app):
     publish_model(app, "before")
     table = ModelTable(app, "two", Task)
-    assert list(served(table)) == ["two", "before"]
+    assert list(served(table)) == ["two"]
     publish_model(app, "after")
-    write_model(app / "model" / "copied by hand")
     write_model(app / "model" / "copied")
-    assert list(served(table)) == ["two", "after", "before"]
     publish_model(app, "one")
-    assert served(table)["one"] == "one@0001"
+    assert served(table) == {"two": "two"}
+    publish_model(app, "two")
+    assert served(table) == {"two": "two@0001"}
+    assert list(served(ModelTable(app, "before,two", Task))) == ["before", "two"]
+
+
+@pytest.mark.parametrize("wanted", [None, "all"])
+def test_without_a_list_what_is_trained_here_is_offered_too(app, wanted):
+    publish_model(app, "before")
+    table = ModelTable(app, wanted, Task)
+    publish_model(app, "after")
+    assert set(served(table)) == {"one", "two", "before", "after"}
 
 
 def test_a_name_asked_for_must_be_there_at_the_start_but_may_go_later(app):
