@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import itertools
 import re
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -35,9 +36,14 @@ _LONG_NAMES = {
     tarfile.GNUTYPE_LONGLINK,
 }
 _LONGEST_HEADER = 64 * 1024
+# Bytes of a part of a path; file systems take 255.
+_LONGEST_PART = 240
 # Not LZMA (nor .tar.xz): how much memory unpacking takes is up to the file there.
 _PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2}
-_FAULTS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, NotImplementedError)
+# ValueError and IndexError: of the library, for names in a list that are no UTF-8, or none at all.
+_FAULTS = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, NotImplementedError, ValueError, IndexError,
+)  # fmt: skip
 _DAMAGED = "expected an archive (.zip, .tar, .tar.gz, .tar.bz2) that can be unpacked, got another or a damaged file"
 
 
@@ -71,16 +77,13 @@ def entries_of(archive: Path, limits: UnpackLimits) -> list[Entry]:
 def unpack(archive: Path, folder: Path, limits: UnpackLimits) -> list[Path]:
     """The archive's files in ``folder`` (empty, there), after all of it was looked through. Raises as ``entries_of``.
 
-    A name that is not plain is replaced by a number; nothing is written outside of ``folder``. After an error the
-    caller removes the folder.
+    A name that is not plain is replaced by a number, a folder's by the same one for all that is in it; nothing is
+    written outside of ``folder``. After an error the caller removes the folder.
     """
-    entries_of(archive, limits)
+    names = _PlainNames(entry.name for entry in entries_of(archive, limits))
     written = []
-    for number, (entry, content) in enumerate(_walk(archive, limits)):
-        parts = [
-            part if _PLAIN.fullmatch(part) else _numbered(number, part) for part in PurePosixPath(entry.name).parts
-        ]
-        path = folder.joinpath(*parts)
+    for entry, content in _walk(archive, limits):
+        path = folder.joinpath(*names.parts(entry.name))
         if not path.resolve().is_relative_to(folder.resolve()):
             raise InvalidRequest("expected files inside the archive's own folder, got one that leads out of it")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,17 +94,35 @@ def unpack(archive: Path, folder: Path, limits: UnpackLimits) -> list[Path]:
     return written
 
 
-def _numbered(number: int, name: str) -> str:
-    ending = Path(name).suffix
-    return f"{number:06d}{ending if _ENDING.fullmatch(ending) else ''}"
+class _PlainNames:
+    """Names to write for those of an archive."""
+
+    def __init__(self, names: Iterable[str]):
+        self._taken = {part for name in names for part in PurePosixPath(name).parts}
+        self._given: dict[PurePosixPath, str] = {}
+
+    def parts(self, name: str) -> list[str]:
+        """Of the path to write; a part that is not plain, or too long, is a number that nothing else is called."""
+        path = PurePosixPath(name)
+        return [self._part(place) for place in (*reversed(path.parents[:-1]), path)]
+
+    def _part(self, place: PurePosixPath) -> str:
+        part = place.name
+        if _PLAIN.fullmatch(part) and len(part.encode()) <= _LONGEST_PART:
+            return part
+        if place not in self._given:
+            ending = place.suffix if _ENDING.fullmatch(place.suffix) else ""
+            free = (f"{number:06d}{ending}" for number in itertools.count(len(self._given)))
+            self._given[place] = next(word for word in free if word not in self._taken)
+            self._taken.add(self._given[place])
+        return self._given[place]
 
 
 def _walk(archive: Path, limits: UnpackLimits) -> Iterator[tuple[Entry, Iterator[bytes]]]:
     """Each file with its content, which is read (and counted) to its end before the next."""
     walk = _walk_zip if zipfile.is_zipfile(archive) else _walk_tar
-    count = _Count(archive.stat().st_size, limits)
     try:
-        for entry, content in walk(archive, count):
+        for entry, content in walk(archive, _Count(archive.stat().st_size, limits)):
             yield entry, content
             for _ in content:
                 pass
@@ -119,6 +140,7 @@ class _Count:
         self._packed, self._limits = max(packed, 1), limits
         self._entries = self._total = 0
         self._names: set[str] = set()
+        self._folders: set[str] = set()
         self.longest_list = 512 * limits.entries
 
     def entry(self, name: str, size: int, is_file: bool) -> Entry:
@@ -141,7 +163,11 @@ class _Count:
             plain = "/".join(part for part in parts if part not in {"", "."})
             if plain in self._names:
                 raise InvalidRequest("expected every name in the archive once, got one twice")
+            folders = {folder.as_posix() for folder in PurePosixPath(plain).parents}
+            if plain in self._folders or folders & self._names:
+                raise InvalidRequest("expected every name in the archive once, got one of a file and of a folder")
             self._names.add(plain)
+            self._folders |= folders
         return Entry("/".join(part for part in parts if part not in {"", "."}), size)
 
     def bytes(self, more: int) -> None:
@@ -200,6 +226,8 @@ def _walk_tar(path: Path, count: _Count) -> Iterator[tuple[Entry, Iterator[bytes
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
             padding = -info.size % _BLOCK
             count.bytes(_BLOCK)
+            if info.size < 0:
+                raise tarfile.ReadError("a size below zero")
             if info.type in _LONG_NAMES:
                 if info.size > _LONGEST_HEADER:
                     raise TooLarge("expected names of ordinary length in the archive, got a longer one")
@@ -207,7 +235,7 @@ def _walk_tar(path: Path, count: _Count) -> Iterator[tuple[Entry, Iterator[bytes
                 count.bytes(info.size + padding)
                 long_name = _long_name(info.type, text) or long_name
                 continue
-            if info.size < 0 or info.type not in {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE}:
+            if info.type not in {tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE}:
                 raise InvalidRequest("expected files and folders in the archive, got a link or a device")
             name, long_name = long_name or info.name, None
             size = 0 if info.type == tarfile.DIRTYPE else info.size

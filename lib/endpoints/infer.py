@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +26,7 @@ from lib.endpoints.caller import Caller
 from lib.errors import InvalidRequest, UnknownImage
 from lib.plans import recorded
 from lib.reviewed import tag_of_analysis
+from lib.uploads import ending_of, keep
 
 router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, tags=["Infer"])
 
@@ -149,8 +149,5 @@ def session_image(app, session_id: str) -> str:
 def store_upload(file: UploadFile, folder: str) -> str:
     """An uploaded scan as a file in ``folder``, named after its type only."""
     name = (file.filename or "").lower()
-    extension = next((known for known in IMAGE_EXTENSIONS if name.endswith(known)), Path(name).suffix[:16])
-    path = Path(folder) / f"upload{extension or IMAGE_EXTENSIONS[0]}"
-    with path.open("wb") as target:
-        shutil.copyfileobj(file.file, target)
-    return str(path)
+    extension = next((known for known in IMAGE_EXTENSIONS if name.endswith(known)), None)
+    return str(keep(file, Path(folder) / f"upload{extension or ending_of(name, IMAGE_EXTENSIONS[0])}"))

@@ -60,6 +60,25 @@ def test_names_that_are_not_plain_are_replaced(tmp_path):
     assert [path.name for path in paths] == ["000000.dcm"]
 
 
+def test_a_folder_whose_name_is_replaced_stays_one_folder_and_no_number_is_taken_twice(tmp_path):
+    (tmp_path / "out").mkdir()
+    files = [("MR#1/1.dcm", b"a"), ("MR#1/2.dcm", b"b"), ("000001", b"c"), ("x#", b"d"), ("\U00010400" * 100, b"e")]
+    paths = unpack(zipped(tmp_path / "a.zip", files), tmp_path / "out", LIMITS)
+    assert [path.read_bytes() for path in paths] == [content for _, content in files]
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in paths] == [
+        "000000/1.dcm", "000000/2.dcm", "000001", "000002", "000003",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("write", [zipped, tarred])
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("s/a", "s/a/b"), ("x#/1", "x#")])
+def test_a_name_of_a_file_and_of_a_folder_is_refused_before_anything_is_written(tmp_path, write, names):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InvalidRequest, match="a file and of a folder"):
+        unpack(write(tmp_path / "archive", [(name, b"x") for name in names]), tmp_path / "out", LIMITS)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 NAMES = ["../x", "a/../../x", "/etc/x", "a\\..\\x", "C:/x", "..", "a/b/c/d/x"]
 
 
@@ -147,6 +166,30 @@ def test_what_is_no_archive_is_refused(tmp_path):
         (tmp_path / str(number)).write_bytes(content)
         with pytest.raises(InvalidRequest, match="archive"):
             entries_of(tmp_path / str(number), LIMITS)
+
+
+def test_a_list_with_names_that_are_none_is_a_damaged_archive(tmp_path):
+    named = zipped(tmp_path / "a.zip", [("é.dcm", b"x")]).read_bytes()
+    # no UTF-8, though it says so; and no name at all
+    (tmp_path / "b.zip").write_bytes(named.replace("é".encode(), b"\xff\xfe"))
+    place = named.index(b"PK\x01\x02")
+    (tmp_path / "c.zip").write_bytes(named[:place] + named[place:].replace("é.dcm".encode(), b"\0" * 6))
+    for name in ("b.zip", "c.zip"):
+        with pytest.raises(InvalidRequest):
+            entries_of(tmp_path / name, LIMITS)
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_size_below_zero_is_a_damaged_archive(tmp_path, kind):
+    info = tarfile.TarInfo("x")
+    info.type = kind
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = tarfile.itn(-1024, 12, tarfile.GNU_FORMAT)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "x.tar").write_bytes(bytes(header) + b"\0" * 1024)
+    with pytest.raises(InvalidRequest, match="damaged"):
+        entries_of(tmp_path / "x.tar", LIMITS)
 
 
 def test_an_encrypted_archive_and_one_packed_by_lzma_are_refused(tmp_path):
