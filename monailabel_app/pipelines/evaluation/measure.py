@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..predict import AnomalyModel
 from ..workers import WorkerDied, map_in_processes
 from .analyses import AnalysisJob, analyse_missing
 from .cases import CaseReference, CaseSet, references
+from .own_folder import claim, release
 from .reading import FEWEST_HEALTHY, Known, Levers, Protocol, Reader, Reading, ReadingPlan
 from .store import Costs
 from .tasks import MeasuredModel, Task
@@ -229,7 +229,7 @@ class _Measuring:
         """Remove what was kept between the steps."""
         _LAST.clear()
         for plan in self._plans:
-            shutil.rmtree(plan.keep, ignore_errors=True)
+            release(plan.keep)
 
     def _read_jobs(self, number: int) -> Iterator[_Job]:
         plan, known, thresholds = self._plans[number], self._known[number], self._thresholds.get(number, {})
@@ -308,13 +308,12 @@ class _Measuring:
 
 
 def plan_of(task: Task, cache: Path) -> ReadingPlan:
-    """What the reading of a task needs."""
+    """What the reading of a task needs. Its folder ``keep`` is this plan's alone, to be given to ``release``."""
     about = f"{task.model.model_hash}/{task.cases.key}/{task.cases.name}/{cache}"
-    name = hashlib.sha256(about.encode()).hexdigest()[:24]
-    keep = Path(cache) / _HEALTHY / name
+    keep = claim(Path(cache) / _HEALTHY, hashlib.sha256(about.encode()).hexdigest()[:24])
     healthy = references(task.cases.healthy)
     return ReadingPlan(
-        name,
+        keep.name,
         task.model.folder,
         task.model.model_hash,
         Path(cache),

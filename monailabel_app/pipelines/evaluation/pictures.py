@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from .analyses import read_analysis
 from .cases import on_grid_of
 from .differences import default_protocol
 from .measure import Measurement, plan_of
+from .own_folder import release
 from .reading import Protocol, Reader, marked
 from .tasks import Task
 
@@ -50,7 +50,7 @@ def make_pictures(record: dict[str, Any], shown: Sequence[tuple[Task, Measuremen
         except AnomalyAppError as error:
             _LOG.warning("no pictures of %s: %s", task.title, error)
         finally:  # the raw maps of an ensemble's healthy scans
-            shutil.rmtree(plan.keep, ignore_errors=True)
+            release(plan.keep)
     return pictures
 
 

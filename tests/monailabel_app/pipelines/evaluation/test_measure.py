@@ -14,7 +14,7 @@ from monailabel_app.errors import EvaluationFailed
 from monailabel_app.metrics.case_histograms import BINS
 from monailabel_app.metrics.lesionwise import count_lesions
 from monailabel_app.pipelines.evaluation import analyses
-from monailabel_app.pipelines.evaluation.measure import Measurement, analyse_tasks, measure
+from monailabel_app.pipelines.evaluation.measure import Measurement, analyse_tasks, measure, measure_tasks, plan_of
 from monailabel_app.pipelines.evaluation.reading import Reader, marked
 from monailabel_app.pipelines.evaluation.store import AnalysisStore, keep_in, purge
 from monailabel_app.pipelines.evaluation.tasks import MeasuredModel, Task
@@ -293,3 +293,13 @@ def test_what_is_kept_between_steps_is_made_once_and_the_cache_can_be_emptied(tm
     (tmp_path / "other").mkdir()
     assert purge(tmp_path) > 0
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_an_evaluation_that_ends_does_not_take_the_maps_of_another_on_the_same_cache(model, case_set, measured, cache):
+    task = Task(MeasuredModel.of(model), case_set)
+    other = plan_of(task, cache)
+    keep_in(other.keep)("map", lambda: np.arange(3.0))
+    assert len(list(measure_tasks([task], cache))) == 1
+    assert (other.keep / "map.npy").is_file()
+    shutil.rmtree(other.keep)
+    assert not any((cache / "healthy").iterdir())
