@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import secrets
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from monailabel_app.errors import AnomalyAppError
+from monailabel_app.files import replace_file
 from monailabel_app.training.manifest import MANIFEST, Manifest, keyed_hash, made_here, site_key
 
 logger = logging.getLogger(__name__)
@@ -120,12 +119,9 @@ class Contamination:
 
     def _write(self, digests: set[str]) -> None:
         path = self._root / "model" / RECORD
-        beside = path.with_name(f".{RECORD}.{secrets.token_hex(4)}")
         try:
-            beside.write_text(json.dumps({"format": 1, "scans": sorted(digests)}, indent=1), encoding="utf-8")
-            os.replace(beside, path)
+            replace_file(path, json.dumps({"format": 1, "scans": sorted(digests)}, indent=1), lasting=True)
         except OSError as error:
-            beside.unlink(missing_ok=True)
             logger.warning("model/%s cannot be written (%s)", RECORD, type(error).__name__)
 
 

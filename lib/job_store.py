@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from monailabel_app.files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -95,17 +96,10 @@ class JobStore:
 
     def _write(self, lasting: bool = False) -> None:
         """lasting: not lost when the machine stops, either."""
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         content = json.dumps({"format": _FORMAT, "jobs": list(self._records.values())}, default=str)
         try:
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                file.write(content)
-                file.flush()
-                if lasting:
-                    os.fsync(file.fileno())
-            os.replace(partial, self._path)
+            replace_file(self._path, content, lasting=lasting, private=True)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             self._complain(error)
 
     def _complain(self, error: OSError) -> None:

@@ -105,16 +105,16 @@ def drift(
     reference: Annotated[int, typer.Option(min=20, help="So many of the first scans are the reference.")] = 50,
 ) -> None:
     """Say whether scans, scores, warnings or times have changed since this site began (exit code 1 if so)."""
+    from monailabel_app.files import replace_file
     from monailabel_app.pipelines.site_drift import changes, drift_report
     from monailabel_app.reports.drift_page import drift_html
-    from monailabel_app.weights.durable import replace_text
 
     if out.suffix.lower() not in {".html", ".htm"}:
         raise InvalidSettings(f"expected the name of a page to end with .html, got {out.name!r}")
     record = drift_report(_path(log), model=model, days=days, reference=reference)
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(out, drift_html(record))
-    replace_text(out.with_suffix(".json"), json.dumps(record, indent=1, sort_keys=True))
+    replace_file(out, drift_html(record), lasting=True)
+    replace_file(out.with_suffix(".json"), json.dumps(record, indent=1, sort_keys=True), lasting=True)
     found = changes(record)
     for line in found or ["no change shows"]:
         typer.echo(line)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -352,7 +353,7 @@ class AnomalyClient:
 @contextmanager
 def _whole(target: Path) -> Iterator[Path]:
     """A file to write that takes the target's place when it is complete, and leaves nothing behind otherwise."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".writing-{secrets.token_hex(8)}.partial")
     try:
         yield partial
         partial.replace(target)

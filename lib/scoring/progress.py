@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from monailabel_app.files import replace_file
+
 logger = logging.getLogger(__name__)
 
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
@@ -73,11 +75,9 @@ class ProgressFile:
 
     def _write(self) -> None:
         self._record["updated"] = int(time.time())
-        partial = self._path.with_name(f".{self._path.name}.partial")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(self._record), encoding="utf-8")
-            os.replace(partial, self._path)
+            replace_file(self._path, json.dumps(self._record))
         except OSError as error:
             if not self._told:
                 logger.warning("progress cannot be written (%s)", type(error).__name__)

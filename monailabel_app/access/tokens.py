@@ -14,17 +14,16 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 from monailabel_app.errors import AnomalyAppError
-from monailabel_app.files import flush, give_to_owner, open_own
+from monailabel_app.files import open_own, replace_file
 
 try:
     import fcntl
@@ -208,19 +207,8 @@ class TokenStore:
     def _write(self, tokens: list[Token]) -> None:
         content = {"format": FORMAT, "tokens": [asdict(token) for token in tokens]}
         text = json.dumps(content, indent=1, default=datetime.isoformat) + "\n"
-        handle, name = tempfile.mkstemp(prefix=".tokens_", dir=self.path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                give_to_owner(out.fileno(), self.path.parent)
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(name, self.path)
-            flush(self.path.parent)  # A token that was revoked does not come back with the power.
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(name)
-            raise
+        # Lasting: a token that was revoked does not come back with the power.
+        replace_file(self.path, text, lasting=True, private=True)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

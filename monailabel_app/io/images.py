@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import zlib
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from monailabel_app.errors import InvalidVolume, UnreadableVolume
+from monailabel_app.files import replacing
 from monailabel_app.io.checks import check_depth, check_grid, clean_voxels
 from monailabel_app.io.dicom import dicom_geometry, read_dicom
 from monailabel_app.io.geometry import check_affine
@@ -158,16 +158,11 @@ def _write(path: Path, data: np.ndarray, native: NativeGeometry, compress: bool)
     if suffix is None:
         raise InvalidVolume(f"expected a file name ending in one of {', '.join(WRITABLE_SUFFIXES)}")
     # Not tempfile, whose files are private to their owner: a result is as readable as any other file here.
-    temporary = path.parent / f".writing-{secrets.token_hex(8)}{suffix}"
-    try:
+    with replacing(path, ending=suffix) as partial:
         if suffix in NIFTI_SUFFIXES:
-            nib.save(nifti_image(data, native), temporary)
+            nib.save(nifti_image(data, native), partial)
         else:
-            _write_itk(temporary, data, native, compress)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            _write_itk(partial, data, native, compress)
 
 
 def _write_itk(path: Path, data: np.ndarray, native: NativeGeometry, compress: bool) -> None:

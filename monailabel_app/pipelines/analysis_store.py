@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import threading
 import time
 import zlib
@@ -29,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 import monailabel_app
+from monailabel_app.files import WRITING, replace_file
 from monailabel_app.types import GateReport, PreparedVolume, to_json
 
 from .analysis import Analysis, Evidence
@@ -37,7 +37,7 @@ from .members import EnsembleEvidence
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-_SUFFIX, _PARTIAL = ".safetensors", ".writing-"
+_SUFFIX = ".safetensors"
 _KEY = re.compile(r"[0-9a-f]{16,128}")
 _MATRICES = ("model_affine", "native_to_template", "native_affine")
 _DAMAGED = (SafetensorError, KeyError, ValueError, TypeError, IndexError, AttributeError)
@@ -102,7 +102,6 @@ class AnalysisStore:
     def put(self, key: str, analysis: Analysis) -> None:
         """Keep an analysis, if there is room for it at all; older ones leave for it."""
         path = self._path(key)
-        partial = path.with_name(f"{_PARTIAL}{secrets.token_hex(8)}")
         try:
             arrays, record = _flattened(analysis)
             size = sum(array.nbytes for array in arrays.values())
@@ -113,16 +112,10 @@ class AnalysisStore:
                 # Not of a folder that somebody shares with other things; the files are their owner's only anyway.
                 self._folder.chmod(0o700)
             content = save(arrays, metadata={"analysis": json.dumps(record)})
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(content)
-            os.replace(partial, path)
+            replace_file(path, content, private=True)
             self.purge()
         except OSError as error:
-            _remove(partial)
             self._complain(error)
-        except BaseException:
-            _remove(partial)
-            raise
 
     def purge(self, *, now_and_then: bool = False) -> None:
         """Remove what is too old, and the least recently used beyond the bound. now_and_then: not at every call."""
@@ -132,7 +125,7 @@ class AnalysisStore:
             self._purged = time.monotonic()
             now, total = time.time(), 0
             for _, made, size, path in sorted(self._listed(), reverse=True):
-                partial = path.name.startswith(_PARTIAL)
+                partial = path.name.startswith(WRITING)
                 # Of a process that was killed; one that is being written is younger.
                 age = _ABANDONED_SECONDS if partial else self._max_seconds
                 total += 0 if partial else size
@@ -186,7 +179,7 @@ class AnalysisStore:
 
 def _is_ours(path: Path) -> bool:
     """By its name: another safetensors file, such as a model's, is nothing to be removed."""
-    return path.name.startswith(_PARTIAL) or (path.suffix == _SUFFIX and _KEY.fullmatch(path.stem) is not None)
+    return path.name.startswith(WRITING) or (path.suffix == _SUFFIX and _KEY.fullmatch(path.stem) is not None)
 
 
 def _remove(path: Path) -> None:

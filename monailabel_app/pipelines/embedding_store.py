@@ -7,10 +7,7 @@ it, too; the other scans are embedded again, within a second each. It holds no i
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from monailabel_app.errors import TrainingFailed
+from monailabel_app.files import replacing
 
 
 class EmbeddingStore:
@@ -38,20 +36,17 @@ class EmbeddingStore:
         """Keep an embedding. Raises TrainingFailed when the folder cannot be written."""
         with self._lock:
             held = self._read() | {digest: np.asarray(embedding, dtype=np.float32)}
-            partial = self.file.with_name(f".{secrets.token_hex(8)}.partial")
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
-                save_file({"embeddings": np.stack(list(held.values()))}, str(partial), {"digests": json.dumps([*held])})
-                os.replace(partial, self.file)
+                tensors = {"embeddings": np.stack(list(held.values()))}
+                with replacing(self.file) as partial:
+                    save_file(tensors, str(partial), {"digests": json.dumps([*held])})
             except (OSError, SafetensorError) as error:
                 reason = getattr(error, "strerror", None) or type(error).__name__
                 raise TrainingFailed(
                     f"expected to be able to write embeddings to the cache folder, got: {reason}; free some space or "
                     "choose another folder"
                 ) from None
-            finally:
-                with suppress(OSError):
-                    partial.unlink()
 
     def _read(self) -> dict[str, np.ndarray]:
         try:

@@ -14,6 +14,8 @@ import os
 import sys
 from pathlib import Path
 
+from monailabel_app.files import replacing
+
 SCRIPT = """\
 #!/bin/sh
 # Written by this app's set-up, because the command in the MONAI Label wheel splits arguments at spaces.
@@ -37,10 +39,9 @@ def is_sound(venv: Path) -> bool:
 def install(venv: Path) -> Path:
     """Write the command, whole or not at all, and return its path. Raises OSError when it cannot."""
     path = launcher_path(venv)
-    fresh = path.with_name(f".monailabel.{os.getpid()}")
-    fresh.write_text(SCRIPT)
-    fresh.chmod(0o755)
-    fresh.replace(path)
+    with replacing(path) as fresh:
+        fresh.write_text(SCRIPT)
+        fresh.chmod(0o755)
     return path
 
 

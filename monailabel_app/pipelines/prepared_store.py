@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from monailabel_app.errors import TrainingFailed
+from monailabel_app.files import remove_abandoned, replacing
 from monailabel_app.types import PreparedVolume
 
 VERSION = 1
@@ -90,12 +88,8 @@ class PreparedStore:
 
     def remove_abandoned(self, older_than: float = _ABANDONED_SECONDS) -> None:
         """Delete what killed programs left half written, once nobody can still be writing it."""
-        for partial in (*self.folder.glob(f".*{_PARTIAL}"), *self._index.glob(f".*{_PARTIAL}")):
-            try:
-                if time.time() - partial.stat().st_mtime >= older_than:
-                    partial.unlink()
-            except OSError:
-                continue
+        for folder in (self.folder, self._index):
+            remove_abandoned(folder, older_than)
 
     def remove(self, digests: Iterable[str]) -> int:
         """Delete scans and all that points to them; returns how many scans there were."""
@@ -112,11 +106,10 @@ class PreparedStore:
         return removed
 
     def _write(self, path: Path, save: Callable[[Path], object]) -> None:
-        partial = path.parent / f".{secrets.token_hex(8)}{_PARTIAL}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save(partial)
-            os.replace(partial, path)
+            with replacing(path) as partial:
+                save(partial)
         # safetensors reports a full disk as its own error.
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
@@ -124,8 +117,6 @@ class PreparedStore:
                 f"expected to be able to write prepared scans to the cache folder, got: {reason}; free some space or "
                 "choose another folder"
             ) from None
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def purge(cache_folder: Path, digests: Iterable[str]) -> int:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from monailabel_app.errors import InvalidSettings
+from monailabel_app.files import replacing
 from monailabel_app.methods.diffusion import DiffusionEngine
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.training.core_set import rank
@@ -205,17 +204,14 @@ def write_list(report: PrototypeReport, path: Path) -> None:
 
     Raises InvalidSettings when the file cannot be written.
     """
-    partial = Path(path).with_name(f".{secrets.token_hex(8)}.partial")
     try:
-        with partial.open("w", newline="", encoding="utf-8") as handle:
+        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as handle:
             table = csv.writer(handle)
             table.writerow(["image", "healthy", "rank", "distance", "reason"])
             for row in report.rows:
                 healthy = "yes" if row.proposed else "no" if row.suspicious else "n/a"
                 table.writerow([row.id, healthy, row.rank, f"{row.distance:.3f}", row.reason])
-        os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise InvalidSettings(
             f"expected a place where the list can be written, got {type(error).__name__}; choose another file"
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from monailabel_app.errors import EvaluationFailed
+from monailabel_app.files import replace_file
 from monailabel_app.metrics.intervals import bootstrap_interval
 from monailabel_app.types import to_json
 
@@ -114,11 +114,8 @@ def keep(file: Path | None, figures: Mapping[str, QualityFigures]) -> None:
     """Write figures by rename; what cannot be written is only logged."""
     if file is None:
         return
-    partial = Path(f"{file}.{os.getpid()}.partial")
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps({key: value.to_json() for key, value in figures.items()}, indent=1) + "\n")
-        partial.replace(file)
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, json.dumps({key: value.to_json() for key, value in figures.items()}, indent=1) + "\n")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         _LOG.warning("the measured figures could not be kept for later: %s", error.strerror)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from monailabel_app.errors import InvalidSettings
+from monailabel_app.files import replace_file
 from monailabel_app.io.images import read_volume
 from monailabel_app.types import Finding, Volume
-from monailabel_app.weights.durable import replace_text
 
 from .anomaly_model import AnomalyModel
 from .cohort.scans import list_cohort, stem
@@ -52,8 +52,8 @@ def write_report(page: Path, report: StudyReport) -> None:
     """``page`` and beside it the JSON of the same name, each whole or not at all. Raises InvalidSettings."""
     page = checked_report(page)
     page.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(page, report.html())
-    replace_text(page.with_suffix(".json"), report.json_text())
+    replace_file(page, report.html(), lasting=True)
+    replace_file(page.with_suffix(".json"), report.json_text(), lasting=True)
 
 
 def checked_report(page: Path) -> Path:

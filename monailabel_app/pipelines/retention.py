@@ -31,7 +31,7 @@ MOST_REMOVED = 20_000
 _UID = r"[0-9]+(?:\.[0-9]+){2,}"
 _STAMP = r"[0-9]{8}-[0-9]{6}(?:-[0-9]{1,3})?"
 _MAPS = r"(?:anomaly_map|reconstruction|uncertainty_map)"
-_ANALYSES = r"[0-9a-f]{16,128}\.safetensors|\.writing-[0-9a-f]+"
+_ANALYSES = r"[0-9a-f]{16,128}\.safetensors|\.writing-[0-9a-f]+(?:\.partial)?"
 # Names that Python's tempfile draws: eight characters at the end.
 _TEMPORARY = r"anomaly_(?:(?:map|upload|review|result|dicom)_[a-z0-9_]{8}|[a-z0-9_]{8}\.(?:nii\.gz|nii|nrrd|dcm))"
 _REPORTS = rf"scoring/\.?{_STAMP}(?:-[0-9]+)?|(?:evaluation|cohort)/[^/]+|batch/batch\.(?:csv|html)"

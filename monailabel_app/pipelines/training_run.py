@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from monailabel_app.errors import InvalidSettings, TrainingFailed
+from monailabel_app.files import replace_file
 from monailabel_app.registry import load_method
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.training.checkpoint import LAST, TrainingState
@@ -75,9 +75,7 @@ class Plan:
         """``plan.json``, by rename."""
         run_folder.mkdir(parents=True, exist_ok=True)
         values = asdict(self) | {"options": self.options.to_json()}
-        partial = run_folder / (PLAN + ".partial")
-        partial.write_text(json.dumps(values, indent=1, allow_nan=False))
-        os.replace(partial, run_folder / PLAN)
+        replace_file(run_folder / PLAN, json.dumps(values, indent=1, allow_nan=False), lasting=True)
 
     @classmethod
     def read(cls, run_folder: Path) -> Plan:

@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 
 from monailabel_app.errors import TrainingFailed
+from monailabel_app.files import remove_abandoned, replacing
 from monailabel_app.preprocessing.brain_unet import (
     DEFAULT_NETWORK,
     SPACING_MM,
@@ -96,9 +96,8 @@ def cached_heads(data: Path, split: str, run: Path) -> dict[str, Head]:
     if not file.is_file():
         heads = load_heads(data, split)
         tensors = {f"{key}/{k}": v for key, h in heads.items() for k, v in vars(h).items()}
-        temporary = file.with_suffix(".tmp")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
-        os.replace(temporary, file)
+        with replacing(file) as partial:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, partial)
     tensors = load_file(file)
     ids = sorted({name.split("/")[0] for name in tensors})
     return {i: Head(**{k: tensors[f"{i}/{k}"] for k in ("image", "compartments", "tissue")}) for i in ids}
@@ -202,9 +201,9 @@ def train_brain_unet(
 def _write_checkpoint(run: Path, facts: dict, parts: dict[str, dict[str, torch.Tensor]]) -> None:
     """One safetensors file, replaced as a whole, so that a kill leaves the previous one."""
     tensors = {f"{part}:{name}": value for part, values in parts.items() for name, value in values.items()}
-    temporary = run / f"{CHECKPOINT}.tmp"
-    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, {"facts": json.dumps(facts)})
-    os.replace(temporary, run / CHECKPOINT)
+    remove_abandoned(run)
+    with replacing(run / CHECKPOINT) as partial:
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, partial, {"facts": json.dumps(facts)})
 
 
 def _read_checkpoint(run: Path) -> tuple[dict, dict[str, dict[str, torch.Tensor]]]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from monailabel_app.errors import TrainingFailed
+from monailabel_app.files import remove_abandoned, replacing
 from monailabel_app.preprocessing.template import TEMPLATE_AFFINE
 from monailabel_app.types import PreparedVolume
 
@@ -86,11 +87,10 @@ class TrainingCache:
             "digests": json.dumps(self.digests),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_file(
-            {"images": self.images.contiguous(), "brain_masks": torch.from_numpy(packed)}, str(partial), metadata
-        )
-        partial.replace(path)
+        remove_abandoned(path.parent)
+        tensors = {"images": self.images.contiguous(), "brain_masks": torch.from_numpy(packed)}
+        with replacing(path) as partial:
+            save_file(tensors, str(partial), metadata)
 
     @classmethod
     def load(cls, path: Path) -> TrainingCache:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel_app.errors import CorruptModel, TrainingFailed
+from monailabel_app.files import replace_file
 
 from .manifest import MANIFEST, Manifest
 from .site_key import FORGOTTEN_FILE, fingerprint, keyed_hash, site_key
@@ -87,12 +87,7 @@ class ForgottenList:
             "removals": [asdict(removal) for removal in self.removals],
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(FORGOTTEN_FILE + ".partial")
-        with partial.open("w", encoding="utf-8") as handle:
-            json.dump(payload, handle, indent=1, sort_keys=True, allow_nan=False)
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(self._path)
+        replace_file(self._path, json.dumps(payload, indent=1, sort_keys=True, allow_nan=False), lasting=True)
 
     def _read(self) -> None:
         where = f"model/{FORGOTTEN_FILE}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel_app.errors import CorruptModel
+from monailabel_app.files import replace_file
 from monailabel_app.types import to_json
 
 from .site_key import fingerprint, keyed_hash, site_key
@@ -141,12 +141,7 @@ class Manifest:
             "run": Path(self.run).name,
         }
         target = Path(folder) / MANIFEST
-        partial = target.with_name(MANIFEST + ".partial")
-        with partial.open("w", encoding="utf-8") as handle:
-            json.dump(payload, handle, indent=1, sort_keys=True, allow_nan=False)
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(target)
+        replace_file(target, json.dumps(payload, indent=1, sort_keys=True, allow_nan=False), lasting=True)
         return target
 
     @classmethod

@@ -6,7 +6,6 @@ that is written is a number, a sentence of this app or a picture without a name:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
@@ -23,6 +22,7 @@ import numpy as np
 import psutil
 
 from monailabel_app.errors import AnomalyAppError, InvalidSettings
+from monailabel_app.files import replace_file
 from monailabel_app.types import to_json
 
 from .healthy_loop import TrainProgress
@@ -198,14 +198,11 @@ class Monitor:
             "host": platform.node(),
             "updated": time.time(),
         }
-        partial = self._folder / f"{PROGRESS}.{os.getpid()}.partial"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(_clean(self._state | processes), allow_nan=False) + "\n")
-            os.replace(partial, self._folder / PROGRESS)
+            told = json.dumps(_clean(self._state | processes), allow_nan=False)
+            replace_file(self._folder / PROGRESS, told + "\n")
         except (OSError, TypeError, ValueError) as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             self._tell(PROGRESS, error)
 
     def _take_over(self, *, always: bool = False) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from monailabel_app.errors import TrainingFailed
+from monailabel_app.files import replace_file
 
 _ATTEMPTS = 100
 
@@ -37,10 +38,7 @@ def has_unfinished_run(root: Path, name: str) -> bool:
 
 def note_latest_run(root: Path, method: str, run_folder: Path) -> None:
     """Remember the run that a method's trainer works on."""
-    pointer = _pointer(root, method)
-    partial = pointer.with_name(pointer.name + ".partial")
-    partial.write_text(f"{run_folder.parent.name}/{run_folder.name}\n")
-    partial.replace(pointer)
+    replace_file(_pointer(root, method), f"{run_folder.parent.name}/{run_folder.name}\n")
 
 
 def latest_run(root: Path, method: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""Files that outlive a power cut, and a lock that dies with its process."""
+"""Names, lines and folders that outlive a power cut, and a lock that dies with its process."""
 
 from __future__ import annotations
 
@@ -21,17 +21,6 @@ STAGING = ".staging-"
 def fresh_name(prefix: str = STAGING) -> str:
     """A name that no other process uses."""
     return f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Put ``text`` into a file such that any reader, at any moment, finds the old text or the new one, whole."""
-    fresh = file.with_name(fresh_name())
-    with fresh.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(fresh, file)
-    flush(file.parent)
 
 
 def append_line(file: Path, line: str) -> None:

@@ -27,9 +27,9 @@ from typing import Any
 import yaml
 
 from monailabel_app.errors import CorruptModel, PublishFailed, UnknownModel
-from monailabel_app.files import flush
+from monailabel_app.files import WRITING, flush, replace_file
 
-from .durable import STAGING, append_line, flush_folder, fresh_name, lock, replace_text
+from .durable import STAGING, append_line, flush_folder, fresh_name, lock
 from .model_folder import VERSIONS, is_version, model_id, seal, verify, weights_hash
 from .version_layout import (
     FLAT_VERSION,
@@ -159,7 +159,7 @@ def publish(model: Path, staged: Path, record: Mapping[str, Any], *, use_it: boo
             flush(base)
             _record(base, "calibrate", name, version)
             if use_it:
-                replace_text(use_file(base, version), f"{name}\n")
+                replace_file(use_file(base, version), f"{name}\n", lasting=True)
                 _record(base, "use", name, version)
     return _find(model, name)
 
@@ -180,7 +180,7 @@ def use(model: Path, calibration: str) -> None:
             flush(base)
         else:
             checked(model, calibration)  # another process may have removed it while this one waited
-            replace_text(use_file(base, version), f"{calibration}\n")
+            replace_file(use_file(base, version), f"{calibration}\n", lasting=True)
         _record(base, "use", calibration, version)
 
 
@@ -236,12 +236,12 @@ def _record(base: Path, action: str, calibration: str, version: str) -> None:
 
 
 def _clean(base: Path, keep: Path) -> None:
-    """Delete what killed processes left half removed, and staged folders older than a day."""
+    """Delete what killed processes left half removed or half written, the latter when it is older than a day."""
     limit = datetime.now(timezone.utc).timestamp() - 24 * 3600
     for path in base.iterdir():
-        stale = path.name.startswith(STAGING) and path != keep and path.stat().st_mtime < limit
+        stale = path.name.startswith((STAGING, WRITING)) and path != keep and path.stat().st_mtime < limit
         if path.name.startswith(_REMOVED) or stale:
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _command(model: Path) -> str:

@@ -23,9 +23,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from monailabel_app.errors import PublishFailed, UnknownModel
-from monailabel_app.files import flush
+from monailabel_app.files import WRITING, flush, replace_file
 
-from .durable import STAGING, append_line, flush_folder, fresh_name, lock, replace_text
+from .durable import STAGING, append_line, flush_folder, fresh_name, lock
 from .model_folder import CONFIG, SUMS, VERSIONS, is_version, verify
 from .version_layout import (
     CURRENT,
@@ -276,7 +276,7 @@ def _previous(root: Path, name: str) -> str | None:
 
 
 def _point(base: Path, version: str) -> None:
-    replace_text(base / CURRENT, f"{version}\n")
+    replace_file(base / CURRENT, f"{version}\n", lasting=True)
 
 
 def _record(
@@ -307,7 +307,7 @@ def _clean(root: Path, base: Path) -> None:
     limit = time.time() - LEFTOVER_SECONDS
     for parent in (base, base / VERSIONS, Path(root) / TRAINED):
         for path in parent.iterdir():
-            if path.name.startswith(_REMOVED) or (path.name.startswith(STAGING) and _touched(path) < limit):
+            if path.name.startswith(_REMOVED) or (path.name.startswith((STAGING, WRITING)) and _touched(path) < limit):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
+
+from monailabel_app.files import replacing
 
 from .page import page_parts
 
@@ -143,7 +144,5 @@ def _safe(value: Any) -> Any:
 
 def _replace(path: Path, write: Callable[[Any], None]) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # patient data
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", newline="", encoding="utf-8") as stream:
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
         write(stream)
-    os.replace(partial, path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import platform
 import time
 from collections import OrderedDict
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from monailabel_app.errors import AnomalyAppError, CorruptModel
+from monailabel_app.files import replace_file
 from monailabel_app.io.images import read_volume, write_labelmap, write_map
 from monailabel_app.types import Finding, Volume, to_json
 
@@ -106,7 +106,7 @@ class Analyst:
         picture = thumbnail(volume, finding, model, task.settings) if flagged else None
         if picture is not None:
             files["thumbnail"] = place(task.key, "thumbnails", ".jpg")
-            _write(Path(task.out) / files["thumbnail"], picture)
+            replace_file(_made(Path(task.out) / files["thumbnail"]), picture)
         told = summary(finding)
         told["seconds"]["load_model"] = round(loading, 2)
         return {"state": "analysed", **told, "flagged": flagged, "files": files}
@@ -182,12 +182,6 @@ def _keep(task: Task, volume: Volume, finding: Finding) -> dict[str, str]:
         files["map"] = place(task.key, "maps", ".nii.gz")
         write_map(_made(Path(task.out) / files["map"]), finding.anomaly_map, volume)
     return files
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = _made(path).with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def _made(path: Path) -> Path:

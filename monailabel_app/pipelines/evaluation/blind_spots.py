@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -43,6 +42,7 @@ from monailabel_app import __version__
 from monailabel_app.calibration.background import matched
 from monailabel_app.calibration.calibrated_map import calibrated_map
 from monailabel_app.errors import EvaluationFailed
+from monailabel_app.files import replace_file, replacing
 from monailabel_app.preprocessing.slice_alignment import level_affine
 from monailabel_app.training.cache import TrainingCache
 from monailabel_app.types import PreparedVolume, to_json
@@ -254,9 +254,8 @@ def clean_scan(item: tuple[Job, int]) -> float:
         for index, (member, name) in enumerate(zip(held.evidence.members, model.config.scores, strict=True)):
             tensors[f"member_{index}"] = torch.from_numpy(member.raw(name))
     file = job.work / f"clean_{scan:03d}.safetensors"
-    partial = file.with_suffix(f".{os.getpid()}")
-    save_file({name: values.contiguous() for name, values in tensors.items()}, str(partial))
-    partial.replace(file)
+    with replacing(file) as partial:
+        save_file({name: values.contiguous() for name, values in tensors.items()}, str(partial))
     return time.process_time() - started
 
 
@@ -278,9 +277,7 @@ def altered_scan(item: tuple[Job, int]) -> float:
         verdicts = judge(clean, reader.calibrated(held, scan), places, thresholds, model_spacing(prepared))
         rows += [{**item.to_json(), **verdict} for item, verdict in zip(own, verdicts, strict=True)]
     file = job.work / f"rows_{scan:03d}.json"
-    partial = file.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(to_json({"leave_one_out": reader.one_out, "rows": rows})))
-    partial.replace(file)
+    replace_file(file, json.dumps(to_json({"leave_one_out": reader.one_out, "rows": rows})))
     return time.process_time() - started
 
 

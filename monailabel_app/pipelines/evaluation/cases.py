@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from monailabel_app.errors import EvaluationFailed
+from monailabel_app.files import replacing
 from monailabel_app.io.geometry import resample
 from monailabel_app.types import PreparedVolume, to_json
 from monailabel_app.weights.model_folder import sha256_of
@@ -194,9 +194,8 @@ def save_case(path: Path, case: PreparedCase) -> None:
         "seconds": case.seconds,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file(tensors, str(partial), {"about": json.dumps(to_json(about))})
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(tensors, str(partial), {"about": json.dumps(to_json(about))})
 
 
 def load_case(path: Path) -> PreparedCase:

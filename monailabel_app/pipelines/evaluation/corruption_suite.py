@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from safetensors.torch import load_file, save_file
 
 from monailabel_app.calibration.calibrated_map import scan_score
 from monailabel_app.errors import AnomalyAppError, EvaluationFailed
+from monailabel_app.files import replace_file, replacing
 from monailabel_app.io.images import read_volume
 from monailabel_app.metrics.imagewise import rank_p_value
 from monailabel_app.postprocessing.delineate import delineated
@@ -143,9 +143,8 @@ def prepare_corrupted(item: Corrupt) -> str:
         tensors = {"image": torch.from_numpy(image), "brain": torch.from_numpy(np.packbits(prepared.brain_mask))}
     except AnomalyAppError as error:
         about = {"gate": None, "refused": type(error).__name__}
-    partial = item.file.with_suffix(f".{os.getpid()}")
-    save_file(tensors, str(partial), {"about": json.dumps(about)})
-    partial.replace(item.file)
+    with replacing(item.file) as partial:
+        save_file(tensors, str(partial), {"about": json.dumps(about)})
     return item.file.name
 
 
@@ -253,9 +252,7 @@ class _Kept:
 
     def add(self, key: str, value: Mapping[str, Any]) -> None:
         self.values[key] = to_json(dict(value))
-        partial = self._path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(self.values))
-        partial.replace(self._path)
+        replace_file(self._path, json.dumps(self.values))
 
 
 def _prepared(image: np.ndarray, mask: np.ndarray, model: AnomalyModel) -> PreparedVolume:

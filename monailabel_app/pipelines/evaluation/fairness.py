@@ -40,6 +40,7 @@ import numpy as np
 
 from monailabel_app import __version__
 from monailabel_app.errors import EvaluationFailed, InvalidSettings
+from monailabel_app.files import replace_file
 from monailabel_app.metrics.subgroup import (
     FPR_AT_TPR95,
     SAUROC,
@@ -172,9 +173,7 @@ def write_fairness(record: Mapping[str, Any], out: Path) -> list[Path]:
         "fairness.md": fairness_markdown(record),
     }
     for name, text in texts.items():
-        partial = out / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out / name)
+        replace_file(out / name, text)
     return [out / name for name in texts]
 
 

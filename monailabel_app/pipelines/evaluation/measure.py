@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from monailabel_app.errors import EvaluationFailed
+from monailabel_app.files import replace_file
 from monailabel_app.types import to_json
 
 from ..healthy_thresholds import HealthyThresholds
@@ -52,9 +53,7 @@ class Measurement:
         tensors |= {f"healthy/{name}": torch.from_numpy(values) for name, values in self.healthy_counts.items()}
         path.with_suffix(".json").unlink(missing_ok=True)
         save_file(tensors, str(path.with_suffix(".safetensors")))
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(to_json(self.record), indent=1) + "\n")
-        partial.replace(path.with_suffix(".json"))
+        replace_file(path.with_suffix(".json"), json.dumps(to_json(self.record), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Measurement | None:

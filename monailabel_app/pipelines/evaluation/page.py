@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monailabel_app.errors import EvaluationFailed
+from monailabel_app.files import replace_file
 from monailabel_app.reports.evaluation_page import evaluation_html
 
 _MOST_PICTURE_MB = 8.0
@@ -29,9 +30,7 @@ def write_page(evaluation: Path, out: Path, *, selftests: Sequence[Path] = (), f
         record, blind_spots=blind_spots, fairness=fair, pictures=read_pictures(record, source.parent)
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out)
+    replace_file(out, page)
     return out
 
 

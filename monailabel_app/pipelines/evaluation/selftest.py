@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from monailabel_app.files import replace_file
 from monailabel_app.preprocessing.corruptions import CORRUPTIONS
 from monailabel_app.preprocessing.normalize import HIGH_LEVEL, MEDIAN_LEVEL
 from monailabel_app.preprocessing.pipeline import to_native
@@ -187,9 +188,7 @@ def write(out: Path, record: Mapping[str, Any]) -> None:
             values = [*(row[name] for name in plain), *row["centre"], row["rise"], *verdicts]
             writer.writerow([record["model"]["id"], *(_cell(value) for value in values)])
     kept = {name: value for name, value in record.items() if name != "rows"}
-    partial = out / "blind_spots.partial"
-    partial.write_text(json.dumps(kept, indent=1) + "\n")
-    partial.replace(out / JSON)
+    replace_file(out / JSON, json.dumps(kept, indent=1) + "\n")
 
 
 def _about_pipeline(check: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ data without a name or an id.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from monailabel_app.files import replacing
 from monailabel_app.types import PreparedVolume
 
 from ..analysis import Analysis, Evidence
@@ -76,14 +76,11 @@ class AnalysisStore:
         tensors = {f"raw/{score}": torch.from_numpy(scan.raw(score)[inside].astype(np.float32)) for score in scores}
         tensors["shape"] = torch.tensor(inside.shape, dtype=torch.int32)
         about = {"version": _VERSION, "scores": list(scores), "costs": vars(costs)}
-        partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
-            save_file(tensors, str(partial), {"about": json.dumps(about)})
-            os.replace(partial, path)
+            with replacing(path) as partial:
+                save_file(tensors, str(partial), {"about": json.dumps(about)})
         except SafetensorError as error:  # its own error for a full disk
             raise OSError(str(error)) from error
-        finally:
-            partial.unlink(missing_ok=True)
 
     def read(self, model_hash: str, key: str, prepared: PreparedVolume) -> Analysis | None:
         """The analysis of a prepared scan with the raw maps that were kept; None where there is none of that brain."""
@@ -119,9 +116,8 @@ def keep_in(folder: Path) -> Callable[[str, Callable[[], np.ndarray]], np.ndarra
         except (OSError, ValueError):
             values = make()
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{name}.{os.getpid()}.partial.npy"
-        np.save(partial, values, allow_pickle=False)
-        os.replace(partial, path)
+        with replacing(path, ending=".npy") as partial:
+            np.save(partial, values, allow_pickle=False)
         return values
 
     return keep
