@@ -1,8 +1,9 @@
 """A finding as DICOM objects of its study: segmentation, parametric map and measurement report.
 
 The objects of one finding are written once and kept for a while in the archive datastore's cache, under a key made of
-the finding itself. So what was looked at is what is stored, segmentation and report refer to each other whichever is
-fetched first, and storing twice gives the archive the same instances again, not a second set.
+the finding itself. So what was looked at is what is stored, to the byte, and segmentation and report refer to each
+other whichever is fetched first. Written anew when they are no longer kept, they are the same instances again
+(``monailabel_app.io.dicom_uids``), so that storing twice never gives the archive a second set.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from monailabel_app.io.dicom_lesions import segments_of
 from monailabel_app.io.dicom_parametric_map import WINDOW, write_parametric_map
 from monailabel_app.io.dicom_seg import MANUFACTURER, Algorithm, write_dicom_seg
 from monailabel_app.io.dicom_sr import write_dicom_sr
-from monailabel_app.types import Finding, Lesion
+from monailabel_app.types import Finding, Lesion, to_json
 
 logger = logging.getLogger(__name__)
 
@@ -127,10 +128,19 @@ def _written(kind: str, finding: Finding, series: Path, folder: Path, window: tu
     with named_errors():
         if kind == SEGMENTATION:
             label, names, labels = segments_of(finding.mask, finding.affine, finding.lesions)
-            write_dicom_seg(partial, label, finding.affine, series, algorithm, names, labels=labels)
+            write_dicom_seg(
+                partial, label, finding.affine, series, algorithm, names, labels=labels, distinct=_run_of(finding)
+            )
         elif kind == PARAMETRIC_MAP:
             write_parametric_map(
-                partial, finding.anomaly_map, finding.affine, series, algorithm, finding.model_hash, window=window
+                partial,
+                finding.anomaly_map,
+                finding.affine,
+                series,
+                algorithm,
+                finding.model_hash,
+                window=window,
+                distinct=_run_of(finding),
             )
         else:
             segmentation = _written(SEGMENTATION, finding, series, folder, window) if finding.lesions else None
@@ -211,6 +221,12 @@ def _key(finding: Finding, series: Path, window: tuple[float, float]) -> str:
     for array in (finding.mask, finding.anomaly_map, np.asarray(finding.affine, dtype=np.float64)):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:32]
+
+
+def _run_of(finding: Finding) -> str:
+    """By which analysis it was found: with other settings, also the same outline is another object."""
+    asked = json.dumps(to_json([finding.threshold, dict(finding.settings)]), sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()
 
 
 def _purge(root: Path) -> None:

@@ -28,8 +28,10 @@ _REASONS = {
     0xA700: "it has no space left",
     0xC000: "it cannot understand the object",
 }
+_CONFLICT = 409
 _READ_ONLY = frozenset({401, 403, 405})
-_HAS_IT = 0x0111
+# "Duplicate SOP instance", and what Azure's archive says instead.
+_HAS_IT = frozenset({0x0111, 0xB00E})
 
 
 def store_objects(client: DICOMwebClient, paths: Sequence[Path | str]) -> None:
@@ -41,10 +43,13 @@ def store_objects(client: DICOMwebClient, paths: Sequence[Path | str]) -> None:
     for done, path in enumerate(paths):
         sent = f"; {done} of {len(paths)} objects had been stored" if done else ""
         again = " Sending them again is safe: what is there already stays as it is." if len(paths) > 1 else ""
+        dataset = pydicom.dcmread(path)
         try:
-            answer = client.store_instances([pydicom.dcmread(path)])
+            answer = client.store_instances([dataset])
         except requests.HTTPError as error:
             code = error.response.status_code if error.response is not None else 0
+            if code == _CONFLICT and (_has_it_already(error.response) or _is_there(client, dataset)):
+                continue
             raise _refusal(code, sent, again) from error
         except RetryError as error:
             raise ArchiveUnreachable(f"the archive was too busy to take an object{sent}.{again}") from error
@@ -74,10 +79,36 @@ def _refusal(code: int, sent: str, again: str) -> ArchiveRefused | ArchiveUnreac
     return ArchiveRefused(f"the archive refused an object (HTTP {code}){sent}")
 
 
+def _has_it_already(response: requests.Response) -> bool:
+    """Whether a refusal says that the archive holds the object."""
+    try:
+        failed = Dataset.from_json(response.json()).get("FailedSOPSequence") or ()
+        reasons = {int(item.get("FailureReason") or 0) for item in failed}
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return False
+    return bool(reasons) and reasons <= _HAS_IT
+
+
+def _is_there(client: DICOMwebClient, dataset: Dataset) -> bool:
+    """Whether the archive lists the object: Google's refuses one that it has without a reason of the standard.
+
+    Identifiers are made of the content (``monailabel_app.io.dicom_uids``), so what is there is the same.
+    """
+    try:
+        found = client.search_for_instances(
+            str(dataset.StudyInstanceUID),
+            str(dataset.SeriesInstanceUID),
+            search_filters={"SOPInstanceUID": str(dataset.SOPInstanceUID)},
+        )
+        return any(Dataset.from_json(item).get("SOPInstanceUID") == dataset.SOPInstanceUID for item in found)
+    except (requests.RequestException, RetryError, OSError, ValueError, TypeError, AttributeError, KeyError):
+        return False
+
+
 def _check_answer(answer: Any, sent: str, again: str) -> None:
     """Raises ArchiveRefused when the archive says, with whatever status, that it did not keep the object."""
     failed = answer.get("FailedSOPSequence") if isinstance(answer, Dataset) else None
-    reasons = {int(item.get("FailureReason") or 0) for item in failed or ()} - {_HAS_IT}
+    reasons = {int(item.get("FailureReason") or 0) for item in failed or ()} - _HAS_IT
     if not failed or not reasons:
         return
     told = "; ".join(_REASONS.get(reason, f"its reason is {reason:#06x}") for reason in sorted(reasons))

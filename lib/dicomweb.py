@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from dicomweb_client import DICOMwebClient
 from monailabel.config import Settings
 from monailabel.config import settings as platform
@@ -28,9 +26,10 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
+from lib import archive_labels
 from lib.archive_fetch import ask, fetch_series, find_series, remove_abandoned, series_lock, understood
 from lib.archive_lists import Lists, Segmentation, series_of
-from lib.dicom_results import algorithm_of, labelled_series, named_errors, names_of, segments_of_result
+from lib.dicom_results import labelled_series
 from lib.dicom_store import store_objects
 from lib.errors import ArchiveUnreachable, NotAllowed, UnknownImage
 from lib.ids import check_tag, check_uid
@@ -38,13 +37,11 @@ from lib.reviewed import FINAL, ReviewedLabels, count_voxels, is_final
 from lib.shared_table import SharedTable
 from monailabel_app.errors import AnomalyAppError, UnreadableVolume
 from monailabel_app.io.dicom import dicom_geometry
-from monailabel_app.io.dicom_seg import is_multi_frame, read_labelmap, write_dicom_seg
+from monailabel_app.io.dicom_seg import is_multi_frame
 
 logger = logging.getLogger(__name__)
 
 LISTING_SECONDS = 30.0
-# Of a final label: the series of the segmentations that earlier final labels were sent as.
-_REPLACED = "replaced_series"
 # What lists show of a series, and the issuer of the patient's id, which belongs to it.
 _SHOWN = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName", "StudyDate", "Modality")
 _SHOWN += ("SeriesDescription", "StudyDescription")
@@ -236,22 +233,18 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         try:
             voxels = count_voxels(label_filename, image) if is_final(label_tag) else None
             former = SharedTable.get_label_info(self, image_id, label_tag) or {}
-            if former.get("SeriesInstanceUID") or former.get(_REPLACED):
-                # They stay in the archive, where a newer review does not remove them, but say nothing any more.
-                replaced = [*(former.get(_REPLACED) or ()), former.get("SeriesInstanceUID")]
-                label_info = {**label_info, _REPLACED: [uid for uid in replaced if uid]}
             if label_tag == DefaultLabelTag.FINAL and voxels:
-                segmentation = self.to_dicom_seg(
-                    image_id, label_filename, label_info.get("label_info"), label_info, True
-                )
-                try:
-                    # Where it cannot be kept here, nothing is to be in the archive either.
-                    with self._staged_label(label_filename, label_tag):
-                        store_objects(self._client, [segmentation])
-                    label_info = {**label_info, **_reference(segmentation)}
-                finally:
-                    os.unlink(segmentation)
+                series = self.series_folder(image_id)
+                # Staged first: where it cannot be kept here, nothing is to be in the archive either.
+                with (
+                    self._staged_label(label_filename, label_tag),
+                    archive_labels.submitted(label_filename, series, label_info, former) as (segmentation, info),
+                ):
+                    store_objects(self._client, [segmentation])
+                label_info = info
                 self._lists.forget("labelled")
+            else:
+                label_info = archive_labels.not_sent(label_info, former)
             self._list_anew_for(image_id)
             return self._keep_label(image_id, label_filename, label_tag, label_info, voxels)
         finally:
@@ -290,7 +283,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         with self._reading():
             entry = self._datastore.objects.get(image_id)
             labels = [label.info for label in entry.labels.values()] if entry else []
-            sent = {uid for info in labels for uid in (info.get("SeriesInstanceUID"), *(info.get(_REPLACED) or ()))}
+            sent = {uid for info in labels for uid in archive_labels.series_sent(info)}
         for uid, segmentation in list(self._segmented.items()):
             if segmentation.image == image_id and uid not in sent:
                 if segmentation.voxels is None and inspect:
@@ -346,25 +339,9 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         result: dict[str, Any],
         reviewed: bool = False,
     ) -> str:
-        """Write a label file as a DICOM Segmentation of series ``image_id``; the caller removes it.
-
-        A result that nobody has reviewed has a segment per lesion, as in ``lib.dicom_results``; a reviewed label has
-        one per value.
-        """
-        label, affine = read_labelmap(label_filename)
-        with tempfile.NamedTemporaryFile(prefix="anomaly_", suffix=".dcm", delete=False) as handle:
-            path = handle.name
-        names, labels = names_of(label_info), None
-        if not reviewed:
-            label, names, labels = segments_of_result(label, affine, result, names)
-        algorithm = algorithm_of(result, reviewed)
-        try:
-            with named_errors():
-                write_dicom_seg(path, label, affine, self.series_folder(image_id), algorithm, names, labels=labels)
-        except BaseException:
-            os.unlink(path)
-            raise
-        return path
+        """Write a label file as a DICOM Segmentation of series ``image_id``; the caller removes it."""
+        series = self.series_folder(image_id)
+        return archive_labels.write_label(label_filename, series, label_info, result, reviewed)
 
     def _find_images(self) -> list[str]:
         found = understood(
@@ -411,13 +388,3 @@ def _has_files(folder: Path) -> bool:
 
 def _only_here(entry: ImageLabelModel) -> bool:
     return any(is_final(tag) and (tag != FINAL or label.info.get("empty")) for tag, label in entry.labels.items())
-
-
-def _reference(path: str) -> dict[str, str]:
-    header = pydicom.dcmread(path, stop_before_pixels=True)
-    return {
-        "SeriesInstanceUID": str(header.SeriesInstanceUID),
-        "StudyInstanceUID": str(header.StudyInstanceUID),
-        "Modality": "SEG",
-    }
-

@@ -9,6 +9,7 @@ floats only. Values that are not 0 are restricted to the brain, so that the map 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import highdicom as hd
@@ -21,6 +22,7 @@ from pydicom.valuerep import format_number_as_ds
 from monailabel_app.errors import InvalidSettings, InvalidVolume
 from monailabel_app.io.dicom_codes import BRAIN, HEALTHY_SD
 from monailabel_app.io.dicom_seg import MANUFACTURER, Algorithm, pixel_measures, read_series_headers, slice_volume
+from monailabel_app.io.dicom_uids import ObjectUids
 
 SERIES_DESCRIPTION = "Anomaly map (research use only)"
 # Lowest and highest value shown; a window stretched to the scan's own range would paint healthy scans red.
@@ -36,14 +38,16 @@ def write_parametric_map(
     model_hash: str = "",
     description: str = SERIES_DESCRIPTION,
     window: tuple[float, float] = WINDOW,
+    distinct: str = "",
 ) -> str:
     """Write ``anomaly_map`` ((x, y, z), healthy standard deviations) as a Parametric Map of the series in ``series``.
 
     affine: (4, 4) voxel -> RAS mm; the grid may be ordered in any way, each slice of the series looks its pixels up in
     it (nearest voxel), and every slice becomes a frame. model_hash: SHA-256 of the model; half of it becomes a software
     version of the header, all of it stands in the description of the derivation. window: lowest and highest value that
-    viewers show at first; take the same for all scans of a model.
-    Returns the new SeriesInstanceUID. Needs about three times the memory of the frames as float32.
+    viewers show at first; take the same for all scans of a model. distinct: what makes this another object than one
+    that tells the same (see ``dicom_uids``).
+    Returns its SeriesInstanceUID. Needs about three times the memory of the frames as float32.
 
     Raises UnreadableVolume when the folder holds no image series, InvalidVolume when the map is not finite or lies
     elsewhere, InvalidSettings for an empty window.
@@ -56,13 +60,14 @@ def write_parametric_map(
     frames = slice_volume(np.asarray(anomaly_map, dtype=np.float32), affine, images)
     if anomaly_map.any() and not frames.any():
         raise InvalidVolume("expected a map that overlaps its image series, got one that lies elsewhere in space")
-    series_uid = hd.UID()
+    told = {"algorithm": asdict(algorithm), "model": model_hash, "description": description, "window": window}
+    uids = ObjectUids("parametric map", images, {**told, "distinct": distinct}, frames)
     parametric_map = hd.pm.ParametricMap(
         source_images=images,
         pixel_array=frames,
-        series_instance_uid=series_uid,
+        series_instance_uid=uids.of("series"),
         series_number=301,
-        sop_instance_uid=hd.UID(),
+        sop_instance_uid=uids.of("instance"),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=algorithm.name[:64],
@@ -81,8 +86,9 @@ def write_parametric_map(
     )
     _name_the_anatomy(parametric_map)
     _name_the_sources(parametric_map, images, algorithm, model_hash)
+    uids.name_dimensions(parametric_map)
     parametric_map.save_as(str(path), write_like_original=False)
-    return str(series_uid)
+    return str(parametric_map.SeriesInstanceUID)
 
 
 def _mapping(frames: np.ndarray) -> hd.pm.RealWorldValueMapping:

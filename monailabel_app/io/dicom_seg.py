@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import highdicom as hd
@@ -25,6 +25,8 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SegmentationStorage
 from pydicom.valuerep import format_number_as_ds
 
 from monailabel_app.errors import InvalidVolume, UnreadableVolume
+from monailabel_app.io.dicom_colours import cielab, colour_of
+from monailabel_app.io.dicom_uids import ObjectUids
 
 CATEGORY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 TYPE = Code("52988006", "SCT", "Lesion")
@@ -57,13 +59,17 @@ def write_dicom_seg(
     names: Mapping[int, str] | None = None,
     description: str = SERIES_DESCRIPTION,
     labels: Mapping[int, str] | None = None,
+    distinct: str = "",
+    colours: Mapping[int, tuple[int, int, int]] | None = None,
 ) -> str:
     """Write ``label`` ((x, y, z) of whole numbers, 0 = nothing) as a segmentation of the series in folder
     ``series``.
 
     affine: (4, 4) label voxel -> RAS mm; the grid may be ordered in any way, each slice of the series looks
     its pixels up in it (nearest voxel). names: label value -> the segment's name, by which reports track it.
-    labels: label value -> what viewers list the segment as, where that is to say more than its name. Returns the new
+    labels: label value -> what viewers list the segment as, where that is to say more than its name.
+    distinct: what makes this another object than one that tells the same (see ``dicom_uids``). colours: label value ->
+    (r, g, b) of 0 to 255 that viewers are to show it in; else that of its number (``dicom_colours``). Returns its
     SeriesInstanceUID. Raises UnreadableVolume when the folder holds no image series that can be drawn on,
     InvalidVolume when the label lies elsewhere.
     """
@@ -77,18 +83,23 @@ def write_dicom_seg(
     numbered = np.zeros(frames.shape, dtype=np.uint8 if len(values) < 256 else np.uint16)
     for number, value in enumerate(values, start=1):
         numbered[frames == value] = number
-    series_uid = hd.UID()
+    segments = [
+        (_name(value, names), (labels or {}).get(value), cielab((colours or {}).get(value) or colour_of(number)))
+        for number, value in enumerate(values, start=1)
+    ]
+    told = {"segments": segments, "algorithm": asdict(algorithm), "description": description, "distinct": distinct}
+    uids = ObjectUids("segmentation", images, told, numbered)
     segmentation = hd.seg.Segmentation(
         source_images=images,
         pixel_array=numbered,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _segment(number, _name(value, names), (labels or {}).get(value), algorithm)
-            for number, value in enumerate(values, start=1)
+            _segment(number, name, shown, colour, algorithm, uids)
+            for number, (name, shown, colour) in enumerate(segments, start=1)
         ],
-        series_instance_uid=series_uid,
+        series_instance_uid=uids.of("series"),
         series_number=300,
-        sop_instance_uid=hd.UID(),
+        sop_instance_uid=uids.of("instance"),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=algorithm.name[:64],
@@ -102,8 +113,9 @@ def write_dicom_seg(
         # An empty segmentation needs its frames, or it would have none at all.
         omit_empty_frames=bool(frames.any()),
     )
+    uids.name_dimensions(segmentation)
     segmentation.save_as(str(path), write_like_original=False)
-    return str(series_uid)
+    return str(segmentation.SeriesInstanceUID)
 
 
 def read_labelmap(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
@@ -273,7 +285,9 @@ def _name(value: int, names: Mapping[int, str] | None) -> str:
     return (names or {}).get(value) or ("anomaly" if value == 1 else f"anomaly {value}")
 
 
-def _segment(number: int, name: str, label: str | None, algorithm: Algorithm) -> hd.seg.SegmentDescription:
+def _segment(
+    number: int, name: str, label: str | None, colour: list[int], algorithm: Algorithm, uids: ObjectUids
+) -> hd.seg.SegmentDescription:
     description = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=(label or name)[:64],
@@ -287,9 +301,8 @@ def _segment(number: int, name: str, label: str | None, algorithm: Algorithm) ->
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             name=algorithm.name[:64], version=algorithm.version[:64], family=codes.DCM.ArtificialIntelligence
         ),
-        tracking_uid=hd.UID(),
+        tracking_uid=uids.of(f"segment {number}"),
         tracking_id=name[:64],
     )
-    # Red, as CIELab scaled to 16 bits (PS3.3 C.10.7.1.1), so that viewers do not choose a tissue colour.
-    description.RecommendedDisplayCIELabValue = [34885, 53485, 50171]
+    description.RecommendedDisplayCIELabValue = colour
     return description

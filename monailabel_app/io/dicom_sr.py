@@ -10,6 +10,7 @@ lesion gives a report that says that none was found at this operating point.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import highdicom as hd
@@ -24,6 +25,7 @@ from monailabel_app.errors import InvalidVolume, UnreadableVolume
 from monailabel_app.io import dicom_codes
 from monailabel_app.io.dicom_lesions import segment_name
 from monailabel_app.io.dicom_seg import CATEGORY, MANUFACTURER, TYPE, Algorithm, read_series_headers
+from monailabel_app.io.dicom_uids import ObjectUids
 from monailabel_app.types import Finding, Lesion
 
 SERIES_DESCRIPTION = "Anomaly measurements (research use only)"
@@ -42,7 +44,7 @@ def write_dicom_sr(
     segmentation: str | Path | None = None,
     description: str = SERIES_DESCRIPTION,
 ) -> str:
-    """Write ``finding`` as a measurement report on the series in folder ``series``. Returns the new SeriesInstanceUID.
+    """Write ``finding`` as a measurement report on the series in folder ``series``. Returns its SeriesInstanceUID.
 
     segmentation: the DICOM Segmentation of the same finding, written by ``write_dicom_seg`` either with one segment per
     lesion (``dicom_lesions.number_lesions``) or with one for all of them. Its segments are referred to, and lesions
@@ -55,21 +57,21 @@ def write_dicom_sr(
     images = read_series_headers(series)
     segments = _Segments(segmentation, finding, images) if segmentation is not None else None
     identification = _identification(finding, algorithm)
-    groups: list[hd.sr.MeasurementsAndQualitativeEvaluations] = [_scan_group(finding, images, identification)]
-    groups += [_lesion_group(lesion, finding, images, segments, identification) for lesion in finding.lesions]
+    uids = ObjectUids("report", images, _told(finding, algorithm, segments, description))
+    groups: list[hd.sr.MeasurementsAndQualitativeEvaluations] = [_scan_group(finding, images, identification, uids)]
+    groups += [_lesion_group(lesion, finding, images, segments, identification, uids) for lesion in finding.lesions]
     report = hd.sr.MeasurementReport(
         observation_context=_observer(finding, algorithm),
         procedure_reported=codes.LN.BrainMRI,
         imaging_measurements=groups,
     )
     report[0].ContentSequence.append(_remarks(finding))
-    series_uid = hd.UID()
     document = hd.sr.Comprehensive3DSR(
         evidence=[*images, *([segments.header] if segments else [])],
         content=report[0],
-        series_instance_uid=series_uid,
+        series_instance_uid=uids.of("series"),
         series_number=302,
-        sop_instance_uid=hd.UID(),
+        sop_instance_uid=uids.of("instance"),
         instance_number=1,
         manufacturer=MANUFACTURER,
         is_complete=True,
@@ -82,7 +84,22 @@ def write_dicom_sr(
     )
     dicom_codes.name_local_scheme(document)
     document.save_as(str(path), write_like_original=False)
-    return str(series_uid)
+    return str(document.SeriesInstanceUID)
+
+
+def _told(finding: Finding, algorithm: Algorithm, segments: _Segments | None, description: str) -> dict[str, object]:
+    """All that the report says, which decides whether it is another one."""
+    return {
+        "algorithm": asdict(algorithm),
+        "description": description,
+        "model": [finding.model_id, finding.model_hash],
+        "settings": dict(finding.settings),
+        "threshold": finding.threshold,
+        "score": [finding.anomaly_score, finding.p_value],
+        "lesions": [asdict(lesion) for lesion in finding.lesions],
+        "warnings": _warnings(finding),
+        "segmentation": str(segments.header.SOPInstanceUID) if segments else "",
+    }
 
 
 class _Segments:
@@ -166,7 +183,10 @@ def _plain(value: object) -> str:
 
 
 def _scan_group(
-    finding: Finding, images: Sequence[Dataset], identification: hd.sr.AlgorithmIdentification
+    finding: Finding,
+    images: Sequence[Dataset],
+    identification: hd.sr.AlgorithmIdentification,
+    uids: ObjectUids,
 ) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     total = sum(lesion.volume_ml for lesion in finding.lesions)
     measurements = [
@@ -176,7 +196,7 @@ def _scan_group(
         *_measured(codes.SCT.Volume, total, dicom_codes.MILLILITRE, codes.SCT.Total),
     ]
     return hd.sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=hd.sr.TrackingIdentifier(identifier="scan"),
+        tracking_identifier=hd.sr.TrackingIdentifier(uid=uids.of("scan"), identifier="scan"),
         finding_sites=[_site("")],
         measurements=measurements,
         algorithm_id=identification,
@@ -190,10 +210,12 @@ def _lesion_group(
     images: Sequence[Dataset],
     segments: _Segments | None,
     identification: hd.sr.AlgorithmIdentification,
+    uids: ObjectUids,
 ) -> hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     series = hd.sr.SourceSeriesForSegmentation(str(images[0].SeriesInstanceUID))
     centre = np.asarray(lesion.centroid_ras_mm, dtype=np.float64) * (-1, -1, 1)
     uid = segments.tracking_uid(lesion, len(finding.lesions)) if segments else None
+    uid = uid or uids.of(f"lesion {lesion.index}")
     where: dict[str, object]
     if segments:
         where = {"referenced_segment": segments.reference(lesion, series)}

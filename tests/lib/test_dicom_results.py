@@ -214,7 +214,11 @@ class Archive:
     """Stores what it is sent until ``fail`` says otherwise."""
 
     def __init__(self, fail=None, after=0):
-        self.stored, self.fail, self.after = [], fail, after
+        self.stored, self.fail, self.after, self.holds = [], fail, after, []
+
+    def search_for_instances(self, study, series, search_filters):
+        wanted = {"StudyInstanceUID": study, "SeriesInstanceUID": series, **search_filters}
+        return [item.to_json_dict() for item in self.holds if all(item[k].value == v for k, v in wanted.items())]
 
     def store_instances(self, datasets):
         if len(self.stored) >= self.after and self.fail is not None:
@@ -278,3 +282,28 @@ def test_an_archive_that_fails_in_mid_transfer_is_named_with_what_it_has(files, 
 
 def test_an_object_that_is_there_already_is_stored(files):
     store_objects(Archive(refused(0x0111)), files)
+    store_objects(Archive(refused(0xB00E)), files)
+
+
+def conflict(*reasons):
+    """HTTP 409 as Azure's archive (with a reason) or Google's (a text) answers."""
+    response = requests.Response()
+    response.status_code = 409
+    failed = {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [reason]}} for reason in reasons]}
+    response._content = json.dumps({"00081198": failed}).encode() if reasons else b"instance exists"
+    return requests.HTTPError(response=response)
+
+
+def test_a_conflict_with_itself_is_stored_and_another_one_is_refused(files):
+    store_objects(Archive(conflict(0xB00E)), files)
+    store_objects(Archive(conflict(0x0111)), files)
+    with pytest.raises(ArchiveRefused, match="409"):
+        store_objects(Archive(conflict(0x0111, 0xA700)), files)
+    archive = Archive(conflict())
+    with pytest.raises(ArchiveRefused, match="409"):
+        store_objects(archive, files)
+    archive.holds = [pydicom.dcmread(path) for path in files]
+    store_objects(archive, files)
+    archive.holds = archive.holds[:1]
+    with pytest.raises(ArchiveRefused, match="1 of 3"):
+        store_objects(archive, files)

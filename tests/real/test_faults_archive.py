@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import nibabel as nib
+import numpy as np
 import pytest
 import requests
 
@@ -71,6 +73,9 @@ class BadLine:
                     content = answer.raw.read(decode_content=False)
                 except requests.RequestException:
                     self.connection.close()
+                    return
+                if fault == "lose answer":
+                    self.connection.shutdown(socket.SHUT_RDWR)
                     return
                 self.send_response(answer.status_code)
                 for name in ("Content-Type", "Content-Encoding"):
@@ -270,6 +275,34 @@ def test_a_label_that_is_cut_on_its_way_to_the_archive_is_refused_and_can_be_sen
     line.fault = lambda method, path: ""
     assert server.submit(series.series_uid, file).status_code == 200
     assert len(archive.find_series(Modality="SEG")) == before + 1
+
+
+def test_a_label_whose_answer_was_lost_is_one_instance_when_it_is_submitted_again_and_a_changed_one_another(
+    archive, line, server, cache, series, tmp_path
+):
+    result = server.server.infer(MODEL, params={"image": series.series_uid, "output": "image"}, timeout=300)
+    file = tmp_path / "label.nii.gz"
+    file.write_bytes(result.content)
+
+    def in_the_archive():
+        listed = archive.find_series(Modality="SEG", StudyInstanceUID=series.study_uid)
+        return [len(item["Instances"]) for item in listed]
+
+    line.fault = lambda method, path: "lose answer" if method == "POST" else ""
+    for _ in range(2):
+        answer = server.submit(series.series_uid, file)
+        assert answer.status_code in {502, 504}, answer.text
+        assert in_the_archive() == [1]
+    line.fault = lambda method, path: ""
+    for _ in range(2):
+        assert server.submit(series.series_uid, file).status_code == 200
+        assert in_the_archive() == [1]
+    label = nib.load(file)
+    voxels = np.asarray(label.dataobj).astype(np.uint8)
+    voxels[tuple(np.argwhere(voxels)[0])] = 0
+    nib.save(nib.Nifti1Image(voxels, label.affine), file)
+    assert server.submit(series.series_uid, file).status_code == 200
+    assert in_the_archive() == [1, 1]
 
 
 def test_an_archive_that_is_away_at_the_start_of_the_server_is_used_when_it_comes(line, server, series):

@@ -8,6 +8,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from monailabel_app.errors import InvalidVolume, UnreadableVolume
+from monailabel_app.io.dicom_colours import PALETTE, cielab
 from monailabel_app.io.dicom_seg import Algorithm, read_labelmap, read_series_headers, write_dicom_seg
 
 ALGORITHM = Algorithm("monailabel-anomaly ddpm_t1", "0.1.0+0123abcd")
@@ -156,6 +157,8 @@ def test_each_label_value_becomes_a_segment(tmp_path):
     write_dicom_seg(tmp_path / "seg.dcm", label, LPS_TO_RAS @ affine, tmp_path / "series", ALGORITHM, names)
     seg = hd.seg.segread(str(tmp_path / "seg.dcm"))
     assert [segment.SegmentLabel for segment in seg.SegmentSequence] == ["anomaly", "other"]
+    shown = [list(segment.RecommendedDisplayCIELabValue) for segment in seg.SegmentSequence]
+    assert shown == [cielab(PALETTE[0]), cielab(PALETTE[1])]
 
 
 def test_a_label_elsewhere_in_space_is_refused(tmp_path):
