@@ -7,6 +7,7 @@ archive is never asked.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -14,7 +15,6 @@ import threading
 import time
 from collections import Counter as Count
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 import monailabel_app
-from lib import background
+from lib import audit, background
 from lib.jobs import QUEUED, RUNNING
 from monailabel_app.audit import log_file
+from monailabel_app.audit.log import read_head, rotated
 from monailabel_app.monitoring.instruments import REGISTRY, bounded
 
 logger = logging.getLogger(__name__)
@@ -54,23 +55,27 @@ class _Remembered:
 
 
 class _Lines:
-    """The lines of a file that only grows, counted by reading what has come since."""
+    """The lines of files that only grow, counted by reading what has come since."""
 
     def __init__(self) -> None:
-        self._at, self._count, self._file = 0, 0, -1
+        self._held: dict[int, tuple[int, int]] = {}
         self._lock = threading.Lock()
 
-    def count(self, path: Path) -> int:
+    def of(self, files: list[Path]) -> int:
         with self._lock:
-            status = path.stat()
-            if status.st_ino != self._file or status.st_size < self._at:
-                self._at, self._count, self._file = 0, 0, status.st_ino
-            with path.open("rb") as file:
-                file.seek(self._at)
-                while block := file.read(2**20):
-                    self._count += block.count(b"\n")
-                    self._at += len(block)
-            return self._count
+            held = {}
+            for path in files:
+                with path.open("rb") as file:
+                    number = os.fstat(file.fileno()).st_ino
+                    at, count = self._held.get(number, (0, 0))
+                    if os.fstat(file.fileno()).st_size < at:
+                        at, count = 0, 0
+                    file.seek(at)
+                    while block := file.read(2**20):
+                        count, at = count + block.count(b"\n"), at + len(block)
+                held[number] = at, count
+            self._held = held
+            return sum(count for _, count in held.values())
 
 
 _audit_lines = _Lines()
@@ -171,6 +176,16 @@ def _about_work(app: Any) -> Iterator[Metric]:
         for state in (QUEUED, RUNNING):
             jobs.add_metric([kind, state], count[kind, state])
     yield jobs
+    silent = GaugeMetricFamily(
+        "anomaly_job_silent_seconds", "How long the running job that told nothing longest has (s)", labels=["kind"]
+    )
+    longest = {"infer": 0.0}
+    for seconds, job in app.jobs.silent():
+        kind = bounded("job", job.kind)
+        longest[kind] = max(seconds, longest.get(kind, 0.0))
+    for kind, seconds in longest.items():
+        silent.add_metric([kind], seconds)
+    yield silent
     share = GaugeMetricFamily(
         "anomaly_background_progress", "Share done of what runs in the background", labels=["kind"]
     )
@@ -242,11 +257,25 @@ def _about_disks(app: Any) -> Iterator[Metric]:
 
 def _about_audit(app: Any) -> Iterator[Metric]:
     path = log_file(Path(app.app_dir), app.conf.get("audit"))
-    if path is not None and path.is_file():
-        yield _gauge("anomaly_audit_records", "Records of the audit log", _audit_lines.count(path))
-        yield _gauge("anomaly_audit_bytes", "Bytes of the audit log", path.stat().st_size)
-        written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc).timestamp()
-        yield _gauge("anomaly_audit_written_timestamp_seconds", "When the audit log was last written", written)
+    if path is None:
+        return
+    lost = CounterMetricFamily("anomaly_audit_unwritten", "Records that could not be written into the audit log")
+    lost.add_metric([], audit.journal().failed)
+    yield lost
+    if path.is_file():
+        full, now = rotated(path), path.stat()
+        # A new month's file begins empty; the log has not.
+        yield _gauge("anomaly_audit_records", "Records of the audit log", _records(path, full))
+        size = now.st_size + sum(file.stat().st_size for file in full)
+        yield _gauge("anomaly_audit_bytes", "Bytes of the audit log", size)
+        yield _gauge("anomaly_audit_written_timestamp_seconds", "When the audit log was last written", now.st_mtime)
+
+
+def _records(path: Path, full: list[Path]) -> int:
+    head = read_head(path)
+    if head is not None:
+        return head[0].sequence
+    return _audit_lines.of([*full, path])
 
 
 _OF_APP = (

@@ -62,6 +62,8 @@ class Job:
         self.place: Place | None = None
         self.cancelling: str | None = None
         self.began = self.ended = 0.0
+        # When the work last told how far it is.
+        self.heard = 0.0
         self.overall: Overall | None = None
         self.pace = Pace()
         self._told = told

@@ -194,6 +194,12 @@ class Jobs:
         # Of two jobs of one image the running one counts.
         return {job.image: job.state for job in sorted(active, key=lambda job: job.state == RUNNING)}
 
+    def silent(self) -> list[tuple[float, Job]]:
+        """The running jobs, and for how long each has told nothing (s): an analysis tells of every step."""
+        with self._lock:
+            now = time.monotonic()
+            return [(now - job.heard, job) for job in self._table.values() if job.state == RUNNING]
+
     def get(self, job_id: str) -> dict[str, Any]:
         """One job as JSON. Raises UnknownJob."""
         with self._lock:
@@ -265,6 +271,7 @@ class Jobs:
     def told(self, job: Job, stage: str, share: float) -> None:
         """What ``Job.tell`` does."""
         with self._lock:
+            job.heard = time.monotonic()
             if job.cancelling:
                 raise Cancelled(job.cancelling)
             if stage in {WAITING, DONE}:
@@ -327,6 +334,7 @@ class Jobs:
             if job.state != QUEUED:
                 return
             job.state, job.began, job.started = RUNNING, time.monotonic(), datetime.now(timezone.utc)
+            job.heard = job.began
             job.overall = Overall(self._times.of(job.plan.cost))
             job.stage, job.progress = "starting", 0.0
             if job.submitted and self._store is not None:

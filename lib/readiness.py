@@ -1,4 +1,4 @@
-"""Whether the server has what it needs: its models whole, its scans within reach, room on its disks.
+"""Whether the server has what it needs: its models whole, its scans within reach, room on its disks, work that goes on.
 
 Every check is short and its answer is kept for some seconds, so that a watcher that asks often costs nothing.
 """
@@ -25,7 +25,9 @@ OK, FAILING = "ok", "failing"
 # Below it a label or a result may not fit any more.
 LEAST_FREE_BYTES = 256 * 2**20
 ARCHIVE_SECONDS = 3.0
-_KEPT_SECONDS = {"archive": 15.0, "models": 10.0, "studies": 5.0, "disk": 5.0}
+# An analysis tells of every step, the longest of which takes a minute or two on a slow machine.
+MOST_SILENT_SECONDS = 900.0
+_KEPT_SECONDS = {"archive": 15.0, "models": 10.0, "studies": 5.0, "disk": 5.0, "work": 5.0}
 
 _held: dict[tuple[str, int], tuple[float, dict[str, Any]]] = {}
 _verified: dict[Path, tuple[tuple, str]] = {}
@@ -44,7 +46,7 @@ def works(app: Any) -> bool:
 
 def checks(app: Any) -> list[dict[str, Any]]:
     """Name, ``ok`` and, where it fails, what is the matter and what to do."""
-    wanted: dict[str, Callable[[Any], str]] = {"models": _models, "studies": _studies, "disk": _disk}
+    wanted: dict[str, Callable[[Any], str]] = {"models": _models, "studies": _studies, "disk": _disk, "work": _work}
     if isinstance(app.datastore(), AnomalyDICOMWebDatastore):
         wanted["archive"] = _archive
     return [_answer(name, check, app) for name, check in wanted.items()]
@@ -112,6 +114,13 @@ def _disk(app: Any) -> str:
     short = [f"{name} ({free_bytes(path)[0] // 2**20} MiB)" for name, path in folders(app).items()
              if free_bytes(path)[0] < LEAST_FREE_BYTES]  # fmt: skip
     return f"less than {LEAST_FREE_BYTES // 2**20} MiB free for {', '.join(short)}: main.py purge" if short else ""
+
+
+def _work(app: Any) -> str:
+    """What hangs holds its device for ever, and all that waits for it; it can only be cancelled at its next step."""
+    hanging = [(silent, job) for silent, job in app.jobs.silent() if silent > MOST_SILENT_SECONDS]
+    named = ", ".join(f"{job.id} ({job.stage}, {silent / 60:.0f} min, on {job.plan.device})" for silent, job in hanging)
+    return f"told nothing for long: {named}. Cancel it; where that does not end it, restart the server" if named else ""
 
 
 def _archive(app: Any) -> str:

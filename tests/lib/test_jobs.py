@@ -382,3 +382,31 @@ def test_those_who_are_turned_away_are_told_different_times(stage):
     assert told == sorted(told)
     assert told[0] + 60 < told[3] <= 300
     assert jobs.close(10)
+
+
+def test_a_job_that_hangs_is_silent_until_it_tells_something(monkeypatch):
+    """Silent from when it began or last told; what waits or is over is not."""
+    going, now = threading.Event(), [1000.0]
+    told = threading.Event()
+
+    def work(job):
+        with lines.device("cpu"):
+            job.tell("reconstruction", 0.1)
+            told.set()
+            going.wait(30)
+
+    lines = Lines()
+    jobs = Jobs(lines, lambda image, model, params: Plan("cpu", equal=image), work)
+    monkeypatch.setattr("lib.jobs.time.monotonic", lambda: now[0])
+    first, waits = jobs.submit("a", "one", {}), jobs.submit("b", "one", {})
+    assert told.wait(10)
+    now[0] += 600.0
+    assert [(round(silent), job.id) for silent, job in jobs.silent()] == [(600, first.id)]
+    first.tell("reconstruction", 0.1)
+    assert [round(silent) for silent, _ in jobs.silent()] == [0]
+    jobs.cancel(waits.id)
+    going.set()
+    monkeypatch.undo()
+    until(lambda: first.over)
+    assert jobs.silent() == []
+    assert jobs.close(10)

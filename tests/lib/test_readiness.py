@@ -23,6 +23,7 @@ def app(tmp_path, monkeypatch):
         datastore=lambda: SimpleNamespace(_datastore_path=str(studies)),
         sessions=lambda: None,
         analyses=SimpleNamespace(store=None),
+        jobs=SimpleNamespace(silent=list),
         studies=studies,
         folder=task.entry.folder,
     )
@@ -69,6 +70,16 @@ def test_no_model_is_said_by_both(app):
 def test_a_disk_that_is_nearly_full_is_named(app, monkeypatch):
     monkeypatch.setattr(readiness, "free_bytes", lambda path: (10 * 2**20, 2**40))
     assert "datastore (10 MiB)" in faults(app)["disk"]
+    assert readiness.works(app)
+
+
+def test_work_that_tells_nothing_for_long_is_named_and_other_work_is_not(app):
+    job = SimpleNamespace(id="a1b2", stage="reconstruction", plan=SimpleNamespace(device="cuda:0"))
+    other = SimpleNamespace(id="c3d4", stage="alignment", plan=SimpleNamespace(device="cpu"))
+    app.jobs = SimpleNamespace(silent=lambda: [(readiness.MOST_SILENT_SECONDS + 60, job), (30.0, other)])
+    told = faults(app)["work"]
+    assert "a1b2 (reconstruction, 16 min, on cuda:0)" in told
+    assert "c3d4" not in told
     assert readiness.works(app)
 
 

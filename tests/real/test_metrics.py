@@ -117,4 +117,4 @@ def test_health_says_ok_and_nothing_else_and_ready_says_what_was_looked_at(worke
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
     ready = worked.get("/anomaly/ready").json()
     assert ready["status"] == "ok"
-    assert [check["name"] for check in ready["checks"]] == ["models", "studies", "disk"]
+    assert [check["name"] for check in ready["checks"]] == ["models", "studies", "disk", "work"]
