@@ -28,6 +28,9 @@ _PIECE = 2**20
 _VOXELS_AT_ONCE = 2**20
 # Writers that compress in blocks make one member of some ten thousand bytes; empty ones only cost time.
 _FREE_MEMBERS, _BYTES_PER_MEMBER = 1000, 1024
+# Characters of a number that is written out; in full, the smallest of double precision takes some hundred.
+_LONGEST_NUMBER = 1100
+_SPACES = (b" ", b"\n", b"\t", b"\r", b"\v", b"\f")
 
 Convert = Callable[[np.ndarray], np.ndarray]
 
@@ -177,7 +180,7 @@ def _engine(packing: str):
 
 def _pieces(stored: Stored) -> Iterator[np.ndarray]:
     if stored.packing in ("ascii", "hex"):
-        yield _from_text(stored)
+        yield from _from_text(stored)
         return
     with unpacked(stored.path, stored.packing, stored.start) as stream:
         stream.skip(stored.skip)
@@ -192,22 +195,51 @@ def _pieces(stored: Stored) -> Iterator[np.ndarray]:
         stream.finish()
 
 
-def _from_text(stored: Stored) -> np.ndarray:
-    """Numbers written out. A file of text is no longer than what it says, so it is read as a whole."""
-    # No number that an image holds takes more characters than this, with its separator.
-    longest = stored.count * max(40, 4 * stored.dtype.itemsize) + MAX_TRAILING
+def _from_text(stored: Stored) -> Iterator[np.ndarray]:
+    """Numbers written out, read like others: a word of text in memory takes many times what it says."""
+    left = stored.count
     with stored.path.open("rb") as file:
         file.seek(stored.start)
-        text = file.read(longest + 1)
-    if len(text) > longest:
-        raise Damaged("more")
+        for text in _whole_words(file, stored):
+            found = _numbers(text, stored)[:left]
+            left -= found.size
+            yield found
+            if not left:
+                # What follows may be anything, as a file of text ends somehow; but not without end.
+                if len(file.read(MAX_TRAILING + 1)) > MAX_TRAILING:
+                    raise Damaged("more")
+                return
+    raise Damaged("fewer")
+
+
+def _whole_words(file: BinaryIO, stored: Stored) -> Iterator[bytes]:
+    """The text in pieces that end where a number does."""
+    begun = b""
+    while piece := file.read(_PIECE // 4):
+        text = begun + piece
+        if stored.packing == "hex":
+            text = b"".join(text.split())
+            end = len(text) - len(text) % (2 * stored.dtype.itemsize)
+        else:
+            text = text.replace(b",", b" ")
+            # Up to the last white space: what follows it may go on in the next piece.
+            end = 1 + max(text.rfind(space) for space in _SPACES)
+        begun = text[end:]
+        if len(begun) > _LONGEST_NUMBER:
+            raise Damaged("something that is no number")
+        if text[:end]:
+            yield text[:end]
+    if begun:
+        yield begun
+
+
+def _numbers(text: bytes, stored: Stored) -> np.ndarray:
     try:
         if stored.packing == "hex":
-            found = np.frombuffer(bytes.fromhex(text.decode("ascii")), dtype=stored.dtype)
-        else:
-            found = np.array(text.replace(b",", b" ").split(), dtype="S40").astype(np.float64)
+            return np.frombuffer(bytes.fromhex(text.decode("ascii")), dtype=stored.dtype)
+        words = text.split()
+        if words and len(max(words, key=len)) > _LONGEST_NUMBER:
+            raise ValueError
+        return np.fromiter(map(float, words), np.float64, len(words))
     except (ValueError, UnicodeDecodeError, OverflowError):
         raise Damaged("something that is no number") from None
-    if found.size < stored.count:
-        raise Damaged("fewer")
-    return found[: stored.count]
