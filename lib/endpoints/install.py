@@ -49,7 +49,7 @@ from lib.reach import warn_if_open_to_others
 
 _MARK = "anomaly:"
 # What every request goes through, outermost first; inside MONAI Label's own handling of errors.
-LAYERS = (Metrics, RepeatedHeaders, BodyLimit, SameOrigin, Gate, AuditTrail, Guard)
+LAYERS = (Metrics, BodyLimit, SameOrigin, Gate, RepeatedHeaders, AuditTrail, Guard)
 # Around that handling, so that its answers have the headers, too.
 AROUND = (SecurityHeaders, ExactCors)
 

@@ -1,8 +1,11 @@
 """Headers that MONAI Label's client repeats from its request before, put right.
 
 With a token it keeps one set of headers for all of its requests, so that the length and the kind of the last body come
-again with requests that have none (GET, DELETE), and with uploads whose parts have another boundary: without this
+again with requests that have none (GET, DELETE), and with sessions, whose parts have another boundary: without this
 layer a session or a removal after an upload fails, and only for those who sign in.
+
+It waits for the beginning of a session's body, and so has its place behind ``lib.access.gate``: who sends none, and is
+nobody, is to be refused at once, not to keep a connection for as long as they like.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 import re
 
 from starlette.datastructures import Headers
+
+from lib.perimeter.address import below_api
 
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE"})
 # What its two ways to send a body leave behind; its third, for sessions, does not set the header anew.
@@ -32,13 +37,17 @@ class RepeatedHeaders:
         if scope["method"] in _WITHOUT_BODY:
             if "content-length" in headers and "transfer-encoding" not in headers:
                 scope = _with(scope, b"content-length", None)
-        elif scope["method"] in {"PUT", "POST"} and _LEFT.fullmatch(headers.get("content-type", "")):
+        elif _is_session(scope) and _LEFT.fullmatch(headers.get("content-type", "")):
             first = await receive()
             found = _FIRST_LINE.match(first.get("body", b"")[:80])
             if found and not headers["content-type"].endswith(f"boundary={found[1].decode()}"):
                 scope = _with(scope, b"content-type", b"multipart/form-data; boundary=" + found[1])
             receive = _again(first, receive)
         await self.app(scope, receive, send)
+
+
+def _is_session(scope) -> bool:
+    return scope["method"] == "PUT" and below_api(scope).rstrip("/") == "/session"
 
 
 def _with(scope, name: bytes, value: bytes | None):
