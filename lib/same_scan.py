@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 KEY, REPLACED_KEY, FOLDER = "scan_file", "replaced_by_hand", "replaced"
 _OF_THE_FILE = frozenset({"ts", "name"})
+# A file that was not written for so long is whole; how long is waited for that.
+QUIET_SECONDS, _PATIENCE_SECONDS = 1.0, 10.0
 
 
 class SameScan(SharedTable):
@@ -81,6 +83,8 @@ class SameScan(SharedTable):
             return False
         try:
             now = identity_of(path)
+            if now["sha256"] != held.get("sha256"):
+                now = _settled_identity(path)
             with self._changes:
                 path, held = self._known(image_id)
                 if held is None or held.get("stamp") == now["stamp"]:
@@ -171,6 +175,23 @@ def identity_of(path: str) -> dict[str, str]:
     if stamp is None:
         raise FileNotFoundError("the file of a scan is gone")
     return {"stamp": stamp_of(path), "sha256": _checksum(path, *stamp)}
+
+
+def _settled_identity(path: str) -> dict[str, str]:
+    """``identity_of``, once nobody writes the file any more: a scan that is half copied is no other scan yet.
+
+    Raises OSError for a file that goes on changing; it is looked at again the next time.
+    """
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < until:
+        modified, _ = file_stamp(path) or (0, 0)
+        # A time in the future is another machine's clock, and tells nothing.
+        if not 0 <= time.time() - modified / 1e9 < QUIET_SECONDS:
+            identity = identity_of(path)
+            if identity["stamp"] == stamp_of(path):
+                return identity
+        time.sleep(0.05)
+    raise TimeoutError("the file of a scan is being written")
 
 
 @lru_cache(maxsize=4096)

@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import threading
 import time
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from lib import same_scan
 from lib.datastore import AnomalyLocalDatastore
 from lib.same_scan import REPLACED_KEY
 from lib.scoring.base import keep
@@ -27,6 +29,11 @@ def ones(path, shape=(16, 16, 6)):
 
 def opened(folder):
     return AnomalyLocalDatastore(str(folder), extensions=["*.nii.gz"])
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch):
+    monkeypatch.setattr(same_scan, "QUIET_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -118,3 +125,33 @@ def test_a_running_server_sees_it_without_being_asked(folder, said):
     finally:
         watching._observer.stop()
         watching._observer.join()
+
+
+def test_a_scan_that_is_half_copied_is_no_other_scan(folder, said, monkeypatch):
+    monkeypatch.setattr(same_scan, "QUIET_SECONDS", 60.0)
+    path = folder / "head.nii.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+    def go_on():
+        path.write_bytes(whole)
+        os.utime(path, (1, 1))  # as copying with its dates does at the end
+
+    writer = threading.Timer(0.3, go_on)
+    writer.start()
+    assert not said.recognise("head")
+    writer.join()
+    assert set(said.get_labels_by_image_id("head")) == {"final", "anomaly_map"}
+    assert said.get_image_info("head")["review"]
+    assert not (folder / "replaced").exists()
+
+
+def test_a_scan_that_goes_on_changing_is_looked_at_again(folder, said, monkeypatch):
+    monkeypatch.setattr(same_scan, "QUIET_SECONDS", 60.0)
+    monkeypatch.setattr(same_scan, "_PATIENCE_SECONDS", 0.1)
+    write(folder / "head.nii.gz", 3)
+    assert not said.recognise("head")
+    assert said.get_labels_by_image_id("head")
+    monkeypatch.setattr(same_scan, "QUIET_SECONDS", 0.0)
+    assert said.recognise("head")
+    assert not said.get_labels_by_image_id("head")
