@@ -32,6 +32,7 @@ from monailabel_app import (
     cli_train,
 )
 from monailabel_app.errors import AnomalyAppError
+from monailabel_app.pipelines.option_checks import of_the_disk
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,13 +45,19 @@ app = typer.Typer(
 
 
 class _Commands(typer.core.TyperGroup):
-    """Shows a named error as one line instead of a traceback."""
+    """Shows a named error, or what a disk refuses, as one line instead of a traceback."""
 
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
         except AnomalyAppError as error:
             typer.secho(f"{type(error).__name__}: {error}", err=True, fg="red")
+            raise typer.Exit(2) from error
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):  # Whoever read the output has gone: nothing to be told.
+                raise
+            logging.getLogger(__name__).info("refused by the system", exc_info=error)
+            typer.secho(f"{type(error).__name__}: {of_the_disk(error)}", err=True, fg="red")
             raise typer.Exit(2) from error
 
 

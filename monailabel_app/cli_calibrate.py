@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from monailabel_app.pipelines.option_checks import known_device
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -27,7 +29,7 @@ def calibrate(
     data_root: Annotated[Path, typer.Option(help="Where the data of the described sets lie.")] = ROOT.parent
     / "shared"
     / "data",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda.", callback=known_device)] = "cpu",
     only_store: Annotated[bool, typer.Option("--only-store", help="Make it, but do not use it yet.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the site calibrations of the model.")] = False,
     use: Annotated[str | None, typer.Option(help="Use this site calibration, or `shipped`: the model's own.")] = None,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from monailabel_app.pipelines.option_checks import known_device
+
 if TYPE_CHECKING:
     from monailabel_app.pipelines.curation import CurationReport
 
@@ -35,7 +37,7 @@ def curate(
     patch_mm: Annotated[float, typer.Option(help="Side of a patch.")] = 24.0,
     top: Annotated[int, typer.Option(help="Images on the contact sheet.")] = 24,
     score: Annotated[str | None, typer.Option(help="Score (default: the model's first).")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda.", callback=known_device)] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Rank the images of a folder by how unlike healthy ones they are: wrong, failed or worth a look."""

@@ -11,6 +11,7 @@ import typer
 
 from monailabel_app.errors import InvalidSettings, UnknownModel
 from monailabel_app.pipelines.command_line import as_typed
+from monailabel_app.pipelines.option_checks import known_device
 
 if TYPE_CHECKING:
     from monailabel_app.pipelines.evaluation.dataset_types import Dataset
@@ -58,7 +59,7 @@ def evaluate(
     again: Annotated[bool, typer.Option("--again", help="Measure anew what was measured before.")] = False,
     all_scores: Annotated[bool, typer.Option("--all-scores", help="Not only every model's default score.")] = False,
     all_smoothings: Annotated[bool, typer.Option("--all-smoothings", help="Not only the standard one.")] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda.", callback=known_device)] = "cpu",
     calibration: Annotated[
         str, typer.Option(help="site: the site's own where one is in use, as predictions; shipped: never.")
     ] = "site",

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from monailabel_app.errors import InvalidSettings
+from monailabel_app.pipelines.option_checks import known_device
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -157,7 +158,7 @@ def ensemble(
         Path | None, typer.Option(help="Held-out healthy scans to calibrate on: a folder, or a cache (.safetensors).")
     ] = None,
     shipped: Annotated[bool, typer.Option("--shipped", help="Make it in model_weights/, not in model/.")] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda.", callback=known_device)] = "cpu",
 ) -> None:
     """Combine calibrated models into one; best calibrated on the scans that calibrated them."""
     from functools import partial

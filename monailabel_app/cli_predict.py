@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from monailabel_app.errors import AnomalyAppError, InvalidSettings
+from monailabel_app.pipelines.option_checks import checked_output, known_device
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,7 +23,10 @@ def predict(
         Path,
         typer.Argument(help="NIfTI or NRRD file, PNG of one slice, folder with a DICOM series, or folder of scans."),
     ],
-    model: Annotated[str, typer.Option(help="Name of a shipped or trained model, or its folder.")] = "ddpm_t1",
+    model: Annotated[
+        str,
+        typer.Option(help="auto (by the sequence in the scan's name, else T1), a model's name, or its folder."),
+    ] = "auto",
     mask: Annotated[Path | None, typer.Option(help="Write the label (.nii.gz, .nrrd).")] = None,
     anomaly_map: Annotated[Path | None, typer.Option("--map", help="Write the calibrated map.")] = None,
     report: Annotated[
@@ -39,7 +43,7 @@ def predict(
     score: Annotated[str | None, typer.Option(help="Score (default: the model's first).")] = None,
     smoothing: Annotated[str, typer.Option(help="standard, none or strong.")] = "standard",
     min_volume_ml: Annotated[float, typer.Option(help="Smaller lesions are dropped.")] = 0.1,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda.", callback=known_device)] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     gate: Annotated[str, typer.Option(help="A scan unlike the training scans: warn, refuse or off.")] = "warn",
     pixel_mm: Annotated[float | None, typer.Option(help="Pixel size of a PNG picture that states none.")] = None,
@@ -51,11 +55,13 @@ def predict(
 ) -> None:
     """Find anomalies; the result as JSON on standard output, of a folder one line per scan."""
     import json
+    from functools import cache
 
     from monailabel_app.audit import note_command
     from monailabel_app.audit.facts import analysis_facts
-    from monailabel_app.io.images import write_labelmap, write_map
+    from monailabel_app.io.images import WRITABLE_SUFFIXES, write_labelmap, write_map
     from monailabel_app.pipelines import predict as pipeline
+    from monailabel_app.pipelines.find_model import find_model_for
     from monailabel_app.pipelines.progress_bar import bars
     from monailabel_app.pipelines.report_files import Reporter, checked_report, scans_of
 
@@ -72,9 +78,16 @@ def predict(
         threshold=threshold,
     )
     scans = scans_of(scan, pattern)
+
+    @cache
+    def reporter_of(folder: Path) -> Reporter:
+        return Reporter(pipeline.load_model(folder), settings, pixel_mm)
+
     if scans is None:
         target = checked_report(report) if report is not None else None
-        reporter = Reporter(pipeline.load_model(pipeline.find_model(model, ROOT)), settings, pixel_mm)
+        checked_output(mask, WRITABLE_SUFFIXES)
+        checked_output(anomaly_map, WRITABLE_SUFFIXES)
+        reporter = reporter_of(find_model_for(scan.name, model, ROOT))
         with bars() as bar:
             volume, finding = reporter.analyse(scan, target, scan_id, bar.analysis())
         if mask is not None:
@@ -89,13 +102,13 @@ def predict(
         raise InvalidSettings(
             "expected --mask, --map and --id with one scan, got a folder of scans; see main.py cohort"
         )
-    reporter = Reporter(pipeline.load_model(pipeline.find_model(model, ROOT)), settings, pixel_mm)
     failed = 0
     with bars() as bar:
         for number, (name, path) in enumerate(scans.items()):
             bar.stage("scans", number, len(scans))
             page = report / f"{name}.html" if report is not None else None
             try:
+                reporter = reporter_of(find_model_for(path.name, model, ROOT))
                 _, finding = reporter.analyse(path, page, name, bar.analysis(f"scan {number + 1}"))
             except AnomalyAppError as error:
                 failed += 1

@@ -9,6 +9,7 @@ import typer
 
 from monailabel_app.errors import InvalidSettings
 from monailabel_app.pipelines.command_line import as_typed
+from monailabel_app.pipelines.option_checks import known_device
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,7 +39,7 @@ def selftest(
     cache: Annotated[Path, typer.Option(help="Where prepared scans are kept.")] = ROOT / "cache" / "selftest",
     workers: Annotated[int, typer.Option(min=0, help="Processes.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the plan and the anomalies.")] = 20,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda.", callback=known_device)] = "cpu",
     calibration: Annotated[str, typer.Option(help="The site's own where there is one, or shipped.")] = "site",
 ) -> None:
     """Map what a model misses by size, contrast, texture and place, and how corrupted scans fare; resumable."""

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from monailabel_app.pipelines.option_checks import known_device
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -44,7 +46,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of weights, batches and noise.")] = 0,
     privacy: Annotated[str, typer.Option(help="Budget: epsilon=8 delta=1e-5, with or without quotes.")] = "none",
     promote: Annotated[str, typer.Option(help="Does the result serve: 'if better', always or never.")] = "if better",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", callback=known_device)] = "auto",
     processes: Annotated[int, typer.Option(help="Processes that train together; 0: one per GPU.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that prepare scans.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run of this model.")] = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from monailabel_app.errors import CorruptModel, UnknownModel
@@ -9,6 +10,9 @@ from monailabel_app.weights.listing import list_models
 from monailabel_app.weights.model_folder import VERSIONS
 from monailabel_app.weights.versions import locate, split_id
 
+from .sequences import default_model, sequence_of
+
+AUTO, SLICES = "auto", "flair slices"
 SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "model_weights"
 
 
@@ -36,8 +40,37 @@ def find_model(name: str, root: Path) -> Path:
     model, version = split_id(name)
     if version is not None:
         return locate(root, model, version)
-    found = {name: entry.folder for name, entry in list_models(root).items() if entry.calibrated}
-    if name not in found:
-        known = ", ".join(found) or "none yet (train one, or restore model_weights/)"
-        raise UnknownModel(f"expected a model out of {known}, or a model folder; got {name!r}")
-    return found[name]
+    fault = no_such_model(name, root)
+    if fault:
+        raise UnknownModel(f"{fault}; or give a model folder")
+    return list_models(root)[name].folder
+
+
+def no_such_model(name: str, root: Path) -> str:
+    """What to tell whoever asks for a name that no model has, and which one may be meant; empty where one has it."""
+    names = [known for known, entry in list_models(root).items() if entry.calibrated]
+    if name in names:
+        return ""
+    near = difflib.get_close_matches(name, names, n=1)
+    meant = f" (meant: {near[0]}?)" if near else ""
+    return f"there is no model {name!r}{meant}; there are: {', '.join(names) or 'none (restore model_weights/)'}"
+
+
+def find_model_for(file_name: str, model: str, root: Path) -> Path:
+    """As ``find_model``; ``auto`` is the model offered first for the sequence that the scan's name tells.
+
+    A picture is a slice, for which the models of FLAIR slices are made; a name without a sequence is taken for T1.
+    Raises UnknownModel.
+    """
+    if model != AUTO:
+        return find_model(model, root)
+    known = {name: entry for name, entry in list_models(root).items() if entry.calibrated}
+    picture = file_name.lower().endswith(".png")
+    sequence = SLICES if picture else sequence_of(file_name.split(".nii")[0].split(".nrrd")[0], {})
+    name = default_model(known, sequence)
+    if name is None:
+        raise UnknownModel(
+            f"expected a scan of a sequence that a model is made for, got {sequence!r} in its name; "
+            "name the model: --model NAME (python main.py models list)"
+        )
+    return find_model(name, root)

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from monailabel_app.access.tokens import TokenStore, default_file
-from monailabel_app.errors import InvalidSettings
+from monailabel_app.errors import InvalidSettings, UnknownModel
 
 from .conf_keys import check_keys
 from .reach import asks_everybody, check_reach, check_tls, conf_of
@@ -98,6 +98,18 @@ def check(studies: str, host: str, port: int) -> None:
     fault = port_fault(host, port)
     if fault:
         raise InvalidSettings(f"cannot listen on {host}:{port} ({fault}): choose another --port (make: PORT=)")
+
+
+def check_models(root: Path, wanted: str) -> None:
+    """Raise UnknownModel for a name in ``models`` that the server would end with a traceback for, ten seconds later."""
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    if not names or "all" in names:
+        return
+    from .find_model import no_such_model  # PyTorch comes with it, which `doctor` wants to try by itself.
+
+    unknown = next(((name, fault) for name in names if (fault := no_such_model(name, root))), None)
+    if unknown:
+        raise UnknownModel(f"--models: {unknown[1]}; or all")
 
 
 def port_fault(host: str, port: int) -> str | None:
@@ -174,6 +186,7 @@ def next_steps(url: str, studies: str, info: Mapping[str, Any], image: str | Non
             f"MONAI Label answers at {url}/   (models: {served or 'none'}; stop with Ctrl-C)",
             "",
             *(signing_in if token else []),
+            f"  Browser    {url}/anomaly/  (worklist, upload, viewer, reports)",
             f"  3D Slicer  install the extension MONAILabel; in its module enter {url} and press the reload",
             "             button, Next Sample (or load a scan of your own), Auto Segmentation: Run",
             f"  OHIF       {ohif}",
@@ -220,6 +233,7 @@ def run(
     extra += [] if "cors_origins" in conf else named_origins(os.environ)
     asked = who_is_asked(root, host, extra)
     check(studies, host, port)
+    check_models(root, models)
     if asked.startswith("WARNING"):
         _print(asked)
     variables = environment(os.environ)

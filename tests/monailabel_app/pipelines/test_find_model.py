@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from monailabel_app.errors import UnknownModel
-from monailabel_app.pipelines.find_model import companion, find_model, list_model_folders
+from monailabel_app.pipelines.find_model import AUTO, companion, find_model, find_model_for, list_model_folders
 from monailabel_app.weights.model_folder import seal, write_config, write_weights
 from monailabel_app.weights.versions import new_staging, publish, rollback
 
@@ -55,3 +55,31 @@ def test_the_template_of_a_version_is_the_shipped_one_unless_one_lies_beside_the
         assert companion(folder, "template") == root / "model_weights" / "template"
     (root / "model" / "template").mkdir()
     assert companion(find_model(NAME, root), "template") == root / "model" / "template"
+
+
+def test_a_misspelt_name_is_answered_with_the_one_that_is_meant(root):
+    with pytest.raises(UnknownModel, match=r"'dpdm_t1' \(meant: ddpm_t1\?\); there are: ddpm_t1"):
+        find_model("dpdm_t1", root)
+
+
+@pytest.mark.parametrize(
+    ("file", "model"),
+    [
+        ("scan.nii.gz", "cold_diffusion_t1"),
+        ("sub-1_T1w.nii.gz", "cold_diffusion_t1"),
+        ("sub-1_FLAIR.nii.gz", "cold_diffusion_any"),
+        ("patient_7_t2.nrrd", "cold_diffusion_any"),
+        ("slice.png", "cold_diffusion_flair"),
+    ],
+)
+def test_the_model_that_nobody_named_is_the_one_offered_first_for_the_sequence(tmp_path, file, model):
+    # As the viewers, the page and `cohort` have it, not a model that finds less.
+    for name in ("ddpm_t1", "cold_diffusion_t1", "cold_diffusion_any", "cold_diffusion_flair"):
+        write_model(tmp_path / "model_weights" / name)
+    assert find_model_for(file, AUTO, tmp_path).name == model
+    assert find_model_for(file, "ddpm_t1", tmp_path).name == "ddpm_t1"
+
+
+def test_a_sequence_without_a_model_asks_for_a_name(root):
+    with pytest.raises(UnknownModel, match=r"'flair'.*--model NAME"):
+        find_model_for("x_flair.nii.gz", AUTO, root)

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from monailabel_app import cli
-from monailabel_app.errors import InvalidSettings
+from monailabel_app.errors import InvalidSettings, UnknownModel
 from monailabel_app.pipelines import serve
 
 INFO = '{"models": {"ddpm": {}, "other": {}}}'
@@ -165,3 +165,13 @@ def test_a_refusal_is_one_line_and_exit_code_two(monkeypatch):
     assert result.exit_code == 2
     assert "InvalidSettings: expected a free port" in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_model_that_is_not_there_ends_it_before_the_server_is_started(tmp_path, port, monkeypatch):
+    monkeypatch.setattr(serve, "command", lambda *_, **__: pytest.fail("the server was started"))
+    with pytest.raises(UnknownModel, match="there is no model 'cold_difusion_t1'"):
+        serve.run(tmp_path, str(tmp_path), port=port, models="cold_difusion_t1")
+
+
+def test_the_first_words_name_the_page():
+    assert "http://x:1/anomaly/ " in serve.next_steps("http://x:1", "/scans", {}, None)
