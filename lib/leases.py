@@ -2,6 +2,10 @@
 
 A lease is taken and checked as one change of the table of images, so that of two readers who ask at the same moment, in
 whatever processes, one gets the study. It ends by itself; nothing has to be cleaned up after a reader who went home.
+
+A reader's name is what a client writes. Where accounts are in use (tokens, Keycloak) a lease is its account's, too, and
+another account gets it by no name; readers who share an account are told apart by their names. A lease that was taken
+without an account is told by the name alone, as on a machine where nobody is asked for a token.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
+from lib.access.principal import BY_NAME, current
 from lib.errors import InvalidRequest, NotAllowed, StudyTaken, UnknownImage
 
 KEY = "lease"
@@ -21,7 +26,7 @@ _LONGEST_NAME = 80
 
 
 def take(datastore: Datastore, image: str, reader: str, minutes: float = MINUTES) -> dict[str, str]:
-    """Lend a study to a reader, or lend it on to the one who has it. Returns the lease: reader and until (UTC).
+    """Lend a study to a reader, or lend it on to the one who has it. Returns the lease: reader, until (UTC), account.
 
     Raises StudyTaken while another reader has it, UnknownImage, InvalidRequest for no name or odd minutes, NotAllowed
     where the studies folder cannot be written.
@@ -30,6 +35,8 @@ def take(datastore: Datastore, image: str, reader: str, minutes: float = MINUTES
     if not 0 < minutes <= _LONGEST_MINUTES:
         raise InvalidRequest(f"expected minutes above 0 and up to {_LONGEST_MINUTES:g}, got {str(minutes)[:24]}")
     lease = {"reader": reader, "until": _iso(datetime.now(timezone.utc) + timedelta(minutes=float(minutes)))}
+    if account := _account():
+        lease["account"] = account
 
     def change(info: Mapping[str, Any]) -> dict[str, Any]:
         check(info, reader)
@@ -54,21 +61,33 @@ def free(datastore: Datastore, image: str, reader: str) -> bool:
 
 
 def held_by(info: Mapping[str, Any], now: datetime | None = None) -> dict[str, str] | None:
-    """The lease in a scan's information, ``{"reader", "until"}``; None where nobody has the study any more."""
+    """The lease in a scan's information; None where nobody has the study any more.
+
+    ``{"reader", "until"}``, and ``account`` where it was taken with one.
+    """
     held = info.get(KEY)
     if not isinstance(held, Mapping) or str(held.get("until") or "") <= _iso(now or datetime.now(timezone.utc)):
         return None
-    return {"reader": str(held.get("reader") or ""), "until": str(held["until"])}
+    account = {"account": str(held["account"])} if held.get("account") else {}
+    return {"reader": str(held.get("reader") or ""), "until": str(held["until"]), **account}
+
+
+def same_account(held: Mapping[str, str]) -> bool:
+    """Whether a lease was taken by the account of this request, or without one."""
+    return held.get("account") in (None, _account())
 
 
 def check(info: Mapping[str, Any], reader: str) -> None:
     """Raises StudyTaken while another reader has the study."""
     held = held_by(info)
-    if held is not None and held["reader"] != reader:
-        raise StudyTaken(
-            f"{held['reader'][:_LONGEST_NAME]} works on this study until {held['until']}: take another one, or wait "
-            "until it is free again"
-        )
+    if held is None or (held["reader"] == reader and same_account(held)):
+        return
+    name = held["reader"][:_LONGEST_NAME]
+    if held["reader"] == reader:
+        name = f"{name}, signed in with another account,"
+    raise StudyTaken(
+        f"{name} works on this study until {held['until']}: take another one, or wait until it is free again"
+    )
 
 
 def reader_name(reader: Any) -> str:
@@ -77,6 +96,14 @@ def reader_name(reader: Any) -> str:
     if not name or len(name) > _LONGEST_NAME or not name.isprintable():
         raise InvalidRequest(f"expected a reader's name of 1 to {_LONGEST_NAME} letters, got {name[:20]!r}")
     return name
+
+
+def _account() -> str:
+    """Of this request; empty where nobody was asked who they are. A token's name has no colon."""
+    who = current()
+    if who.how not in BY_NAME:
+        return ""
+    return f"keycloak:{who.name}" if who.how == "keycloak" else who.name
 
 
 def _change(datastore: Datastore, image: str, change: Any) -> None:

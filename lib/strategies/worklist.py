@@ -16,7 +16,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from lib.errors import NotAllowed, StudyTaken, UnknownImage
-from lib.leases import held_by, take
+from lib.leases import held_by, same_account, take
 from lib.scoring.records import newest_record, records_of
 from monailabel_app.errors import InvalidVolume, UnreadableVolume
 
@@ -51,7 +51,7 @@ def lend(request: Mapping[str, Any], datastore: Datastore, choose: Choose) -> di
     infos = unreviewed(datastore)
     leases = {image: lease for image, info in infos.items() if (lease := held_by(info)) is not None}
     free = sorted(image for image in infos if image not in leases)
-    mine = sorted(image for image, lease in leases.items() if _same(lease["reader"], reader))
+    mine = sorted(image for image, lease in leases.items() if _same(lease, reader))
     left, refused = free or mine, 0
     while left:
         answer = choose(left, infos)
@@ -95,5 +95,6 @@ def newest(info: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
     return newest_record(records_of(info))
 
 
-def _same(held: str, reader: str) -> bool:
-    return held == reader or (held.startswith(NAMELESS) and reader.startswith(NAMELESS))
+def _same(lease: Mapping[str, str], reader: str) -> bool:
+    held = lease["reader"]
+    return same_account(lease) and (held == reader or (held.startswith(NAMELESS) and reader.startswith(NAMELESS)))

@@ -5,9 +5,10 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from lib.access.principal import Principal, acting
 from lib.datastore import AnomalyLocalDatastore
 from lib.errors import InvalidRequest, NotAllowed, StudyTaken, UnknownImage
-from lib.leases import free, held_by, take
+from lib.leases import check, free, held_by, take
 from lib.strategies import First
 
 
@@ -58,6 +59,53 @@ def test_a_reader_has_a_name(store, reader):
 def test_a_lease_has_a_length(store, minutes):
     with pytest.raises(InvalidRequest, match="minutes"):
         take(store, "a", "Ada", minutes)
+
+
+ANNA, BERT = Principal("annas-token", "reader", "token"), Principal("berts-token", "reader", "token")
+KEYCLOAK = Principal("annas-token", "reader", "keycloak")
+COOKIE = Principal("annas-token", "reader", "cookie")
+LOCAL = Principal("local", "admin", "local")
+
+
+@pytest.mark.parametrize("other", [BERT, KEYCLOAK, LOCAL])
+def test_no_other_account_takes_or_frees_a_lease_by_writing_its_readers_name(store, other):
+    with acting(ANNA):
+        lease = take(store, "a", "Ada")
+    assert held_by(store.get_image_info("a")) == lease
+    with acting(other):
+        with pytest.raises(StudyTaken, match="another account"):
+            take(store, "a", "Ada")
+        with pytest.raises(StudyTaken, match="another account"):
+            free(store, "a", "Ada")
+        with pytest.raises(StudyTaken, match="another account"):
+            check(store.get_image_info("a"), "Ada")
+    assert held_by(store.get_image_info("a")) == lease
+    with acting(COOKIE):  # The same token, in a browser.
+        check(store.get_image_info("a"), "Ada")
+        assert free(store, "a", "Ada") is True
+
+
+def test_readers_who_share_an_account_are_told_apart_by_their_names(store):
+    with acting(ANNA):
+        take(store, "a", "Ada")
+        with pytest.raises(StudyTaken, match=r"^Ada works"):
+            take(store, "a", "Ben")
+
+
+def test_where_nobody_is_asked_for_a_token_the_name_tells_the_reader(store):
+    with acting(LOCAL):
+        assert set(take(store, "a", "Ada")) == {"reader", "until"}
+        with pytest.raises(StudyTaken):
+            take(store, "a", "Ben")
+        assert free(store, "a", "Ada") is True
+
+
+def test_the_next_study_is_not_one_that_another_account_of_the_same_name_has(store):
+    with acting(ANNA):
+        assert First()({"client_id": "Ada"}, store)["id"] == "a"
+    with acting(BERT):
+        assert First()({"client_id": "Ada"}, store)["id"] == "b"
+        assert First()({"client_id": "Ada"}, store)["id"] == "b"  # handed out before, to this account
 
 
 def test_an_unknown_study_cannot_be_lent(store):
