@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import logging
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ class AnomalyLocalDatastore(SameScan, ReviewedLabels):
                 if "healthy" in image_info:
                     self.update_image_info(image_id, {"healthy": image_info["healthy"]})
                 return image_id
-            with Staged(image_filename, self._datastore.image_path()) as staged, self._changes, Placing() as placing:
+            folder = self._datastore.image_path()
+            with Staged(image_filename, folder) as staged, self._changes, self._placing() as placing:
                 former = super().get_image_uri(image_id)
                 if former and Path(former).is_file():
                     self._move_aside(placing, image_id, Path(former))
@@ -103,11 +105,13 @@ class AnomalyLocalDatastore(SameScan, ReviewedLabels):
         label_info: dict[str, Any],
         label_id: str = "",
         of: str = "",
+        said: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> str:
         """Take a copy of a label in under ``label_tag``; a final one must lie on the scan's grid and is counted.
 
-        of: the stamp of the file that it was made of (``stamp_of``), where that is known. Raises InvalidRequest,
-        UnknownImage (also where the image is another file by now), UnreadableVolume or InvalidVolume.
+        of: the stamp of the file that it was made of (``stamp_of``), where that is known. said: what the image's
+        information says of it, in the same change. Raises InvalidRequest, UnknownImage (also where the image is
+        another file by now), UnreadableVolume or InvalidVolume.
         """
         check_tag(label_tag)
         known_extension(label_filename, LABEL_EXTENSIONS, "a label")
@@ -120,7 +124,7 @@ class AnomalyLocalDatastore(SameScan, ReviewedLabels):
             now = super().get_image_uri(image_id)
             if (now, file_stamp(now)) != scan:
                 raise UnknownImage(f"image {image_id[:80]!r} was replaced meanwhile: submit the label again")
-            return self._keep_label(image_id, label_filename, label_tag, label_info, voxels, of)
+            return self._keep_label(image_id, label_filename, label_tag, label_info, voxels, of, said)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label. Raises UnknownImage when there is none."""

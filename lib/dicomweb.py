@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -217,10 +217,12 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         label_info: dict[str, Any],
         label_id: str = "",
         of: str = "",
+        said: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> str:
         """Keep a label here and, when it is final and not empty, send it to the archive as a DICOM Segmentation.
 
-        of: not looked at; what an archive holds under a UID is never another scan.
+        of: not looked at; what an archive holds under a UID is never another scan. said: what the image's information
+        says of it, in the same change.
 
         Raises UnknownImage, ArchiveUnreachable, UnreadableVolume, InvalidVolume (not on the scan's grid).
         """
@@ -246,7 +248,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
             else:
                 label_info = archive_labels.not_sent(label_info, former)
             self._list_anew_for(image_id)
-            return self._keep_label(image_id, label_filename, label_tag, label_info, voxels)
+            return self._keep_label(image_id, label_filename, label_tag, label_info, voxels, said=said)
         finally:
             if converted:
                 os.unlink(converted)

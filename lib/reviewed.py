@@ -18,7 +18,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 
 from lib.errors import InvalidRequest, UnknownImage
 from lib.ids import check_tag
-from lib.shared_table import SharedTable, file_stamp
+from lib.shared_table import SharedTable, file_stamp, put_into
 from lib.whole_files import Placing
 from monailabel_app.errors import AnomalyAppError, InvalidVolume
 from monailabel_app.io import images
@@ -177,19 +177,29 @@ class ReviewedLabels(SharedTable):
             super().update_label_info(label_id, label_tag, kept)
 
     def _keep_label(
-        self, image_id: str, file: str, tag: str, info: dict[str, Any], voxels: int | None, of: str = ""
+        self,
+        image_id: str,
+        file: str,
+        tag: str,
+        info: dict[str, Any],
+        voxels: int | None,
+        of: str = "",
+        said: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> str:
         """Store a label whose voxels are already counted (None: not a final one) and settle its image's flag.
 
-        of: the stamp of the scan's file that it is about, where that is known. One change: whole or not at all.
+        of: the stamp of the scan's file that it is about, where that is known. said: entries for tables of the image's
+        information that belong to the label, as ``add_to_image_info`` takes them. One change: whole or not at all.
         """
-        with self._staged_label(file, tag) as staged, self._changes, Placing() as placing:
+        with self._staged_label(file, tag) as staged, self._changes, self._placing() as placing:
             self._check_same(image_id, of)
             former = Path(LocalDatastore.get_label_uri(self, image_id, tag) or "")
             self._label_entry(placing, staged.path, image_id, file, tag, info, voxels)
             if former.is_file() and former != Path(LocalDatastore.get_label_uri(self, image_id, tag)):
                 # Saved anew as another file type: the old file would stay behind.
                 placing.remove_after(former)
+            for key, entries in (said or {}).items():
+                put_into(self._datastore.objects[image_id].image.info, key, entries)
             self._update_datastore_file()
         return image_id
 

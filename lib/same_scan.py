@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from lib.shared_table import SharedTable, file_stamp, stamp_of
-from lib.whole_files import Placing
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +128,7 @@ class SameScan(SharedTable):
             json.dump(said, file, indent=2, default=str)
             file.flush()
             os.fsync(file.fileno())
-        with Placing() as placing:
+        with self._placing() as placing:
             for tag, label in entry.labels.items():
                 path = Path(self._datastore.label_path(tag)) / self._filename(image_id, label.ext)
                 if path.is_file():

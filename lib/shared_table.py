@@ -30,7 +30,8 @@ from filelock import FileLock, Timeout
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 
 from lib.errors import ServerBusy, UnknownImage
-from lib.whole_files import Placing, Staged, clean
+from lib.whole_files import Placing, Staged, clean, put_back
+from monailabel_app.files import flush
 
 logger = logging.getLogger(__name__)
 
@@ -188,17 +189,21 @@ class SharedTable(LocalDatastore):
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Take a copy of an image in, whole or not at all. Raises OSError, and then nothing has changed."""
         image_id = image_id or self._to_id(os.path.basename(image_filename))[0]
-        with Staged(image_filename, self._datastore.image_path()) as staged, self._changes, Placing() as placing:
+        with Staged(image_filename, self._datastore.image_path()) as staged, self._changes, self._placing() as placing:
             self._place_image(placing, staged.path, image_id, image_filename, image_info)
             self._update_datastore_file()
         return image_id
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Take a copy of a label in, whole or not at all; the former one stays until then. Raises as ``add_image``."""
-        with self._staged_label(label_filename, label_tag) as staged, self._changes, Placing() as placing:
+        with self._staged_label(label_filename, label_tag) as staged, self._changes, self._placing() as placing:
             self._place_label(placing, staged.path, image_id, label_filename, label_tag, label_info)
             self._update_datastore_file()
         return image_id
+
+    def _placing(self) -> Placing:
+        """For the files of a change, whose table ends it."""
+        return Placing(self._datastore_config_path)
 
     def _staged_label(self, label_filename: str, label_tag: str) -> Staged:
         folder = self._datastore.label_path(label_tag)
@@ -245,8 +250,7 @@ class SharedTable(LocalDatastore):
             if entry is None:
                 raise UnknownImage(f"no image {image_id[:80]!r} in the datastore any more")
             self._check_same(image_id, of)
-            held = entry.image.info.get(key)
-            entry.image.info[key] = {**(held if isinstance(held, Mapping) else {}), **entries}
+            put_into(entry.image.info, key, entries)
             self._update_datastore_file()
 
     def scan_name(self, image_id: str) -> str:
@@ -305,7 +309,12 @@ class SharedTable(LocalDatastore):
             logger.error("the table of images cannot be read (%s); it stays as it was", type(error).__name__)
 
     def _read_for_change(self) -> None:
-        """A table that cannot be read is kept under another name, before a change replaces it."""
+        """A table that cannot be read is kept under another name, before a change replaces it.
+
+        What a killed process had put into place before it could write the table is put back.
+        """
+        if put_back(self._datastore_config_path):
+            logger.warning("a change that was killed before the table of images told of it has been undone")
         try:
             self._load(only_if_stamped=False)
         except ValueError as error:
@@ -362,6 +371,14 @@ class SharedTable(LocalDatastore):
         status = os.stat(self._datastore_config_path)
         self._text, self._stamp = text, (status.st_mtime_ns, status.st_size, status.st_ino)
         self._config_ts = status.st_mtime
+        with suppress(OSError):  # It is written; this is for a power cut.
+            flush(Path(self._datastore_config_path).parent)
+
+
+def put_into(info: dict[str, Any], key: str, entries: Mapping[str, Any]) -> None:
+    """``entries`` into the table ``key`` of an image's information, beside those that are there."""
+    held = info.get(key)
+    info[key] = {**(held if isinstance(held, Mapping) else {}), **entries}
 
 
 def file_stamp(path: str) -> tuple[int, int] | None:

@@ -1,17 +1,19 @@
 """Files that appear whole at their places, several of them or none, also when the disk is full or the process dies.
 
 A file is first written beside its place under a name that nobody lists (``Staged``), then renamed (``Placing``). What
-a killed process leaves behind holds no lock any more, by which ``clean`` knows it.
+a killed process leaves behind holds no lock any more, by which ``clean`` knows it. What it had put into place already,
+before the table that tells of it was written, ``put_back`` takes away again.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from monailabel_app.files import flush
 
@@ -21,6 +23,7 @@ except ImportError:  # Windows has none of these locks.
     fcntl = None
 
 PREFIX = ".placing-"
+JOURNAL = f"{PREFIX}journal"
 
 
 class Staged(AbstractContextManager):
@@ -58,12 +61,15 @@ class Staged(AbstractContextManager):
 class Placing(AbstractContextManager):
     """The files of one change; an error inside puts all of them back as they were.
 
-    Use it inside the lock that guards the folder, and write the table as the last step inside it.
+    table: the file that tells of the others. Use it inside the lock that guards the folder, write the table as the last
+    step inside it, and call ``put_back`` whenever the lock is taken: a change that was killed before is then undone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, table: str | Path) -> None:
         self._back: list[tuple[Path, Path | None]] = []
         self._after: list[Path] = []
+        self._table = Path(table)
+        self._journal: BinaryIO | None = None
 
     def put(self, staged: Path, place: Path) -> None:
         """Rename ``staged`` to ``place``, over what is there."""
@@ -72,11 +78,14 @@ class Placing(AbstractContextManager):
 
     def twin(self, source: Path, place: Path) -> None:
         """The same file under a second name, without room for it where the disk knows links."""
-        self._back.append((place, None))
+        if os.path.lexists(place):
+            raise FileExistsError(f"{place.name} is there already")
+        self._note(place, None)
         try:
             os.link(source, place)
         except FileExistsError:
             self._back.pop()
+            self._write(None)
             raise
         except OSError:
             with Staged(source, place.parent) as copy:
@@ -108,18 +117,73 @@ class Placing(AbstractContextManager):
             for folder in folders:
                 with suppress(OSError):
                     flush(folder)
+        if self._journal is not None:
+            with suppress(OSError):
+                self._journal.close()
+                self._table.with_name(JOURNAL).unlink(missing_ok=True)
 
     def _remember(self, place: Path) -> None:
         """A second name for what is there, until it is known that it is not wanted back."""
         if not place.is_file():
-            self._back.append((place, None))
+            self._note(place, None)
             return
         former = _fresh(place.parent)
         try:
             os.link(place, former)
         except OSError:
             shutil.copy2(place, former)
+        self._note(place, former)
+
+    def _note(self, place: Path, former: Path | None) -> None:
+        """Before a step: what undoes it, here and where a later process finds it."""
         self._back.append((place, former))
+        if self._journal is None:
+            self._journal = self._table.with_name(JOURNAL).open("wb")
+            self._write({"table": _stamp(self._table)})
+        folder = self._table.parent
+        self._write([os.path.relpath(path, folder) if path is not None else None for path in (place, former)])
+
+    def _write(self, line: Any) -> None:
+        self._journal.write(json.dumps(line).encode() + b"\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+
+def put_back(table: str | Path) -> bool:
+    """Undo the change of a process that was killed before it wrote ``table``; inside the lock. Raises OSError.
+
+    Returns whether there was one. Killed itself, it is done again by the next one.
+    """
+    table = Path(table)
+    journal = table.with_name(JOURNAL)
+    try:
+        lines = journal.read_bytes().split(b"\n")[:-1]  # Nothing was done yet of a line that is not whole.
+    except FileNotFoundError:
+        return False
+    try:
+        head, *noted = [json.loads(line) for line in lines] or [{}]
+    except ValueError:
+        head, noted = {}, []  # A damaged disk; nothing can be told from it.
+    undo = "table" in head and head["table"] == _stamp(table)
+    steps: list[list[str | None]] = []
+    for step in noted:
+        steps.pop() if step is None else steps.append(step)
+    for place, former in reversed(steps) if undo else ():
+        if former is None:
+            (table.parent / place).unlink(missing_ok=True)
+        else:
+            with suppress(FileNotFoundError):  # Put back already.
+                os.replace(table.parent / former, table.parent / place)
+    journal.unlink(missing_ok=True)
+    return undo and bool(steps)
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return [status.st_mtime_ns, status.st_size, status.st_ino]
 
 
 def clean(folder: Path) -> int:

@@ -155,8 +155,9 @@ def _finish(app, image: str, review: ReviewRequest, given: Mapping[str, Any], st
     with tempfile.TemporaryDirectory(prefix="anomaly_review_") as folder:
         file = Path(folder) / "final.nii.gz"
         images.write_labelmap(file, verdict.accepted, found.volume)
-        datastore.save_label(image, str(file), FINAL, info, of=stamp)
-    keep(datastore, image, KEY, {"draft": None, "final": entry}, of=stamp)
+        # One change: after a kill there are both, or neither and the draft of before.
+        said = {KEY: {"draft": None, "final": entry}}
+        datastore.save_label(image, str(file), FINAL, info, of=stamp, said=said)
     warnings = list(app.final_label_changed(image))
     if review.reader:
         with suppress(AnomalyAppError):

@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import multiprocessing
+import os
+import signal
 from datetime import datetime, timedelta, timezone
 
 import nibabel as nib
@@ -11,6 +14,7 @@ import pytest
 
 from lib.datastore import AnomalyLocalDatastore
 from lib.errors import StudyTaken
+from lib.review import review_of
 from monailabel_app.access.tokens import TokenStore
 from tests.lib.results_app import BLOBS, SHAPE, anomaly_map, client_of, small_app, write_scan
 
@@ -307,6 +311,20 @@ def test_a_lease_that_another_reader_takes_meanwhile_does_not_undo_a_finished_re
     assert put(client, decided(FIRST, rest="reject"))["final"] is True
 
 
+def test_a_token_reviews_no_study_that_another_one_has_by_writing_its_readers_name(app, client):
+    tokens = TokenStore(f"{app.app_dir}/model/tokens.json")
+    annas, berts = ({"Authorization": f"Bearer {tokens.create(name, 'reader')[0]}"} for name in ("annas", "berts"))
+    where, free = "/anomaly/studies/a/lease", {"reader": "anna"}
+    assert client.post(where, json={"reader": "anna"}, headers=annas).json()["account"] == "annas"
+    assert client.post(where, json={"reader": "anna"}, headers=berts).status_code == 409
+    assert client.delete(where, params=free, headers=berts).status_code == 409
+    for final in (False, True):
+        body = decided(rest="reject", final=final)
+        assert client.put("/anomaly/reviews/a", json=body, headers=berts).status_code == 409
+    assert client.put("/anomaly/reviews/a", json=decided(rest="reject"), headers=annas).status_code == 200
+    assert client.get("/anomaly/studies/a", headers=berts).json()["lease"] is None
+
+
 def test_whose_token_a_review_came_with_is_kept_whatever_name_is_written_in_it(app, client):
     """Readers may share a token, and a token's holder may write another reader's name."""
     token = TokenStore(f"{app.app_dir}/model/tokens.json").create("berts-token", "reader")[0]
@@ -315,3 +333,40 @@ def test_whose_token_a_review_came_with_is_kept_whatever_name_is_written_in_it(a
     assert client.get("/anomaly/reviews/a").json()["account"] == "berts-token"
     kept = put(client, decided(FIRST, reader="anna", rest="reject"))
     assert (kept["reader"], kept["account"]) == ("anna", "berts-token")
+
+
+def test_a_review_killed_at_any_writing_of_the_table_has_its_label_and_its_record_or_neither(app, client, tmp_path):
+    if not hasattr(os, "fork"):
+        pytest.skip("needs processes that start as copies")
+    put(client, decided(FIRST, final=False))
+    context, seen = multiprocessing.get_context("fork"), set()
+    for number in range(20):
+        child = context.Process(target=_finish_mortally, args=(client, number))
+        child.start()
+        child.join(60)
+        store = AnomalyLocalDatastore(str(tmp_path / "studies"), extensions=["*.nii.gz", "*.nii"])
+        kept = review_of(store.get_image_info("a"))
+        label = (tmp_path / "studies" / "labels" / "final" / "a.nii.gz").is_file()
+        assert kept["final"] is label is bool(store.get_label_uri("a", "final"))
+        seen.add(label)
+        if child.exitcode == 0:
+            assert seen == {True, False}
+            return
+        assert child.exitcode == -signal.SIGKILL
+    raise AssertionError("it never ends")
+
+
+def _finish_mortally(client, left):
+    rename = os.replace
+
+    def replace(source, target):
+        nonlocal left
+        if str(target).endswith("datastore_v2.json"):
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+        rename(source, target)
+
+    os.replace = replace
+    put(client, decided(FIRST, rest="reject"))
+    os._exit(0)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from monailabel.datastore.local import LocalDatastore
 
+from lib import shared_table
 from lib.datastore import AnomalyLocalDatastore
 from lib.dicomweb import AnomalyDICOMWebDatastore
 from lib.errors import UnknownImage
@@ -162,6 +163,15 @@ def test_a_change_that_could_not_be_written_did_not_happen(folder, store, monkey
             store.update_image_info("scan001", {"lost": True})
     assert store.get_image_info("scan001").keys() & {"kept", "lost"} == {"kept"}
     assert table(folder)["scan001"]["image"]["info"]["kept"] is True
+
+
+def test_a_change_is_on_the_disk_name_and_all_before_it_is_answered(folder, store, monkeypatch):
+    """A power cut after a review was answered must not bring the former table back."""
+    done, rename = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: (done.append("name"), rename(source, target))[1])
+    monkeypatch.setattr(shared_table, "flush", lambda place: done.append(place))
+    store.add_to_image_info("scan000", "review", {"draft": 1})
+    assert done[-2:] == ["name", folder]
 
 
 def test_a_damaged_table_is_kept_beside_the_new_one(folder, store):

@@ -14,7 +14,7 @@ import pytest
 
 from lib import whole_files
 from lib.datastore import AnomalyLocalDatastore
-from lib.whole_files import PREFIX, Staged, clean
+from lib.whole_files import JOURNAL, PREFIX, Staged, clean, put_back
 
 SHAPE = (16, 16, 4)
 
@@ -69,14 +69,25 @@ def add(folder, tmp_path):
     opened(folder).add_image("new", scan(tmp_path / "new.nii.gz", 3), {})
 
 
+def review(folder, tmp_path):
+    said = {"review": {"voxels": 12}}
+    opened(folder).save_label("head", label(tmp_path / "l.nii.gz", 12), "final", {"reader": "bert"}, said=said)
+
+
 def check(folder, change, finished):
-    """After the next start: everything acknowledged is there, and no label lies on another scan."""
+    """After the next start: everything acknowledged is there, no label lies on another scan, and none is of another
+    moment than what the table says of it."""
     store = opened(folder)
+    for image in store.list_images():
+        for tag in store.get_labels_by_image_id(image):
+            assert store.get_label_info(image, tag)["voxels"] == ones_of(store.get_label_uri(image, tag))
     assert not list(folder.rglob(f"{PREFIX}*"))
     images = set(store.list_images())
     first = [image for image in images if value_of(folder / f"{image}.nii.gz") == 1]
     assert first, "the first scan is gone"
-    if change is submit:
+    if change in (submit, review):
+        told = store.get_image_info("head").get("review", {}).get("voxels", 11 if change is review else None)
+        assert told in (None, ones_of(folder / "labels/final/head.nii.gz"))
         assert ones_of(folder / "labels/final/head.nii.gz") in ({12} if finished else {11, 12})
         assert store.get_image_info("head")["note"] == "of the first"
     elif change is add:
@@ -126,7 +137,7 @@ def _mortal(change, folder, tmp_path, left):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [submit, replace, add])
+@pytest.mark.parametrize("change", [submit, review, replace, add])
 def test_killed_at_any_call_nothing_acknowledged_is_lost(start, tmp_path, change):
     if not hasattr(os, "fork"):
         pytest.skip("needs processes that start as copies")
@@ -145,7 +156,7 @@ def test_killed_at_any_call_nothing_acknowledged_is_lost(start, tmp_path, change
     raise AssertionError("it never ends")
 
 
-@pytest.mark.parametrize("change", [submit, replace, add])
+@pytest.mark.parametrize("change", [submit, review, replace, add])
 def test_a_disk_that_refuses_at_any_call_leaves_all_as_it_was(start, tmp_path, monkeypatch, change):
     def full():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -168,6 +179,41 @@ def test_a_disk_that_refuses_at_any_call_leaves_all_as_it_was(start, tmp_path, m
             assert refused > 2
             return
     raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize("change", [submit, review, replace, add])
+def test_killed_between_the_files_and_the_table_the_files_are_put_back(start, tmp_path, monkeypatch, change):
+    if not hasattr(os, "fork"):
+        pytest.skip("needs processes that start as copies")
+    before, rename = files_of(start), os.replace
+
+    def killed_at_the_table(source, target):
+        if str(target).endswith("datastore_v2.json"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target)
+
+    def die():
+        os.replace = killed_at_the_table
+        change(start, tmp_path)
+
+    child = multiprocessing.get_context("fork").Process(target=die)
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    assert (start / JOURNAL).exists()
+    opened(start)
+    assert files_of(start) == before
+    check(start, change, finished=False)
+
+
+def test_a_note_of_a_change_that_was_finished_undoes_nothing(start, tmp_path):
+    table = start / "datastore_v2.json"
+    finished = b'{"table": [1, 2, 3]}\n["labels/final/head.nii.gz", null]\n'
+    for content in (finished, b"", b"{\n[", b'["half'):
+        (start / JOURNAL).write_bytes(content)
+        assert put_back(table) is False
+        assert ones_of(start / "labels/final/head.nii.gz") == 11
+        assert not (start / JOURNAL).exists()
 
 
 def _is_refused(change, folder, tmp_path):
