@@ -29,6 +29,7 @@ from monailabel_app import __version__
 from monailabel_app.calibration.bands import band_edges
 from monailabel_app.calibration.calibrated_map import ScoreCalibration
 from monailabel_app.errors import InvalidSettings, UnreadableVolume
+from monailabel_app.files import replacing
 from monailabel_app.io.dicom_lesions import segments_of
 from monailabel_app.io.dicom_parametric_map import WINDOW, write_parametric_map
 from monailabel_app.io.dicom_seg import MANUFACTURER, Algorithm, write_dicom_seg
@@ -122,10 +123,9 @@ def _written(kind: str, finding: Finding, series: Path, folder: Path, window: tu
     path = folder / f"{kind}.dcm"
     if path.is_file():
         return path
-    partial = folder / f"{kind}.partial"
     about = {"id": finding.model_id, "hash": finding.model_hash}
     algorithm = algorithm_of({"model": about, "manifest": finding.manifest})
-    with named_errors():
+    with replacing(path) as partial, named_errors():
         if kind == SEGMENTATION:
             label, names, labels = segments_of(finding.mask, finding.affine, finding.lesions)
             write_dicom_seg(
@@ -145,7 +145,7 @@ def _written(kind: str, finding: Finding, series: Path, folder: Path, window: tu
         else:
             segmentation = _written(SEGMENTATION, finding, series, folder, window) if finding.lesions else None
             write_dicom_sr(partial, finding, series, algorithm, segmentation)
-    return partial.replace(path)
+    return path
 
 
 @contextmanager
