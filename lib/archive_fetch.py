@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 _PARTIAL, _LOCK = ".partial", ".lock"
 _INSTANCES = "NumberOfSeriesRelatedInstances"
 _ASKED_FOR = ("0020000D", "0020000E", "00201209")
-_NOT_DICOMWEB = (ValueError, TypeError, AttributeError, KeyError, ParseError, InvalidDicomError)
+_NOT_DICOMWEB = (ValueError, TypeError, AttributeError, KeyError, ParseError, InvalidDicomError, RecursionError)
 
 
 def ask(question: Callable[[], _T]) -> _T:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import highdicom as hd
 import numpy as np
-import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -26,6 +25,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from monailabel_app.errors import InvalidVolume, UnreadableVolume
 from monailabel_app.io.dicom_colours import cielab, colour_of
+from monailabel_app.io.dicom_limits import read_header
 from monailabel_app.io.dicom_uids import ObjectUids
 
 CATEGORY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
@@ -153,8 +153,8 @@ def read_series_headers(folder: str | Path) -> list[Dataset]:
     groups: dict[tuple, list[Dataset]] = {}
     for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []:
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-        except (InvalidDicomError, OSError, ValueError):
+            header = read_header(path)
+        except (InvalidDicomError, OSError, UnreadableVolume):
             continue
         if "Rows" in header and "SeriesInstanceUID" in header:
             direction = tuple(np.round(np.asarray(header.get("ImageOrientationPatient") or (), dtype=float), 3))
@@ -182,8 +182,8 @@ def is_multi_frame(folder: str | Path) -> bool:
     if len(files) != 1:
         return False
     try:
-        header = pydicom.dcmread(files[0], stop_before_pixels=True)
-    except (InvalidDicomError, OSError, ValueError):
+        header = read_header(files[0])
+    except (InvalidDicomError, OSError, UnreadableVolume):
         return False
     return "PerFrameFunctionalGroupsSequence" in header and header.get("SOPClassUID") != SegmentationStorage
 

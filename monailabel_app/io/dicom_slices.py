@@ -15,9 +15,8 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-# What may stand before the pixels; scanners write some hundred thousand bytes of their own there.
-MAX_HEADER = 32 * 2**20
-_MAX_READS = 100_000  # two or three for an element
+from monailabel_app.io.dicom_limits import Bounded
+
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN)
@@ -91,21 +90,6 @@ class Slice:
         return (stored.astype(np.float64) * self.slope + self.intercept).astype(np.float32)
 
 
-class _Head:
-    """The beginning of a file: what reads further than a header can be long is told that the file ends."""
-
-    def __init__(self, file: io.BufferedReader):
-        self._file, self._reads = file, 0
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int = -1) -> bytes:
-        left = MAX_HEADER - self._file.tell()
-        self._reads += 1
-        if size < 0 or size > left or self._reads > _MAX_READS:
-            raise EOFError
-        return self._file.read(size)
-
-
 def read_slice(path: str) -> Slice | str:
     """The slice in ``path``; or why it is none; or an empty text when it is no DICOM image at all."""
     try:
@@ -119,7 +103,7 @@ def read_slice(path: str) -> Slice | str:
             syntax = str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID", ""))
             if syntax == _DEFLATED:
                 return "deflated DICOM files (store them uncompressed)"
-            tags = pydicom.dcmread(_Head(file), stop_before_pixels=True, specific_tags=list(_TAGS.values()))
+            tags = pydicom.dcmread(Bounded(file), stop_before_pixels=True, specific_tags=list(_TAGS.values()))
             order = ">" if syntax == _BIG_ENDIAN else "<"
             found = {name: _words(tags, tag, order) for name, tag in _TAGS.items()}
             return _slice(path, found, syntax, *_pixel_data(file, order, tags.is_implicit_VR), status.st_size)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import highdicom as hd
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import codes
@@ -24,6 +23,7 @@ from pydicom.uid import SegmentationStorage, generate_uid
 from monailabel_app.errors import InvalidVolume, UnreadableVolume
 from monailabel_app.io import dicom_codes
 from monailabel_app.io.dicom_lesions import segment_name
+from monailabel_app.io.dicom_limits import read_bounded
 from monailabel_app.io.dicom_seg import CATEGORY, MANUFACTURER, TYPE, Algorithm, read_series_headers
 from monailabel_app.io.dicom_uids import ObjectUids
 from monailabel_app.types import Finding, Lesion
@@ -107,7 +107,8 @@ class _Segments:
 
     def __init__(self, path: str | Path, finding: Finding, images: Sequence[Dataset]):
         try:
-            self.header = pydicom.dcmread(path)
+            with open(path, "rb") as file:
+                self.header = read_bounded(file, Path(path).stat().st_size)
         except (InvalidDicomError, OSError) as error:
             raise UnreadableVolume("expected a DICOM Segmentation, got a file that is none") from error
         if self.header.get("SOPClassUID") != SegmentationStorage:
