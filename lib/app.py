@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 from monailabel.config import settings as platform
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
@@ -23,6 +21,7 @@ from monailabel.utils.others.generic import strtobool
 from lib import audit, endpoints, retention, settings
 from lib.access import itself
 from lib.analyses import Analysed, model_of
+from lib.analysis_kept import analyse_and_keep
 from lib.archive_client import connect
 from lib.audit_events import noted_analysis, server_noted
 from lib.batch import AnomalyBatchInfer
@@ -34,25 +33,19 @@ from lib.dicomweb import AnomalyDICOMWebDatastore
 from lib.errors import InvalidRequest, UnknownImage
 from lib.healthy import HealthySelection, abnormal_scans, check_conf, contradiction, healthy_scans, info_counts
 from lib.infers import AnomalyInferTask, BandsInferTask
-from lib.infers.anomaly import IMAGES, Progress
-from lib.kept_images import are_current, basis_of, keep_images
+from lib.infers.anomaly import Progress
 from lib.model_table import ModelTable
 from lib.plans import end_with_server, jobs_for, keep_jobs
 from lib.reviewed import tag_of_analysis
 from lib.runner import MAX_LOADED, ModelRunner, list_devices
 from lib.scoring import ANOMALY_SCORES, EVALUATE, AnomalyScores, EvaluateLabels
-from lib.scoring.records import record_result
-from lib.shared_table import stamp_of
+from lib.started_by import in_name_of_asker
 from lib.strategies import Borderline, First, MostAnomalous, Prototypical, Random
 from lib.trainers import HealthyTrainTask
 from lib.workspace import own_temporary_folder
 from monailabel_app.errors import (
-    AlignmentFailed,
-    BrainNotFound,
-    InvalidVolume,
     NotAnalysed,
     UnknownModel,
-    UnreadableVolume,
 )
 from monailabel_app.pipelines.analysis_store import AnalysisStore
 from monailabel_app.pipelines.cache import MapCache
@@ -71,8 +64,6 @@ DESCRIPTION = (
 CACHE_BYTES = 512 * 2**20
 DISK_BYTES, CACHE_DAYS = 4096 * 2**20, 7
 SCANS_BYTES = 512 * 2**20
-# What a scan itself is to blame for: noted with it, so that a list of scans says so.
-_OF_THE_SCAN = (UnreadableVolume, InvalidVolume, BrainNotFound, AlignmentFailed)
 
 
 class AnomalyApp(MONAILabelApp):
@@ -292,53 +283,10 @@ class AnomalyApp(MONAILabelApp):
             raise InvalidRequest(
                 "expected an image of a DICOMweb archive for output=dicom_seg; this one has no DICOM series"
             )
-        path, stamp, began = str(request["image"]), stamp_of(str(request["image"])), time.monotonic()
-        keep = bool(image_id) and self._keep_map and isinstance(datastore, LocalDatastore)
-        basis = basis_of(task, request, path) if keep else ""
-        with tempfile.TemporaryDirectory(prefix="anomaly_map_") as folder:
-            files = {}
-            if keep and not are_current(datastore, image_id, basis):
-                files = {name: str(Path(folder) / f"{name}.nii.gz") for name in IMAGES}
-            request["files"] = files
-            try:
-                file, result = task(request, progress)
-            except _OF_THE_SCAN as error:
-                if image_id:
-                    self._record(datastore, image_id, task, request, error, began, path, stamp)
-                raise
-            answer = {"label": file, "tag": DefaultLabelTag.ORIGINAL.value, "file": file, "params": result}
-            try:
-                if keep:
-                    keep_images(datastore, image_id, files, basis, request["model"], result, of=stamp)
-                if image_id:
-                    self._record(datastore, image_id, task, request, result, began, path, stamp)
-                if image_id and _is_true(request.get("save_label")):
-                    info = {"model": request["model"], "params": result}
-                    answer |= {"label": datastore.save_label(image_id, file, tag, info, of=stamp), "tag": tag}
-                if as_dicom_seg:
-                    info = request.get("label_info")
-                    answer["dicom_seg"] = datastore.to_dicom_seg(image_id, file, info, result)
-            except BaseException:
-                Path(file).unlink(missing_ok=True)
-                raise
-        return answer
-
-    @staticmethod
-    def _record(
-        datastore: Datastore,
-        image: str,
-        task: AnomalyInferTask,
-        request: Mapping[str, Any],
-        result: Mapping[str, Any] | Exception,
-        began: float,
-        path: str,
-        stamp: str,
-    ) -> None:
-        """Note what an analysis found; a folder that cannot be written does not spoil it."""
-        try:
-            record_result(datastore, image, task, request, result, time.monotonic() - began, path, stamp=stamp)
-        except OSError as error:
-            logger.warning("what an analysis found could not be noted: %s", type(error).__name__)
+        images = bool(image_id) and self._keep_map and isinstance(datastore, LocalDatastore)
+        return analyse_and_keep(
+            task, request, datastore, image_id, tag, images=images, as_dicom_seg=as_dicom_seg, progress=progress
+        )
 
     def analysed(
         self,
@@ -368,6 +316,17 @@ class AnomalyApp(MONAILabelApp):
         used = looked.model.with_calibration(looked.settings.calibration)
         return Analysed(image, Path(path), looked.volume, looked.finding, task, used)
 
+    @in_name_of_asker
+    def train(self, request: dict[str, Any]) -> dict[str, Any]:
+        """MONAI Label's own."""
+        return super().train(request)
+
+    @in_name_of_asker
+    def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """MONAI Label's own."""
+        return super().scoring(request, datastore)
+
+    @in_name_of_asker
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Every scan with the version that serves when the batch begins, so that its scores can be compared."""
         task = self._task(request.get("model"))
@@ -422,10 +381,6 @@ def _store(app_dir: str, conf: Mapping[str, str]) -> AnalysisStore | None:
         return store
     store.clear()
     return None
-
-
-def _is_true(value: Any) -> bool:
-    return value is True or str(value).strip().lower() in {"true", "1", "yes", "on"}
 
 
 def _whole_number(conf: Mapping[str, str], key: str, default: int) -> int:

@@ -53,6 +53,16 @@ def noted_analysis(infer: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
     return noting
 
 
+def note_scored(model: str, image: str, outcome: Mapping[str, Any] | Exception, seconds: float) -> None:
+    """The analysis of one scan by a scoring task, which does not go through the app's ``infer``."""
+    about = {"model": model, "image": image, "request": "scoring", "seconds_total": seconds}
+    if isinstance(outcome, Exception):
+        audit.note("analysis", outcome_of(outcome), kind=type(outcome).__name__, **about)
+    else:
+        told = {name: value for name, value in analysis_facts(outcome).items() if value is not None}
+        audit.note("analysis", OK, **{**about, **told})
+
+
 def _model_fact(app: Any, request: Mapping[str, Any]) -> str:
     """In clear only what is a model here; another word of a request may be anything."""
     return "model" if str(request.get("model")) in app.tasks() else "asked_model"

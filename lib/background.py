@@ -7,7 +7,7 @@ far they are is read from the small files that the processes write.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any
@@ -17,6 +17,7 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.async_tasks import utils
 from monailabel.utils.async_tasks.task import AsyncTask
 
+from lib import started_by
 from lib.errors import NotAllowed, UnknownJob
 from lib.jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING
 from monailabel_app.types import to_json
@@ -43,7 +44,9 @@ class _Line(ThreadPoolExecutor):
         self._futures: dict[str, Future] = {}
 
     def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
-        """As ever, but the future is remembered under the id of the task."""
+        """As ever, but the future is remembered under the id of the task, and who asks for it in its request."""
+        if args and isinstance(args[0], Mapping) and isinstance(args[0].get("request"), MutableMapping):
+            started_by.mark(args[0]["request"])
         future = super().submit(fn, *args, **kwargs)
         self._futures = {name: held for name, held in self._futures.items() if not held.done()}
         if args and isinstance(args[0], Mapping):

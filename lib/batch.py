@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ class AnomalyBatchInfer(BatchInferTask):
                     _write(writer, rows.values(), counts, now=False)
 
         with ThreadPoolExecutor(len(devices), "batch") as pool:
-            futures = [pool.submit(work_off, device) for device in devices]
+            # Each thread works in the name of who started the batch.
+            futures = [pool.submit(copy_context().run, work_off, device) for device in devices]
             try:
                 for future in futures:
                     future.result()

@@ -11,6 +11,7 @@ from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
+from lib.audit_events import note_scored
 from lib.errors import place_of
 from lib.infers import AnomalyInferTask
 from lib.runner import choose_device
@@ -137,6 +138,7 @@ class AnomalyScores(AppScoring):
             outcome = fault
             logger.error("a scan could not be scored: %s", place_of(fault))
         seconds = time.monotonic() - began
+        note_scored(one.model, one.image, outcome, seconds)
         if not stamp or stamp != stamp_of(path):
             # Not fetched, removed, or another file by now: what was found belongs to no scan that is here.
             return True

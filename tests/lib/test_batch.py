@@ -10,6 +10,7 @@ import pytest
 
 from lib import batch as module
 from lib import options
+from lib.access.principal import Principal, acting, current
 from lib.batch import AnomalyBatchInfer, batch_devices
 from lib.datastore import AnomalyLocalDatastore
 from lib.scoring.records import record_result
@@ -31,7 +32,7 @@ class App:
         (folder / "model.safetensors").write_bytes(b"weights")
         seal(folder)
         self.entry = ModelEntry("one", folder, "ddpm", {"modality": "t1"})
-        self.asked, self.devices, self.error = [], set(), {}
+        self.asked, self.devices, self.error, self.names = [], set(), {}, set()
         self.meeting = None
 
     def calibration(self):
@@ -43,6 +44,7 @@ class App:
     def infer(self, request, datastore):
         image, path = request["image"], datastore.get_image_uri(request["image"])
         self.asked.append(image)
+        self.names.add(current().name)
         self.devices.add(request["device"])
         if self.meeting is not None:
             self.meeting.wait(60)
@@ -93,6 +95,12 @@ def test_every_scan_is_analysed_and_a_bad_one_costs_only_itself(go, app):
     assert app.asked == ["a", "b", "c"]
     assert results["a"]["params"]["anomaly_score"] == 3
     assert results["b"] == {"error": "expected a scan with contrast"}
+
+
+def test_every_thread_works_in_the_name_of_who_started_the_batch(go, app):
+    with acting(Principal("anna", "admin", "token")):
+        go()
+    assert app.names == {"anna"}
 
 
 def test_a_second_batch_leaves_out_what_is_current_also_what_failed(go, app, store):

@@ -7,12 +7,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from lib import options
+from lib import audit, options
+from lib.access.principal import Principal, acting
 from lib.datastore import AnomalyLocalDatastore
 from lib.errors import ServerBusy
 from lib.scoring import AnomalyScores
 from lib.scoring.progress import ProgressFile
 from lib.scoring.sequences import default_model, sequence_of
+from monailabel_app.audit.search import find
 from monailabel_app.errors import InvalidSettings, InvalidVolume, UnknownModel
 from monailabel_app.weights.listing import ModelEntry
 from monailabel_app.weights.model_folder import seal, write_config
@@ -101,6 +103,23 @@ def test_a_score_is_kept_small_and_as_plain_json(store, scoring):
     assert one["time"].endswith("+00:00")
     text = json.dumps(one, allow_nan=False)
     assert len(text) < 1000
+
+
+def test_every_analysis_is_noted_and_what_is_current_is_not(store, scoring, tmp_path):
+    write_scan(tmp_path / "studies" / "scan2.nii.gz", 0)
+    before = audit.journal()
+    audit.configure(tmp_path, {"audit": str(tmp_path / "audit.jsonl")})
+    try:
+        with acting(Principal("anna", "admin", "token")):
+            scoring({}, store)
+            scoring({}, store)
+        for image, outcome in (("scan1", "ok"), ("scan2", "failed"), ("scan3", "ok")):
+            (record,) = find(tmp_path / "audit.jsonl", image=image, event="analysis")
+            assert (record["outcome"], record["who"]["name"]) == (outcome, "anna")
+            assert record["facts"]["model"] == "ddpm_t1"
+            assert record["facts"]["seconds_total"] >= 0
+    finally:
+        audit._journal = before
 
 
 def test_only_scans_without_a_current_score_are_analysed(store, scoring, task, tmp_path):
