@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -76,6 +77,29 @@ class Job:
     def tell(self, stage: str, share: float) -> None:
         """``share`` (0 to 1) of ``stage`` is done. Raises Cancelled when somebody has cancelled the job."""
         self._told(self, stage, share)
+
+    def told_of(self, position: int | None) -> dict[str, Any]:
+        """What clients are told of it, as JSON. position: 0 while it runs, the place in line while it waits."""
+        seconds = self.seconds
+        if self.state == RUNNING:
+            seconds = round(time.monotonic() - self.began, 1)
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "model": self.model,
+            "image": self.image,
+            "params": self.params,
+            "state": self.state,
+            "position": position,
+            "stage": self.stage,
+            "progress": None if self.progress is None else round(self.progress, 4),
+            "created": iso(self.created),
+            "started": iso(self.started),
+            "finished": iso(self.finished),
+            "seconds": seconds,
+            "error": self.error,
+            "result": self.plan.result if self.state == DONE else None,
+        }
 
     def record(self) -> dict[str, Any]:
         """What has to be known to do it after a restart, as JSON."""

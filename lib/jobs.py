@@ -30,11 +30,11 @@ from lib.job import (
     STOPPING,
     Job,
     Plan,
-    iso,
     same_submitter,
 )
 from lib.job_store import JobStore
 from lib.line import CANCELLED_WAITING, MAX_WAITING, WAITING, Lines, Place
+from lib.turned_away import ComeBack
 from monailabel_app.errors import AnomalyAppError, Cancelled
 from monailabel_app.pipelines.overall import Overall, StageTimes
 
@@ -46,7 +46,6 @@ MOST_ATTEMPTS = 3
 MAX_QUEUED = 200
 KEPT, KEPT_SECONDS = 100, 24 * 3600.0
 _CANCELLED_RUNNING = "cancelled while it ran"
-_USUAL_SECONDS, _LATEST_RETRY = 30.0, 300.0
 
 
 class Jobs:
@@ -74,9 +73,8 @@ class Jobs:
         self._table: OrderedDict[str, Job] = OrderedDict()
         self._todo: dict[str, deque[Job]] = {}
         self._times = StageTimes()
-        self._lasted: deque[float] = deque(maxlen=8)
+        self._come_back = ComeBack(MAX_WAITING)
         self._closing = False
-        self._promised = 0.0
         self._store: JobStore | None = None
 
     def submit(self, image: str, model: str, params: Mapping[str, Any]) -> Job:
@@ -119,9 +117,7 @@ class Jobs:
             self._keep(job)
             self._end(job, FAILED, self._describe(error))
 
-    def _queue(
-        self, image: str, model: str, params: Mapping[str, Any], record: Mapping[str, Any] | None = None
-    ) -> Job:
+    def _queue(self, image: str, model: str, params: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> Job:
         """record: of the job of before the restart that this one is."""
         plan = self._check(image, model, params)
         with self._lock:
@@ -249,16 +245,9 @@ class Jobs:
         return False
 
     def retry_after(self) -> float:
-        """Seconds until a place in line may be free: one analysis for each client that is turned away, one after the
-        other, so that they do not all come back at the same moment.
-        """
+        """Seconds until a client that is turned away now is to come back."""
         with self._lock:
-            usual = sum(self._lasted) / len(self._lasted) if self._lasted else _USUAL_SECONDS
-            now = time.monotonic()
-            self._promised = max(now, self._promised) + max(1.0, usual)
-            # Not later than a line twice as long as there is: who comes back too early must not put all others off.
-            self._promised = min(self._promised, now + min(_LATEST_RETRY, 2 * MAX_WAITING * max(1.0, usual)))
-            return max(2.0, self._promised - now)
+            return self._come_back.seconds()
 
     def _enter(self, job: Job) -> Place:
         """A request's place. Raises ServerBusy that says when to come back."""
@@ -350,7 +339,7 @@ class Jobs:
                 took = job.overall.end()
                 if state == DONE and "reconstruction" in took:
                     self._times.keep(job.plan.cost, took)
-                    self._lasted.append(job.seconds)
+                    self._come_back.lasted(job.seconds)
             if self._store is not None and (state != CANCELLED or not self._closing):
                 self._store.drop(job.id)
             elif self._store is not None and job.state == RUNNING:
@@ -392,23 +381,4 @@ class Jobs:
             position = 0
         elif job.state == QUEUED:
             position = 1 + self._lines.ahead(job.place)
-        seconds = job.seconds
-        if job.state == RUNNING:
-            seconds = round(time.monotonic() - job.began, 1)
-        return {
-            "id": job.id,
-            "kind": job.kind,
-            "model": job.model,
-            "image": job.image,
-            "params": job.params,
-            "state": job.state,
-            "position": position,
-            "stage": job.stage,
-            "progress": None if job.progress is None else round(job.progress, 4),
-            "created": iso(job.created),
-            "started": iso(job.started),
-            "finished": iso(job.finished),
-            "seconds": seconds,
-            "error": job.error,
-            "result": job.plan.result if job.state == DONE else None,
-        }
+        return job.told_of(position)
