@@ -356,7 +356,7 @@ def _whole(target: Path) -> Iterator[Path]:
     partial = target.with_name(f".writing-{secrets.token_hex(8)}.partial")
     try:
         yield partial
-        partial.replace(target)
+        os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -32,7 +32,7 @@ def save_cache(folder, value=0):
     TrainingCache(image, image > 0, ("a",), "t1").save(folder / "t1_train.safetensors")
 
 
-def use_client(folder):
+def use_client(folder, value=0):
     with _whole(folder / "map.nii.gz") as partial:
         partial.write_bytes(b"map")
 
@@ -73,7 +73,7 @@ def note_run(folder, value):
     note_latest_run(folder, "ddpm", folder / "runs" / "m" / str(value))
 
 
-@pytest.mark.parametrize("write", [save_cache, note_run])
+@pytest.mark.parametrize("write", [save_cache, note_run, use_client])
 def test_two_that_write_the_same_file_at_once_do_not_meet(tmp_path, monkeypatch, write):
     """Each stops before its rename until the other has written, too: a shared name would be renamed away."""
     for name in ("1", "2"):
@@ -100,7 +100,7 @@ def test_two_that_write_the_same_file_at_once_do_not_meet(tmp_path, monkeypatch,
     assert not failed
     if write is save_cache:
         assert TrainingCache.load(tmp_path / "t1_train.safetensors").ids == ("a",)
-    else:
+    elif write is note_run:
         assert latest_run(tmp_path, "ddpm").name in {"1", "2"}
 
 
