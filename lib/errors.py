@@ -48,14 +48,18 @@ class UnknownJob(AnomalyAppError):
     status = 404
 
 
-class ServerBusy(AnomalyAppError):
-    """Too many analyses are waiting, or the device has no memory left; ``retry_after`` (s) goes into the answer."""
+class Later(AnomalyAppError):
+    """Not now; ``retry_after`` (s) goes into the answer."""
 
     status = 503
 
     def __init__(self, message: str, retry_after: float = 30.0):
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ServerBusy(Later):
+    """Too many analyses are waiting, or the device has no memory left."""
 
 
 class ArchiveUnreachable(AnomalyAppError):

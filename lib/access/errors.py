@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lib.errors import Later
 from monailabel_app.errors import AnomalyAppError
 
 
@@ -21,14 +22,10 @@ class WrongRole(AnomalyAppError):
     status = 403
 
 
-class TooManyAttempts(AnomalyAppError):
-    """Wrong tokens or passwords came too often from one address; ``retry_after`` (s) goes into the answer."""
+class TooManyAttempts(Later):
+    """Wrong tokens or passwords came too often from one address."""
 
     status = 429
-
-    def __init__(self, message: str, retry_after: float):
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class LoginUnreachable(AnomalyAppError):

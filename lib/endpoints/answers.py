@@ -20,7 +20,6 @@ SETTINGS = (
     "operating_point", "threshold", "score", "smoothing", "min_lesion_volume", "calibration", "uncertainty", "seed",
     "input_gate",
 )  # fmt: skip
-LONGEST_BODY = 2 * 2**20
 
 
 def answer(value: Any, status: int = 200) -> JSONResponse:
@@ -55,13 +54,11 @@ def check_settings(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def json_body(request: Request) -> dict[str, Any]:
-    """The JSON object in a request's body; an empty one for none. Raises InvalidRequest."""
-    text = bytearray()
-    async for chunk in request.stream():
-        text += chunk
-        if len(text) > LONGEST_BODY:
-            raise InvalidRequest(f"expected a body of at most {LONGEST_BODY // 2**20} MiB, got a longer one")
+    """The JSON object in a request's body; an empty one for none. Raises InvalidRequest.
+
+    How long it may be says ``lib.perimeter.body_limit``, for every address.
+    """
     try:
-        return read_params(text.decode("utf-8"))
+        return read_params((await request.body()).decode("utf-8"))
     except (UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest("expected a JSON object as UTF-8 text, got something else") from error

@@ -81,3 +81,9 @@ def test_a_length_that_a_client_repeats_without_a_body_is_no_body(method):
     assert asked(method, "/datastore/label", 500 * MIB) == (200, 0)
     assert asked(method, "/datastore/label", 500 * MIB, [b"x" * MIB, b"x"])[0] == 413
     assert asked("POST", "/anomaly/jobs", 500 * MIB) == (413, 0)
+
+
+@pytest.mark.parametrize("path", ["/anomaly/reviews/x", "/anomaly/jobs", "/anomaly/dicom/1.2"])
+def test_json_is_bounded_here_and_nowhere_else(path):
+    assert asked("PUT", path, pieces=[b"x" * (MIB // 2)] * 2) == (200, MIB)
+    assert asked("PUT", path, pieces=[b"x" * (MIB // 2)] * 3) == (413, MIB)
