@@ -13,6 +13,7 @@ from lib.access.authenticate import ANONYMOUS, Access, Who, client_of, in_thread
 from lib.access.errors import BadCredentials, TooManyAttempts
 from lib.access.principal import Principal, acting
 
+_LONGEST_NAME = 255
 _WRONG = "no token of that name and text is valid here; a name and a token of this server are needed"
 _WRONG_ACCOUNT = "neither a token nor an account of that name and password is valid here"
 
@@ -33,7 +34,7 @@ async def sign_in(access: Access, scope: Mapping[str, Any], name: str, secret: s
     An empty name is right for any token. Raises BadCredentials, TooManyAttempts, TokensUnreadable, WrongRole,
     LoginUnreachable.
     """
-    name, secret = name.strip(), secret.strip()
+    name, password, secret = name.strip(), secret, secret.strip()
     token = access.token_of(name, secret) if name else access.store.find(secret)
     if token is not None:
         expires = token.expires.timestamp() if token.expires else None
@@ -42,7 +43,8 @@ async def sign_in(access: Access, scope: Mapping[str, Any], name: str, secret: s
         await _note(who.principal, "ok")
         return SignedIn(who, secret, cookie, seconds)
     client = client_of(scope)
-    guess = (client, name)
+    # As Keycloak compares names, and no longer than any account's: whatever is guessed is remembered for a while.
+    guess = (client, name.casefold()[:_LONGEST_NAME])
     wait = max(access.failures.waiting(client), access.passwords.waiting(guess))
     if wait:
         raise TooManyAttempts(f"too many failed attempts: wait {wait:.0f} s and try again", wait)
@@ -52,7 +54,7 @@ async def sign_in(access: Access, scope: Mapping[str, Any], name: str, secret: s
         if access.keycloak is None or not name:
             raise BadCredentials(_WRONG)
         try:
-            said = await in_thread(access.keycloak.sign_in, name, secret)
+            said = await in_thread(access.keycloak.sign_in, name, password)
         except BadCredentials as error:
             raise BadCredentials(_WRONG_ACCOUNT) from error
         account = await in_thread(access.keycloak.account, said["access_token"])

@@ -14,6 +14,7 @@ from monailabel.config import settings
 from lib.access import keycloak as module
 from lib.access.errors import BadCredentials, LoginUnreachable, WrongRole
 from lib.access.keycloak import Keycloak
+from lib.access.throttle import Throttle
 from tests.lib.realm import Realm
 from tests.lib.results_app import client_of, small_app
 
@@ -209,3 +210,23 @@ def test_guesses_of_a_password_are_slowed_down_before_keycloak_is_asked(served, 
     assert answers == [401] * 10 + [429] * 2
     other = TestClient(served.app, base_url="http://host", client=("10.0.0.8", 1))
     assert other.post("/anomaly/login", data={"username": "anna", "password": "right"}).status_code == 200
+
+
+def test_a_name_in_other_letters_is_the_same_account_and_a_long_one_takes_no_memory(served, realm, monkeypatch):
+    keys = []
+    counted = Throttle.failed
+    monkeypatch.setattr(Throttle, "failed", lambda self, key: keys.append(key) or counted(self, key))
+    client = TestClient(served.app, base_url="http://host", client=("10.0.0.9", 1))
+    names = ["anna", "Anna", "ANNA", "aNNA", "anNA", "annA"] * 2
+    assert [client.post("/anomaly/login", data={"username": name, "password": "x"}).status_code for name in names] == [
+        401
+    ] * 10 + [429] * 2
+    assert client.post("/anomaly/login", data={"username": "n" * 16000, "password": "x"}).status_code == 401
+    assert keys
+    assert max(len(str(key)) for key in keys) < 300
+
+
+def test_a_password_reaches_the_login_as_it_was_typed(served, realm):
+    for password, status in ((" right", 401), ("right ", 401), ("right", 200)):
+        answer = served.post("/auth/token", data={"username": "anna", "password": password})
+        assert answer.status_code == status
