@@ -20,6 +20,7 @@ from monailabel.interfaces.exception import (
     MONAILabelException,
 )
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from lib import metrics
@@ -173,6 +174,8 @@ def describe(error: Exception) -> tuple[int, str]:
         return (
             400 if error.error in {MONAILabelError.INVALID_INPUT, MONAILabelError.APP_INIT_ERROR} else 500
         ), error.msg
+    if isinstance(error, ClientDisconnect):
+        return 400, "the connection was closed before the request was whole"
     if isinstance(error, MemoryError):
         return 503, "the server has too little memory for this now: send it again later"
     if isinstance(error, json.JSONDecodeError):

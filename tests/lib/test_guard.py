@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 from monailabel.config import settings
+from starlette.requests import ClientDisconnect
 
 from lib.endpoints.guard import Guard
 from lib.errors import ServerBusy, UnknownJob
@@ -41,6 +42,14 @@ def test_other_errors_do_not():
     status, headers = answer_to(UnknownJob("no job"))
     assert status == 404
     assert "retry-after" not in headers
+
+
+def test_a_client_that_goes_away_is_no_error_of_the_server(caplog):
+    """Anybody may begin to sign in and close the connection, again and again."""
+    caplog.set_level("INFO")
+    assert answer_to(ClientDisconnect())[0] == 400
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "line" not in caplog.text
 
 
 def test_an_unexpected_error_is_logged_with_its_place_and_without_its_text(caplog):
