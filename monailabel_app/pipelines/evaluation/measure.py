@@ -31,7 +31,7 @@ from .tasks import MeasuredModel, Task
 
 _LOG = logging.getLogger(__name__)
 Stage = Callable[[str, int, int], None]
-VERSION = 4  # raised when a record says more, or other things, of the same maps
+VERSION = 5  # raised when a record says more, or other things, of the same maps
 _HEALTHY = "healthy"
 
 
@@ -338,6 +338,14 @@ def _protocol_record(
     calibration = dict(task.model.about["calibration"])
     if protocol.calibration == "set":
         calibration = {"id": None, "kind": "set", "scans": len(healthy)}
+    elif known.shared:
+        said = (
+            f"about {known.shared} of the {len(healthy)} healthy scans of this set are among those that the model was "
+            "calibrated on: their false alarms, and the scan scores against them, look better than they are; the row "
+            "calibrated on the set leaves everybody's own scans out"
+        )
+        _LOG.warning("%s: %s", task.title, said)
+        calibration["warnings"] = [*calibration.get("warnings", ()), said]
     return {
         "score": protocol.score,
         "smoothing": protocol.smoothing,

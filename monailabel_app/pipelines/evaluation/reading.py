@@ -71,11 +71,15 @@ class Levers:
 
 @dataclass(frozen=True)
 class Known:
-    """What a model's own calibration says of a score: operating points, tails and healthy scan scores."""
+    """What a model's own calibration says of a score: operating points, tails and healthy scan scores.
+
+    shared: about how many of the set's healthy scans it rests on, where it does not rest on just these.
+    """
 
     points: Mapping[str, OperatingPoint]
     tails: tuple[float, ...]
     scan_scores: tuple[float, ...]
+    shared: int = 0
 
     def levers(self, thresholds: HealthyThresholds | None = None, without: tuple[int, ...] = ()) -> Levers:
         """What a scan is read with.
@@ -131,12 +135,14 @@ class Reader:
         found = {}
         for score in scores:
             same = self.reference is not None and self.reference.same_scans(score)
+            shared = self.reference.shared(score) if self.reference is not None and not same else 0
             calibration = self.model.calibration.score(score)
             for smoothing in smoothings:
                 known = Known(
                     dict(calibration.points[smoothing]),
                     tuple(calibration.tails.get(smoothing, ())),
                     tuple(calibration.scan_scores[smoothing]),
+                    shared,
                 )
                 found[Protocol(score, smoothing, "own", same)] = known
                 if self.reference is not None and not same:

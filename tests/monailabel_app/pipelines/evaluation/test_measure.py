@@ -15,6 +15,7 @@ from monailabel_app.metrics.case_histograms import BINS
 from monailabel_app.metrics.lesionwise import count_lesions
 from monailabel_app.pipelines.evaluation import analyses
 from monailabel_app.pipelines.evaluation.measure import Measurement, analyse_tasks, measure, measure_tasks, plan_of
+from monailabel_app.pipelines.evaluation.own_folder import release
 from monailabel_app.pipelines.evaluation.reading import Reader, marked
 from monailabel_app.pipelines.evaluation.store import AnalysisStore, keep_in, purge
 from monailabel_app.pipelines.evaluation.tasks import MeasuredModel, Task
@@ -297,9 +298,24 @@ def test_what_is_kept_between_steps_is_made_once_and_the_cache_can_be_emptied(tm
 
 def test_an_evaluation_that_ends_does_not_take_the_maps_of_another_on_the_same_cache(model, case_set, measured, cache):
     task = Task(MeasuredModel.of(model), case_set)
+    there = set((cache / "healthy").iterdir())
     other = plan_of(task, cache)
     keep_in(other.keep)("map", lambda: np.arange(3.0))
     assert len(list(measure_tasks([task], cache))) == 1
     assert (other.keep / "map.npy").is_file()
-    shutil.rmtree(other.keep)
-    assert not any((cache / "healthy").iterdir())
+    release(other.keep)
+    assert set((cache / "healthy").iterdir()) == there
+
+
+def test_a_set_that_shares_scans_with_the_calibration_is_told_so(model, case_set, measured, cache, monkeypatch):
+    monkeypatch.setattr(HealthyReference, "same_scans", lambda self, score: False)
+    monkeypatch.setattr(HealthyReference, "shared", lambda self, score: 4)
+    cases = replace(case_set, cases=case_set.cases[:1], key="s" * 64)
+    protocols = measure(model, cases, cache=cache).record["protocols"]
+    said = protocols[NAME]["calibration"]["warnings"][-1]
+    assert said.startswith("about 4 of the 10 healthy scans of this set are among those that the model was calibrated")
+    assert "warnings" not in protocols["signed/standard/set"]["calibration"]
+
+
+def test_some_of_the_calibrations_own_scans_are_counted(model, reference):
+    assert HealthyReference(model, reference._scans[:7]).shared("signed") == pytest.approx(7, abs=2)

@@ -1,0 +1,49 @@
+"""A calibration that rests on a part of the scans at hand is noticed, and one that rests on none is not."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from monailabel_app.calibration.voxel_statistics import HealthyMoments, VoxelStatistics
+from monailabel_app.pipelines.shared_scans import count_shared
+
+SHAPE, CALIBRATED_ON = (44, 48, 40), 12
+
+
+@pytest.fixture(scope="module")
+def people():
+    """Raw maps of 24 people with anatomy in common, whose brains end at different voxels; 12 of them calibrated."""
+    rng = np.random.default_rng(0)
+    common = ndimage.gaussian_filter(rng.normal(size=SHAPE), 2) * 20
+    maps, masks = [], []
+    for _ in range(24):
+        own = ndimage.gaussian_filter(rng.normal(size=SHAPE), 0.8)
+        coarse = ndimage.gaussian_filter(rng.normal(size=SHAPE), 6) * 10
+        maps.append((common + own + coarse).astype(np.float32))
+        mask = np.zeros(SHAPE, dtype=bool)
+        mask[(slice(int(rng.integers(0, 3)), -1),) * 3] = True
+        masks.append(mask)
+    found = HealthyMoments(maps[:CALIBRATED_ON], masks[:CALIBRATED_ON]).statistics()
+    stored = VoxelStatistics(*(values.astype(np.float16).astype(np.float32) for values in (found.mean, found.std)))
+    return maps, masks, stored
+
+
+@pytest.mark.parametrize(("known", "strangers"), [(0, 12), (0, 5), (6, 0), (6, 6), (10, 3), (12, 6), (12, 0)])
+def test_the_number_of_shared_scans_is_found(people, known, strangers):
+    maps, masks, own = people
+    chosen = [*range(known), *range(CALIBRATED_ON, CALIBRATED_ON + strangers)]
+    found = count_shared(own, CALIBRATED_ON, [maps[i] for i in chosen], [masks[i] for i in chosen])
+    assert abs(found - known) <= 1
+
+
+def test_scans_of_another_kind_are_none_of_them(people):
+    maps, masks, own = people
+    others = [2 * values + 3 for values in maps[CALIBRATED_ON:]]
+    assert count_shared(own, CALIBRATED_ON, others, masks[CALIBRATED_ON:]) == 0
+
+
+def test_few_voxels_tell_nothing(people):
+    maps, masks, own = people
+    flat = VoxelStatistics(own.mean[..., :1], own.std[..., :1])
+    flats = ([values[..., :1] for values in group] for group in (maps[:6], masks[:6]))
+    assert count_shared(flat, CALIBRATED_ON, *flats) == 0
