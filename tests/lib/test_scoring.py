@@ -113,7 +113,7 @@ def test_every_analysis_is_noted_and_what_is_current_is_not(store, scoring, tmp_
         with acting(Principal("anna", "admin", "token")):
             scoring({}, store)
             scoring({}, store)
-        for image, outcome in (("scan1", "ok"), ("scan2", "failed"), ("scan3", "ok")):
+        for image, outcome in (("scan1", "ok"), ("scan2", "refused"), ("scan3", "ok")):
             (record,) = find(tmp_path / "audit.jsonl", image=image, event="analysis")
             assert (record["outcome"], record["who"]["name"]) == (outcome, "anna")
             assert record["facts"]["model"] == "ddpm_t1"
