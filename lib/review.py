@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from lib.errors import InvalidRequest
 from monailabel_app.postprocessing.boxes import bounding_box
-from monailabel_app.types import Finding, Lesion
+from monailabel_app.types import CONNECTIVITY_26, Finding, Lesion
 
 KEY = "review"
 ACCEPT, REJECT, UNDECIDED = "accept", "reject", "undecided"
@@ -27,7 +27,6 @@ LONGEST_COMMENT = 4000
 MOST_LESIONS = 2000
 _Decision = Literal["accept", "reject", "undecided"]
 _Index = Annotated[StrictInt, Field(ge=0, lt=2**31)]
-_TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
 
 class LesionDecision(BaseModel):
@@ -257,7 +256,7 @@ def _label(mask: np.ndarray, lesions: Sequence[Lesion]) -> np.ndarray:
     box = bounding_box(mask > 0)
     if box is None:
         return labels
-    parts, count = ndimage.label(mask[box] > 0, structure=_TOUCHING)
+    parts, count = ndimage.label(mask[box] > 0, structure=CONNECTIVITY_26)
     index = np.zeros(count + 1, dtype=np.int32)
     for lesion in lesions:
         place = tuple(int(v) - part.start for v, part in zip(lesion.peak_voxel, box, strict=True))

@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 
+# Voxels that share a face, an edge or a corner are of one lesion, wherever lesions are told apart: (3, 3, 3), as the
+# ``structure`` of ``scipy.ndimage``.
+CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
+
 
 @dataclass(frozen=True)
 class Volume:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from monailabel_app.types import CONNECTIVITY_26
+
 SMALLEST_LESION_ML = 0.1  # what is smaller is dropped from a mask unless somebody asks for it
-_CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
 _OFFSETS = [(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1) if (x, y, z) != (0, 0, 0)]
 _FIRST_CHUNK = 16384
 
@@ -111,7 +112,7 @@ def false_volume_ml(
     smallest_ml: float = SMALLEST_LESION_ML,
 ) -> float:
     """The marked volume of one map (X, Y, Z) at one threshold, after components and the smallest volume, in ml."""
-    labels, count = ndimage.label(anomaly_map > threshold, structure=_CONNECTIVITY_26)
+    labels, count = ndimage.label(anomaly_map > threshold, structure=CONNECTIVITY_26)
     if not count:
         return 0.0
     sizes = np.bincount(labels.ravel())[1:]

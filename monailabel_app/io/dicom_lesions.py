@@ -8,9 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from monailabel_app.errors import InvalidVolume
-from monailabel_app.types import Finding, Lesion
+from monailabel_app.types import CONNECTIVITY_26, Finding, Lesion
 
-_TOUCHING = np.ones((3, 3, 3), dtype=bool)
 MOST_SEGMENTS = 255
 ALL_TOGETHER = "anomaly"
 
@@ -30,7 +29,7 @@ def _number(mask: np.ndarray, affine: np.ndarray, lesions: Sequence[Lesion]) -> 
     found = ndimage.find_objects((mask > 0).view(np.uint8))
     # All work is on the box of the mask: a whole head in 64-bit numbers is a gigabyte.
     box = found[0] if found else (slice(0, 0),) * 3
-    parts, count = ndimage.label(mask[box] > 0, structure=_TOUCHING)
+    parts, count = ndimage.label(mask[box] > 0, structure=CONNECTIVITY_26)
     at = np.nonzero(parts)
     part = parts[at]
     sizes = np.bincount(part, minlength=count + 1)

@@ -8,8 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from monailabel_app.errors import InvalidSettings, InvalidVolume
-
-_CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
+from monailabel_app.types import CONNECTIVITY_26
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ def count_lesions(mask: np.ndarray, gt_mask: np.ndarray, *, min_overlap: float =
         raise InvalidVolume(
             f"Expected two (x, y, z) masks of one shape, got {mask.shape} and {gt_mask.shape}"
         )
-    true_labels, lesions = ndimage.label(gt_mask, structure=_CONNECTIVITY_26)
-    predicted_labels, predicted = ndimage.label(mask, structure=_CONNECTIVITY_26)
+    true_labels, lesions = ndimage.label(gt_mask, structure=CONNECTIVITY_26)
+    predicted_labels, predicted = ndimage.label(mask, structure=CONNECTIVITY_26)
     sizes = np.bincount(true_labels.ravel(), minlength=lesions + 1)[1:]
     covered = np.bincount(true_labels[mask], minlength=lesions + 1)[1:]
     touching = np.bincount(predicted_labels[gt_mask], minlength=predicted + 1)[1:]

@@ -19,7 +19,7 @@ from monailabel_app.postprocessing.boxes import bounding_box
 from monailabel_app.reports.study_page import study_html
 from monailabel_app.reports.study_planes import Head
 from monailabel_app.reports.study_words import RESEARCH, summary
-from monailabel_app.types import Finding, Lesion, Volume, to_json
+from monailabel_app.types import CONNECTIVITY_26, Finding, Lesion, Volume, to_json
 from monailabel_app.weights.measured_file import read_measured
 from monailabel_app.weights.versions import split_id
 
@@ -185,7 +185,7 @@ def _decided(
     others = [d for d in decisions if tuple(d["peak_voxel"]) not in peaks]
     if not others:
         return exact, []
-    labels, _ = ndimage.label(finding.mask, np.ones((3, 3, 3)))
+    labels, _ = ndimage.label(finding.mask, CONNECTIVITY_26)
     holds = {int(labels[peak]): index for peak, index in peaks.items()}
     elsewhere = []
     for decision in others:

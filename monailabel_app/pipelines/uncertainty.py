@@ -21,7 +21,7 @@ from monailabel_app.errors import InvalidSettings
 from monailabel_app.io.geometry import resample
 from monailabel_app.postprocessing.delineate import least_kept
 from monailabel_app.preprocessing.normalize import NORMALIZATIONS, normalize_slice
-from monailabel_app.types import Lesion, PreparedVolume, Volume
+from monailabel_app.types import CONNECTIVITY_26, Lesion, PreparedVolume, Volume
 from monailabel_app.uncertainty.jitter import Jitter, random_alignment, random_field, random_outline
 from monailabel_app.uncertainty.total_variance import decompose
 
@@ -248,7 +248,7 @@ def _zones(mask: np.ndarray, affine: np.ndarray, lesions: Sequence[Lesion]) -> l
     """The neighbourhood of every lesion, in their order."""
     if not lesions:
         return []
-    labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    labels, count = ndimage.label(mask, CONNECTIVITY_26)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     order = np.argsort(-sizes, kind="stable")[: len(lesions)]
     spacing = np.linalg.norm(affine[:3, :3], axis=0)

@@ -9,9 +9,7 @@ from scipy import ndimage
 
 from monailabel_app.errors import InvalidSettings, InvalidVolume
 from monailabel_app.postprocessing.boxes import bounding_box
-from monailabel_app.types import Lesion
-
-_CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
+from monailabel_app.types import CONNECTIVITY_26, Lesion
 
 # Lesions under a larger limit than this would not fit into a brain.
 LARGEST_VOLUME_LIMIT_ML = 1000.0
@@ -61,7 +59,7 @@ def find_lesions(
     if box is None:
         return mask, ()
 
-    labels, _ = ndimage.label(above[box], structure=_CONNECTIVITY_26)
+    labels, _ = ndimage.label(above[box], structure=CONNECTIVITY_26)
     voxel_mm3 = float(abs(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3])))
     sizes = np.bincount(labels.ravel())
     keep = sizes * voxel_mm3 >= min_volume_mm3

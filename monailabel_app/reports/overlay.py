@@ -13,6 +13,7 @@ from skimage.measure import find_contours
 
 from monailabel_app.errors import InvalidSettings, InvalidVolume
 from monailabel_app.io.geometry import reorient, spacing_mm
+from monailabel_app.types import CONNECTIVITY_26
 
 # Share of healthy voxels above the value, and the colour of values above it. Equal steps of rarity, growing in
 # lightness from purple to yellow (of the map "inferno"), which colour-blind readers can put in order too.
@@ -121,7 +122,7 @@ def _volume(values: np.ndarray) -> np.ndarray:
 def _centre(truth: np.ndarray, anomaly_map: np.ndarray) -> tuple[int, ...]:
     """A voxel of the largest lesion next to that lesion's middle; without a lesion the map's highest voxel."""
     if truth.any():
-        numbered, _ = ndimage.label(truth, np.ones((3, 3, 3)))
+        numbered, _ = ndimage.label(truth, CONNECTIVITY_26)
         sizes = np.bincount(numbered.ravel())
         sizes[0] = 0
         voxels = np.argwhere(numbered == sizes.argmax())

@@ -22,7 +22,7 @@ from monailabel_app.errors import InvalidSettings
 from monailabel_app.postprocessing.delineate import delineated
 from monailabel_app.preprocessing.iso_intense import deform_ball, shuffle_blocks, shuffle_voxels
 from monailabel_app.preprocessing.lesion_implant import implant_lesion, random_blob
-from monailabel_app.types import PreparedVolume
+from monailabel_app.types import CONNECTIVITY_26, PreparedVolume
 
 from .blind_spot_plan import CONTRAST, NOTHING, Placed, ball_radius_mm
 
@@ -36,7 +36,6 @@ _SOFT_VOLUME = 1.42  # a soft lesion ends where half of its contrast is left, in
 _HETEROGENEITY = 0.5  # deviation of a heterogeneous lesion's contrast, as a share of it
 _STRENGTH = {"swelling": 0.8, "shrinkage": -0.8}
 _ROUGHNESS = 0.35
-_CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
 
 
 def alter(
@@ -126,7 +125,7 @@ def model_spacing(prepared: PreparedVolume) -> tuple[float, float, float]:
 
 def marked(outlined: np.ndarray, threshold: float, voxel_ml: float) -> np.ndarray:
     """The product's mask of a map of ``delineated``, (X, Y, Z): above the threshold, small components dropped."""
-    labels, _ = ndimage.label(outlined > threshold, structure=_CONNECTIVITY_26)
+    labels, _ = ndimage.label(outlined > threshold, structure=CONNECTIVITY_26)
     keep = np.bincount(labels.ravel()) * voxel_ml >= MIN_VOLUME_ML - 1e-9
     keep[0] = False
     return keep[labels]
@@ -154,7 +153,7 @@ def judge(
     for name, threshold in thresholds.items():
         before = marked(clean, threshold, voxel_ml)
         new = marked(altered, threshold, voxel_ml) & ~before
-        labels, _ = ndimage.label(new, structure=_CONNECTIVITY_26)
+        labels, _ = ndimage.label(new, structure=CONNECTIVITY_26)
         numbers, peaks = _peaks(rise, labels)
         for row, place, around in zip(rows, places, near, strict=True):
             own = numbers[around.ravel()[peaks]]
@@ -179,4 +178,4 @@ def _peaks(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _grown(place: np.ndarray) -> np.ndarray:
-    return ndimage.binary_dilation(place, structure=_CONNECTIVITY_26, iterations=_NEAR_VOXELS)
+    return ndimage.binary_dilation(place, structure=CONNECTIVITY_26, iterations=_NEAR_VOXELS)

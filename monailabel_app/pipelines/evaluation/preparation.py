@@ -19,14 +19,12 @@ from monailabel_app.preprocessing.normalize import NORMALIZATIONS
 from monailabel_app.preprocessing.pipeline import PrepareSettings, Preprocessor
 from monailabel_app.preprocessing.slice_alignment import prepare_slice
 from monailabel_app.preprocessing.template import Template
-from monailabel_app.types import BrainMask, PreparedVolume, Volume
+from monailabel_app.types import CONNECTIVITY_26, BrainMask, PreparedVolume, Volume
 
 from ..implants import ImplantPlan, implant_first_fitting, standard_to_template
 from ..levels import Levels, at_levels
 from .cases import PreparedCase, alignment_of, load_case, on_model_grid, save_case
 from .dataset_types import EXTRACT, NONZERO, DatasetScan, Picture
-
-_CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,7 @@ def _levels(job: PrepareJob, native: _Native) -> PreparedCase:
 
 def _losses(native: _Native, prepared: PreparedVolume, truth: np.ndarray) -> dict[str, Any]:
     """The truth before it came to the model grid, and how many of its lesions have no voxel left there."""
-    labels, count = ndimage.label(native.gt_mask, structure=_CONNECTIVITY_26)
+    labels, count = ndimage.label(native.gt_mask, structure=CONNECTIVITY_26)
     found = np.zeros(count + 1, dtype=bool)
     voxels = np.argwhere(native.gt_mask)
     if len(voxels):

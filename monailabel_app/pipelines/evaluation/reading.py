@@ -21,6 +21,7 @@ from monailabel_app.metrics.voxelwise import dice
 from monailabel_app.postprocessing.boxes import bounding_box
 from monailabel_app.postprocessing.components import find_lesions
 from monailabel_app.postprocessing.delineate import delineated
+from monailabel_app.types import CONNECTIVITY_26
 
 from ..analysis import Analysis
 from ..healthy_reference import HealthyReference, LazySequence, level_statistics
@@ -32,7 +33,6 @@ from .store import Costs, keep_in
 
 MIN_VOLUME_ML = 0.1
 _VOXEL_MM3 = 8.0  # of the model grid
-_CONNECTIVITY_26 = np.ones((3, 3, 3), dtype=bool)
 FEWEST_HEALTHY = 5
 
 
@@ -236,7 +236,7 @@ class Reader:
     ) -> dict[str, Any]:
         """Lesions found and false alarms at thresholds of the same healthy rates for every model."""
         detected, false_positives = [], []
-        lesions, _ = ndimage.label(case.gt_mask, structure=_CONNECTIVITY_26)
+        lesions, _ = ndimage.label(case.gt_mask, structure=CONNECTIVITY_26)
         kept = np.ones_like(case.gt_mask) if healthy else case.counted
         for threshold in tails:
             if is_cut(case, scan.prepared):
@@ -262,13 +262,13 @@ def _froc_point(outlined: np.ndarray, threshold: float, lesions: np.ndarray, kep
     box = bounding_box(above)
     if box is None:
         return 0, 0
-    labels, count = ndimage.label(above[box], structure=_CONNECTIVITY_26)
+    labels, count = ndimage.label(above[box], structure=CONNECTIVITY_26)
     large = np.bincount(labels.ravel(), minlength=count + 1) * _VOXEL_MM3 >= MIN_VOLUME_ML * 1000
     large[0] = False
     mask = large[labels]
     if (mask & ~kept[box]).any():  # what is cut off may divide a component
         mask &= kept[box]
-        labels, count = ndimage.label(mask, structure=_CONNECTIVITY_26)
+        labels, count = ndimage.label(mask, structure=CONNECTIVITY_26)
         large = np.arange(count + 1) > 0
     truth = lesions[box]
     touching = np.zeros(count + 1, dtype=bool)
