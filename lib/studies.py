@@ -20,6 +20,7 @@ from lib.healthy_limit import CurrentLimits, HealthyLimits
 from lib.infers import AnomalyInferTask
 from lib.review import summary_of
 from lib.reviewed import is_final
+from lib.same_scan import REPLACED_KEY
 from lib.scoring.base import whole_number
 from lib.scoring.records import anomaly_rank, newest_record, records_of
 from lib.scoring.sequences import ANY, default_model, sequence_of
@@ -94,7 +95,7 @@ class Study:
     def to_json(self) -> dict[str, Any]:
         """For the worklist. error: why the last analysis failed. results: the records by model."""
         model, record = self.newest or (None, {})
-        healthy = self.info.get("healthy")
+        healthy, replaced = self.info.get("healthy"), self.info.get(REPLACED_KEY)
         return {
             "image": self.image,
             "sequence": sequence_of(self.image, {**self.dicom, **self.info}),
@@ -106,6 +107,7 @@ class Study:
             "review": summary_of(self.info),
             "lease": leases.held_by(self.info),
             "healthy": healthy if isinstance(healthy, bool) else None,
+            "replaced_by_hand": dict(replaced) if isinstance(replaced, Mapping) else None,
             "dicom": dict(self.dicom) or None,
         }
 

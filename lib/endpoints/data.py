@@ -22,7 +22,7 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
 from starlette.background import BackgroundTask
 
-from lib import leases, review
+from lib import leases, review, same_scan
 from lib.access.principal import BY_NAME, current
 from lib.endpoints.infer import read_params
 from lib.errors import InvalidRequest, NotAllowed, UnknownImage
@@ -53,7 +53,19 @@ def next_sample(strategy: str, params: dict | None = None, user: User = _USER):
 
 LONGEST_INFO = 65536
 # What this app itself writes into a scan's information: findings, reviews, who works on it, what replaced it.
-OWN_KEYS = frozenset({records.KEY, review.KEY, leases.KEY, evaluate.KEY, "replaced_id", "scan_file", "name", "ts"})
+OWN_KEYS = frozenset(
+    {
+        records.KEY,
+        review.KEY,
+        leases.KEY,
+        evaluate.KEY,
+        same_scan.KEY,
+        same_scan.REPLACED_KEY,
+        "replaced_id",
+        "name",
+        "ts",
+    }
+)
 
 
 @router.put("/datastore/", deprecated=True, summary="Upload a scan: MONAI Label's former address")

@@ -10,6 +10,7 @@ from monailabel_app.io.images import read_volume
 from tests.dicom_factory import write_series
 from tests.real.ohif_driver import OhifDriver, browser_missing
 from tests.real.orthanc_server import OrthancServer, orthanc_binary
+from tests.real.page_fixtures import folder_server, hold_file, page_browser, signed_in, tokens  # noqa: F401
 from tests.real.phantom import SERIES, write_hook_series
 from tests.real.report_browser import browser  # noqa: F401  a fixture for every file of this folder
 from tests.server_fixture import ROOT, make_app, running_server

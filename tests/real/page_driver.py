@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 CHROMIUM = "/usr/bin/chromium"
@@ -22,8 +23,18 @@ FLAGS = [
     "--enable-unsafe-swiftshader",
     "--ignore-gpu-blocklist",
 ]
-PATIENCE_MS = 180_000  # pictures are drawn by the processor, which has other work
+PATIENCE_MS = int(
+    __import__("os").environ.get("C_PATIENCE", 180_000)
+)  # pictures are drawn by the processor, which has other work
 READER = "Dr. Test"
+
+
+def wait_until(said, seconds: float = 60):
+    """The first true answer of ``said()``; the last one after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not (answer := said()) and time.monotonic() < end:
+        time.sleep(0.2)
+    return answer
 
 
 def page_browser_missing() -> str | None:
@@ -126,3 +137,42 @@ class Reader:
 
     def close(self) -> None:
         self.context.close()
+
+
+class Held:
+    """Answers of the server that reach the page when the test says so, and not before.
+
+    pattern: of addresses, as Playwright has it. instead: what the page gets for the server's answer. The request goes
+    to the server at once, so the answer tells of that moment.
+    """
+
+    def __init__(self, page, pattern: str, method: str = "GET", instead: dict | None = None):
+        self.page, self.pattern, self.method, self.instead = page, pattern, method, instead
+        self.kept: list = []
+        self.open = False
+        page.route(pattern, self._take)
+
+    def _take(self, route) -> None:
+        if self.open or route.request.method != self.method:
+            route.fallback()
+            return
+        self.kept.append((route, None if self.instead is not None else route.fetch()))
+
+    def wait(self, count: int = 1) -> None:
+        """Until so many answers are held."""
+        end = time.monotonic() + PATIENCE_MS / 1000
+        while len(self.kept) < count and time.monotonic() < end:
+            self.page.wait_for_timeout(20)
+        assert len(self.kept) >= count, f"{len(self.kept)} of {count} requests of {self.pattern}"
+
+    def release(self) -> None:
+        """Let them through; requests that come later are not held."""
+        # Without a route that is in force, the browser would ask the server anew for what is held.
+        self.open = True
+        for route, answer in self.kept:
+            # The page may have given it up.
+            with suppress(Exception):
+                if self.instead is not None:
+                    route.fulfill(json=self.instead)
+                else:
+                    route.fulfill(response=answer)

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.real.page_driver import Reader, chromium, page_browser_missing
+from tests.real.page_driver import Reader, wait_until
 from tests.server_fixture import copy_studies, running_server
 
 pytestmark = pytest.mark.browser
@@ -20,12 +20,8 @@ SCREENS = {"laptop": (1440, 900), "tablet": (1024, 768), "phone": (390, 844)}
 
 
 @pytest.fixture(scope="module")
-def browser():
-    reason = page_browser_missing()
-    if reason:
-        pytest.skip(reason)
-    with chromium() as running:
-        yield running
+def browser(page_browser):
+    return page_browser
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +49,6 @@ def reader(browser, server):
     window.close()
     assert window.foreign() == []
     assert window.errors == []
-
-
-def wait_until(said, seconds: float = 60):
-    """The first true answer of ``said()``; the last one after ``seconds``."""
-    end = time.monotonic() + seconds
-    while not (answer := said()) and time.monotonic() < end:
-        time.sleep(0.2)
-    return answer
 
 
 def slide_to(page, value: float) -> None:
@@ -364,10 +352,9 @@ def test_an_address_that_changes_while_the_page_starts_is_followed(reader, analy
         """new MutationObserver((_, self) => {
           if (!document.querySelector('header.top')) return;
           self.disconnect();
-          history.replaceState(null, '', '#/study/%s');
+          history.replaceState(null, '', '#/study/ixi_lesion');
           dispatchEvent(new PopStateEvent('popstate'));
         }).observe(document, { childList: true, subtree: true });"""
-        % "ixi_lesion"
     )
     reader.open()
     reader.wait_for_picture()

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.dicom_factory import PATIENT_NAME
-from tests.real.page_driver import Reader, chromium, page_browser_missing
+from tests.real.page_driver import Reader
 
 pytestmark = [pytest.mark.browser, pytest.mark.orthanc]
 
@@ -12,12 +12,8 @@ NAMES = ("Segmentation", "Parametric map", "Structured report")
 
 
 @pytest.fixture(scope="module")
-def browser():
-    reason = page_browser_missing()
-    if reason:
-        pytest.skip(reason)
-    with chromium() as running:
-        yield running
+def browser(page_browser):
+    return page_browser
 
 
 def test_a_series_is_read_and_its_objects_are_sent_to_the_archive(

@@ -5,41 +5,11 @@ import requests
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from monailabel_app.access.tokens import TokenStore
-from tests.lib.conftest import MODEL
 from tests.real.conftest import STAND_IN, START_S
-from tests.real.page_driver import Reader, chromium, page_browser_missing
-from tests.server_fixture import copy_studies, make_app, running_server
+from tests.real.page_driver import Held, Reader, wait_until
+from tests.server_fixture import make_app, running_server
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory):
-    store = TokenStore(tmp_path_factory.mktemp("tokens") / "tokens.json")
-    store.create("other", "admin")
-    return store, store.create("ward-3", "reader")[0]
-
-
-@pytest.fixture(scope="module")
-def window():
-    reason = page_browser_missing()
-    if reason:
-        pytest.skip(reason)
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def folder_server(tokens, studies_dir, tmp_path_factory):
-    """A folder of scans; the stand-in marks the brightest voxels."""
-    folder = tmp_path_factory.mktemp("folder")
-    (folder / "app").mkdir()
-    app = make_app(folder / "app", {"cold_diffusion_t1": MODEL})
-    studies = copy_studies(studies_dir, folder / "studies")
-    conf = {"models": "all", "tokens": str(tokens[0].path)}
-    with running_server(studies, app=app, conf=conf, fake_pipeline=True, wait_s=START_S) as running:
-        yield running
 
 
 def sign_in(page, token, name="ward-3"):
@@ -51,8 +21,10 @@ def sign_in(page, token, name="ward-3"):
 @pytest.mark.parametrize(
     ("size", "image"), [((1440, 900), "ixi_lesion"), ((390, 844), "ixi_healthy")], ids=["laptop", "phone"]
 )
-def test_a_reader_signs_in_where_a_link_led_runs_and_signs_out(window, folder_server, tokens, screenshots, size, image):
-    reader = Reader(window, folder_server.url, size)
+def test_a_reader_signs_in_where_a_link_led_runs_and_signs_out(
+    page_browser, folder_server, tokens, screenshots, size, image
+):
+    reader = Reader(page_browser, folder_server.url, size)
     page = reader.page
     reader.open(f"#/study/{image}")
     assert "/anomaly/login?next=" in page.url
@@ -80,9 +52,9 @@ def test_a_reader_signs_in_where_a_link_led_runs_and_signs_out(window, folder_se
     assert [error for error in reader.errors if "401" not in error] == []
 
 
-def test_what_was_typed_outlives_the_session(window, folder_server, tokens):
+def test_what_was_typed_outlives_the_session(page_browser, folder_server, tokens):
     """The session ends while a comment is written: after signing in over the page it is there, and is sent."""
-    reader = Reader(window, folder_server.url)
+    reader = Reader(page_browser, folder_server.url)
     page = reader.page
     auth = {"Authorization": f"Bearer {tokens[1]}"}
     scan = {"image": "ixi_lesion", "output": "json"}
@@ -104,12 +76,45 @@ def test_what_was_typed_outlives_the_session(window, folder_server, tokens):
         found = requests.get(f"{folder_server.url}/anomaly/reviews/ixi_lesion", headers=auth, timeout=60)
         return [one["decision"] for one in found.json().get("lesions", [])] if found.ok else []
 
-    for _ in range(60):
-        if kept():
-            break
-        page.wait_for_timeout(1000)
-    assert kept() == ["accept"]
+    assert wait_until(kept) == ["accept"]
     reader.close()
+
+
+def test_a_login_that_was_declined_is_not_asked_for_by_what_the_page_looks_up_itself(signed_in):
+    page = signed_in.page
+    page.add_init_script("{ const every = setInterval; window.setInterval = (f, ms) => every(f, ms / 100) }")
+    signed_in.open()
+    page.locator("table.studies").wait_for()
+    signed_in.context.clear_cookies()
+    page.locator("dialog[open]").wait_for()
+    page.locator("dialog[open]").get_by_role("button", name="Close").click()
+    page.locator("dialog").wait_for(state="detached")
+    for _ in range(2):
+        with page.expect_response(lambda answer: "/anomaly/studies?" in answer.url and answer.status == 401):
+            pass
+    assert page.locator("dialog").count() == 0
+    page.get_by_role("button", name="Try again").click()
+    page.locator("dialog[open]").wait_for()
+
+
+def test_an_answer_from_before_the_login_does_not_ask_for_it_again(signed_in, tokens):
+    page = signed_in.page
+    signed_in.open()
+    page.locator("table.studies").wait_for()
+    signed_in.context.clear_cookies()
+    late = Held(page, "**/anomaly/jobs?*")
+    page.evaluate("location.hash = '#/study/ixi_healthy'")
+    late.wait()
+    assert [answer.status for _, answer in late.kept] == [401]
+    dialog = page.locator("dialog[open]")
+    dialog.locator("input[name=username]").fill("ward-3")
+    dialog.locator("input[type=password]").fill(tokens[1])
+    dialog.get_by_role("button", name="Sign in").click()
+    page.locator("dialog").wait_for(state="detached")
+    with page.expect_response(lambda answer: "/anomaly/jobs?" in answer.url and answer.status == 200):
+        late.release()
+    page.evaluate("new Promise(done => setTimeout(done, 100))")
+    assert page.locator("dialog").count() == 0
 
 
 @pytest.mark.orthanc

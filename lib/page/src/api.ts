@@ -24,11 +24,13 @@ export function address(path: string, params: Params = {}): string {
   return url.toString();
 }
 
-let onLogin: () => void = () => undefined;
-/** Call `listener` when the server asks for a login: the session is over, or was ended elsewhere. */
-export function whenLoginNeeded(listener: () => void): void {
+let onLogin: (quiet: boolean) => void = () => undefined;
+/** Call `listener` when the server asks for a login: the session is over, or was ended elsewhere. quiet: nobody waits. */
+export function whenLoginNeeded(listener: (quiet: boolean) => void): void {
   onLogin = listener;
 }
+/** How often somebody has signed in on this page. */
+let signIns = 0;
 const resumed = new Set<() => void>();
 /** Call `listener` when somebody has signed in again. Returns what ends that. */
 export function whenSignedIn(listener: () => void): () => void {
@@ -58,7 +60,15 @@ function said(body: string, status: number): string {
   return `the server answered with status ${status}`;
 }
 
-async function send(path: string, init: RequestInit = {}, params: Params = {}, signingIn = false): Promise<Response> {
+interface How {
+  /** A wrong password is no end of the session. */
+  signingIn?: boolean;
+  /** A look that the page takes by itself. */
+  quiet?: boolean;
+}
+
+async function send(path: string, init: RequestInit = {}, params: Params = {}, how: How = {}): Promise<Response> {
+  const session = signIns;
   let response: Response;
   try {
     response = await fetch(address(path, params), {
@@ -70,14 +80,43 @@ async function send(path: string, init: RequestInit = {}, params: Params = {}, s
     throw new ApiError(0, "the server cannot be reached; is it still running?");
   }
   if (!response.ok) {
-    if (response.status === 401 && !signingIn) onLogin();
-    throw new ApiError(response.status, said(await response.text(), response.status));
+    if (response.status === 401 && !how.signingIn) {
+      // It left before somebody signed in: the new session may do what the old one may not.
+      if (session !== signIns) return send(path, init, params, how);
+      onLogin(!!how.quiet);
+    }
+    throw new ApiError(response.status, said(await textOf(response).catch(ended), response.status));
   }
   return response;
 }
 
-async function json<T>(path: string, init: RequestInit = {}, params: Params = {}, signingIn = false): Promise<T> {
-  return (await (await send(path, init, params, signingIn)).json()) as T;
+/** Raises ApiError where the connection breaks before the end. */
+async function textOf(response: Response): Promise<string> {
+  try {
+    return await response.text();
+  } catch (error) {
+    if (isAbort(error)) throw error;
+    throw new ApiError(0, "the server's answer broke off; is it still running?");
+  }
+}
+
+/** An error's own body may break off, too: its status is what counts. */
+function ended(error: unknown): string {
+  if (isAbort(error)) throw error;
+  return "";
+}
+
+async function json<T>(path: string, init: RequestInit = {}, params: Params = {}, how: How = {}): Promise<T> {
+  const response = await send(path, init, params, how);
+  return parsed<T>(await textOf(response), response.status);
+}
+
+function parsed<T>(text: string, status: number): T {
+  try {
+    return JSON.parse(text) as T;
+  } catch {
+    throw new ApiError(status, "the answer is not what this server gives; something on the way has answered for it");
+  }
 }
 
 function body(method: string, value: unknown): RequestInit {
@@ -88,14 +127,14 @@ const id = encodeURIComponent;
 
 export const api = {
   page: () => json<PageInfo>("anomaly/page.json"),
-  studies: (params: Params, signal?: AbortSignal) => json<StudyList>("anomaly/studies", { signal }, params),
+  studies: (params: Params, signal?: AbortSignal, how: How = {}) => json<StudyList>("anomaly/studies", { signal }, params, how),
   study: (image: string, signal?: AbortSignal) => json<Study>(`anomaly/studies/${id(image)}`, { signal }),
   models: () => json<Model[]>("anomaly/models"),
   card: async (model: string) => (await send(`anomaly/models/${id(model)}/card`)).text(),
   result: (image: string, params: Params, signal?: AbortSignal) =>
     json<Result>(`anomaly/results/${id(image)}`, { signal }, params),
   jobs: async (params: Params = {}) => json<{ jobs: Job[]; waiting: number }>("anomaly/jobs", {}, params),
-  job: (job: string) => json<Job>(`anomaly/jobs/${id(job)}`),
+  job: (job: string, how: How = {}) => json<Job>(`anomaly/jobs/${id(job)}`, {}, {}, how),
   run: (image: string, model: string, params: Params) => json<Job>("anomaly/jobs", body("POST", { image, model, params })),
   cancel: (job: string) => send(`anomaly/jobs/${id(job)}`, { method: "DELETE" }),
   review: (image: string, review: Review) => json<Review>(`anomaly/reviews/${id(image)}`, body("PUT", review)),
@@ -107,7 +146,8 @@ export const api = {
   /** The session is a cookie that scripts cannot read. */
   async login(user: string, password: string): Promise<PageInfo["user"]> {
     const form = new URLSearchParams({ username: user, password });
-    const who = await json<PageInfo["user"]>("anomaly/login", { method: "POST", body: form, headers: { Accept: "application/json" } }, {}, true);
+    const who = await json<PageInfo["user"]>("anomaly/login", { method: "POST", body: form, headers: { Accept: "application/json" } }, {}, { signingIn: true });
+    signIns++;
     for (const listener of [...resumed]) listener();
     return who;
   },
@@ -132,9 +172,13 @@ export function upload(file: File, image: string, extension: string, told: (shar
     request.open("PUT", address("datastore/image", { image }));
     request.upload.onprogress = (event) => event.lengthComputable && told(event.loaded / event.total);
     request.onload = () => {
-      if (request.status === 401) onLogin();
-      if (request.status >= 300) reject(new ApiError(request.status, said(request.responseText, request.status)));
-      else resolve((JSON.parse(request.responseText) as { image: string }).image);
+      if (request.status === 401) onLogin(false);
+      if (request.status >= 300) return reject(new ApiError(request.status, said(request.responseText, request.status)));
+      try {
+        resolve(parsed<{ image: string }>(request.responseText, request.status).image);
+      } catch (error) {
+        reject(error);
+      }
     };
     request.onerror = () => reject(new ApiError(0, "the server cannot be reached; is it still running?"));
     request.onabort = () => reject(new ApiError(0, "stopped"));

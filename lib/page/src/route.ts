@@ -39,21 +39,29 @@ function tell(): void {
 window.addEventListener("popstate", tell);
 window.addEventListener("hashchange", tell);
 
+/** Call `listener` when another view is gone to. Returns what ends that. */
+export function whenMoved(listener: () => void): () => void {
+  const from = parse(location.hash);
+  const look = (to: Route) => (to.view !== from.view || to.image !== from.image) && listener();
+  listeners.add(look);
+  return () => void listeners.delete(look);
+}
+
 /** Another view: a step that the browser's back button undoes. */
 export function go(route: Route): void {
   history.pushState(null, "", hashOf(route));
   tell();
 }
 
-/** Another setting of the same view. */
-export function change(params: Params): void {
+/** Another setting of the same view. Returns whether the address is another one now. */
+export function change(params: Params): boolean {
   const route = parse(location.hash);
   const next = { ...route, params: { ...route.params, ...params } };
   const hash = hashOf(next);
-  if (hash !== hashOf(route)) {
-    history.replaceState(null, "", hash);
-    tell();
-  }
+  if (hash === hashOf(route)) return false;
+  history.replaceState(null, "", hash);
+  tell();
+  return true;
 }
 
 export function useRoute(): Route {

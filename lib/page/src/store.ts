@@ -2,6 +2,7 @@
 
 import { useLayoutEffect, useState } from "preact/hooks";
 import type { Model, PageInfo, Params } from "./types";
+import type { Item } from "./worklist/uploads";
 
 export interface Shared {
   page: PageInfo | null;
@@ -10,6 +11,9 @@ export interface Shared {
   /** The worklist's settings when it was left, to come back to. */
   worklist: Params;
   toasts: Toast[];
+  uploads: Item[];
+  /** Whether uploaded scans are analysed at once. */
+  analyseUploads: boolean;
 }
 
 export interface Toast {
@@ -28,7 +32,7 @@ function remembered(): string {
   }
 }
 
-let state: Shared = { page: null, models: [], reader: remembered(), worklist: {}, toasts: [] };
+let state: Shared = { page: null, models: [], reader: remembered(), worklist: {}, toasts: [], uploads: [], analyseUploads: false };
 const listeners = new Set<() => void>();
 
 export function shared(): Shared {

@@ -29,6 +29,11 @@ export interface StudyRecord {
   [key: string]: unknown;
 }
 
+export interface Replaced {
+  time?: number | null;
+  kept_in?: string | null;
+}
+
 export interface Study {
   image: string;
   sequence: string | null;
@@ -46,6 +51,8 @@ export interface Study {
   lease: Lease | null;
   healthy: boolean | null;
   time?: string | null;
+  /** The scan's file was copied over by hand: when (seconds since 1970), and where lies what was said of the former. */
+  replaced_by_hand?: Replaced | null;
   dicom: Record<string, string> | null;
 }
 

@@ -1,7 +1,7 @@
 /** A window over the page: the browser's own dialog keeps the focus inside and closes on Escape. */
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useId, useLayoutEffect, useRef } from "preact/hooks";
 import { Cross } from "./icons";
 
 interface Props {
@@ -14,10 +14,15 @@ interface Props {
 
 export function Dialog({ title, onClose, children, foot, wide }: Props) {
   const element = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  const titleId = useId();
+  // Before the first frame: what is typed at once is meant for the window.
+  useLayoutEffect(() => {
     const before = document.activeElement;
-    element.current?.showModal();
+    const dialog = element.current;
+    dialog?.showModal();
     return () => {
+      // Nothing outside can have the focus while the window is open.
+      dialog?.close();
       if (before instanceof HTMLElement && before.isConnected) before.focus();
     };
   }, []);
@@ -25,7 +30,7 @@ export function Dialog({ title, onClose, children, foot, wide }: Props) {
     <dialog
       ref={element}
       class={wide ? "dialog wide" : "dialog"}
-      aria-labelledby="dialog-title"
+      aria-labelledby={titleId}
       onCancel={(event) => {
         event.preventDefault();
         onClose();
@@ -34,7 +39,7 @@ export function Dialog({ title, onClose, children, foot, wide }: Props) {
     >
       <div class="dialog-inner">
         <header class="dialog-head">
-          <h2 id="dialog-title">{title}</h2>
+          <h2 id={titleId}>{title}</h2>
           <button type="button" class="quiet square" aria-label="Close" onClick={onClose}>
             <Cross />
           </button>

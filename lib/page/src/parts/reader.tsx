@@ -4,18 +4,16 @@ import { useState } from "preact/hooks";
 import { shared, update, useShared } from "../store";
 import { Dialog } from "./dialog";
 
-let waiting: ((name: string | null) => void) | null = null;
+/** All that wait for the name: two may ask at once, such as a comment that is left by a click on a decision. */
+let waiting: ((name: string | null) => void)[] = [];
 let show: (open: boolean) => void = () => undefined;
 
 /** The reader's name, asked for when it is not known. null when the reader declines. */
 export function askReader(force = false): Promise<string | null> {
   const { reader } = shared();
   if (reader && !force) return Promise.resolve(reader);
-  show(true);
-  return new Promise((resolve) => {
-    waiting?.(null);
-    waiting = resolve;
-  });
+  if (!waiting.length) show(true);
+  return new Promise((resolve) => void waiting.push(resolve));
 }
 
 export function ReaderDialog() {
@@ -30,8 +28,9 @@ export function ReaderDialog() {
   const end = (value: string | null) => {
     if (value) update({ reader: value });
     setOpen(false);
-    waiting?.(value);
-    waiting = null;
+    const told = waiting;
+    waiting = [];
+    for (const one of told) one(value);
   };
   const submit = (event: Event) => {
     event.preventDefault();

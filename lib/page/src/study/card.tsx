@@ -9,7 +9,11 @@ export function ModelCard({ model, onClose }: { model: string; onClose: () => vo
   const [text, setText] = useState<string | null>(null);
   const [fault, setFault] = useState("");
   useEffect(() => {
-    api.card(model).then(setText, (error: unknown) => setFault(message(error)));
+    let gone = false;
+    setText(null);
+    setFault("");
+    api.card(model).then((answer) => gone || setText(answer), (error: unknown) => gone || setFault(message(error)));
+    return () => void (gone = true);
   }, [model]);
   return (
     <Dialog title={`Model card: ${model}`} onClose={onClose} wide>

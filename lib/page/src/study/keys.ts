@@ -5,6 +5,8 @@ import type { Layout } from "../viewer";
 
 const LAYOUTS: Layout[] = ["planes", "axial", "coronal", "sagittal", "3d", "all"];
 
+const STEPS = new Set(["j", "k", "ArrowDown", "ArrowUp", "+", "=", "-"]);
+
 export interface StudyKeys {
   next: () => void;
   previous: () => void;
@@ -48,6 +50,8 @@ export function useStudyKeys(actions: StudyKeys): void {
       const action = layout ? () => act.layout(layout) : table[event.key];
       if (!action) return;
       event.preventDefault();
+      // A key that is held steps through findings and thresholds; it decides and opens things once.
+      if (event.repeat && !STEPS.has(event.key)) return;
       action();
     };
     window.addEventListener("keydown", press);

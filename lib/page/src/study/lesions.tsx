@@ -1,6 +1,6 @@
 /** The findings: one row each, with its decision and comment. A click, j and k jump to the place in the picture. */
 
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { millilitres, number } from "../format";
 import { Check, Cross, Note, Undo } from "../parts/icons";
 import type { Decision, Lesion } from "../types";
@@ -86,6 +86,9 @@ export function Lesions({ lesions, stale, selected, reviewing, onSelect, onComme
 function Comment({ lesion, reviewing, onDone }: { lesion: Lesion; reviewing: Reviewing; onDone: () => void }) {
   const box = useRef<HTMLTextAreaElement>(null);
   useEffect(() => box.current?.focus(), []);
+  // Also when the row goes, or the view.
+  const now = useRef<() => void>(() => undefined);
+  useLayoutEffect(() => () => now.current(), []);
   // Leaving the box keeps its text, too: also when Enter has taken the box away already.
   const last = useRef(reviewing.comment(peakKey(lesion)));
   const keep = (text: string) => {
@@ -93,6 +96,7 @@ function Comment({ lesion, reviewing, onDone }: { lesion: Lesion; reviewing: Rev
     last.current = text;
     void reviewing.say(lesion, text);
   };
+  now.current = () => box.current && keep(box.current.value.trim());
   return (
     <label class="field">
       <span>Comment on finding {lesion.index}</span>

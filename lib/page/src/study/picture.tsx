@@ -1,7 +1,7 @@
 /** The viewer, loaded when the first study is opened, and the controls that change the picture only. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { files, message, whenSignedIn } from "../api";
+import { api, files, message, whenSignedIn } from "../api";
 import { Warn } from "../parts/icons";
 import { change } from "../route";
 import type { Params, Result } from "../types";
@@ -35,18 +35,25 @@ interface Props {
   result: Result | null;
   /** Whether it is known if there is a result: the scan alone is not loaded while that is asked. */
   settled: boolean;
+  /** Tells whether it is still the same scan; "" where nothing was analysed yet. */
+  scan: string;
   params: Params;
   threshold: number;
   onReady: (viewer: Viewer | null) => void;
   onLoaded: () => void;
 }
 
-export function Picture({ image, result, settled, params, threshold, onReady, onLoaded }: Props) {
+/** The viewer fetches by itself; where its answer was 401 this opens the login. */
+const askForLogin = () => void api.page().catch(() => undefined);
+
+export function Picture({ image, result, settled, scan, params, threshold, onReady, onLoaded }: Props) {
   const host = useRef<HTMLDivElement>(null);
   const [viewer, setViewer] = useState<Viewer | null>(null);
-  const [state, setState] = useState<"loading" | "ready" | "failed">("loading");
+  /** How the last loading ended, and of what. */
+  const [ended, setEnded] = useState<{ of: string; as: "ready" | "failed" }>({ of: "", as: "ready" });
   const [fault, setFault] = useState("");
   const [turn, setTurn] = useState(0);
+  const [starts, setStarts] = useState(0);
   const { layout, compare, layer, opacity } = view(params);
   const limit = useRef(threshold);
   limit.current = threshold;
@@ -60,31 +67,40 @@ export function Picture({ image, result, settled, params, threshold, onReady, on
       ({ createViewer }) => {
         if (gone || !host.current) return;
         made = createViewer(host.current);
-        made.onTrouble((sentence) => setFault(sentence));
+        made.onTrouble((sentence) => {
+          if (gone) return;
+          setFault(sentence);
+          if (sentence) askForLogin();
+        });
         setViewer(made);
         onReady(made);
       },
-      (error: unknown) => {
-        setState("failed");
-        setFault(`The viewer could not be started: ${message(error)}`);
-      },
-    );
+    ).catch((error: unknown) => {
+      if (gone) return;
+      setFault(`The viewer could not be started: ${message(error)}`);
+    });
     return () => {
       gone = true;
       onReady(null);
       made?.destroy();
     };
-  }, []);
+  }, [starts]);
 
-  useEffect(() => (state === "failed" ? whenSignedIn(() => setTurn((n) => n + 1)) : undefined), [state]);
+  const again = () => {
+    setFault("");
+    if (viewer) setTurn((n) => n + 1);
+    else setStarts((n) => n + 1);
+  };
+  useEffect(() => (fault ? whenSignedIn(again) : undefined), [fault, viewer]);
 
   const has = (kind: string) => !!result && kind in result.files;
   // The picture is fetched anew only when the map itself is another one.
-  const source = result ? JSON.stringify([result.model, result.finding.model.hash, mapParams(params), Object.keys(result.files).sort()]) : settled ? "scan" : "";
+  const source = result ? JSON.stringify([scan, result.model, result.finding.model.hash, mapParams(params), Object.keys(result.files).sort()]) : settled ? "scan" : "";
+  const wanted = `${turn} ${source}`;
+  const state = viewer && source && ended.of === wanted ? ended.as : fault && !viewer ? "failed" : "loading";
   useEffect(() => {
     if (!viewer || !source) return;
     let old = false;
-    setState("loading");
     setFault("");
     const own = result ? { ...mapParams(params), model: result.model } : {};
     const address = (kind: string) => (has(kind) ? files.volume(image, kind, "nii.gz", own) : undefined);
@@ -92,6 +108,7 @@ export function Picture({ image, result, settled, params, threshold, onReady, on
       .load({
         scan: files.scan(image),
         name: image,
+        version: scan,
         map: address("anomaly_map"),
         reconstruction: address("reconstruction"),
         uncertainty: address("uncertainty_map"),
@@ -104,14 +121,15 @@ export function Picture({ image, result, settled, params, threshold, onReady, on
       .then(
         () => {
           if (old) return;
-          setState("ready");
+          setEnded({ of: wanted, as: "ready" });
           viewer.setThreshold(limit.current);
           loaded.current();
         },
         (error: unknown) => {
           if (old || (error instanceof Error && error.name === "Superseded")) return;
-          setState("failed");
+          setEnded({ of: wanted, as: "failed" });
           setFault(message(error));
+          askForLogin();
         },
       );
     return () => {
@@ -124,10 +142,10 @@ export function Picture({ image, result, settled, params, threshold, onReady, on
   useEffect(() => viewer?.setLayout(layout), [viewer, layout]);
   useEffect(() => {
     viewer?.setCompare(has("reconstruction") ? compare : "off");
-  }, [viewer, compare, source]);
+  }, [viewer, compare, wanted]);
   useEffect(() => {
     viewer?.setLayer(layer, true);
-  }, [viewer, layer, source]);
+  }, [viewer, layer, wanted]);
   useEffect(() => {
     if (!viewer || !host.current) return;
     const watcher = new ResizeObserver(() => viewer.resize());
@@ -154,11 +172,11 @@ export function Picture({ image, result, settled, params, threshold, onReady, on
       </div>
       <div class="viewer-box" data-viewer={state}>
         <div class="viewer-host" ref={host} />
-        {state === "loading" && <p class="viewer-note" role="status">Loading the images…</p>}
+        {state === "loading" && !fault && <p class="viewer-note" role="status">Loading the images…</p>}
         {fault && (
           <div class="viewer-note error" role="alert">
             <p><Warn /> {fault}</p>
-            <button type="button" onClick={() => setTurn(turn + 1)}>Try again</button>
+            <button type="button" onClick={again}>Try again</button>
           </div>
         )}
       </div>

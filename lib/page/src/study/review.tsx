@@ -1,6 +1,6 @@
 /** The end of the findings: whether everything is kept, a comment on the whole study, and finishing the review. */
 
-import { useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { clock, localTime, plural } from "../format";
 import { Dialog } from "../parts/dialog";
 import { Check, Warn } from "../parts/icons";
@@ -28,7 +28,7 @@ export function ReviewBox({ result, reviewing, onShow, onFinish, onNothing }: Bo
       {reviewing.elsewhere.length > 0 && <Elsewhere list={reviewing.elsewhere} result={result} reviewing={reviewing} onShow={onShow} />}
       <label class="field">
         <span>Comment on the study</span>
-        <textarea rows={2} maxLength={2000} value={reviewing.general} onChange={(event) => void reviewing.sayGeneral(event.currentTarget.value.trim())} />
+        <General said={reviewing.general} keep={(text) => void reviewing.sayGeneral(text)} />
       </label>
       <p class={`save-state ${status}`} role="status">
         {status === "saving" && "Saving…"}
@@ -42,6 +42,26 @@ export function ReviewBox({ result, reviewing, onShow, onFinish, onNothing }: Bo
       </div>
     </section>
   );
+}
+
+/** What is being typed is its own until the box is left, or taken away with the view. */
+function General({ said, keep }: { said: string; keep: (text: string) => void }) {
+  const [typed, setTyped] = useState(said);
+  const last = useRef(said);
+  useEffect(() => {
+    last.current = said;
+    setTyped(said);
+  }, [said]);
+  const leave = () => {
+    const text = typed.trim();
+    if (text === last.current) return;
+    last.current = text;
+    keep(text);
+  };
+  const now = useRef(leave);
+  now.current = leave;
+  useLayoutEffect(() => () => now.current(), []);
+  return <textarea rows={2} maxLength={2000} value={typed} onInput={(event) => setTyped(event.currentTarget.value)} onChange={leave} />;
 }
 
 const SAID: Record<Decision, string> = { accept: "Accepted", reject: "Rejected", undecided: "Commented" };

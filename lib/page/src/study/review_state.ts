@@ -1,10 +1,11 @@
 /** The reader's decisions on one study. Every change is sent at once as a draft; requests never overtake each other. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
-import { ApiError, api, message, whenSignedIn } from "../api";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { ApiError, message, whenSignedIn } from "../api";
 import { askReader } from "../parts/reader";
 import { shared, toast } from "../store";
 import type { Decision, Lesion, LesionDecision, Params, Result, Review, Vector } from "../types";
+import { sendReview, takenReview, unsentReview, watchReview } from "./outbox";
 import { peakKey } from "./settings";
 
 export interface Reviewing {
@@ -40,6 +41,12 @@ function kept(review: Review | null): Kept {
   return { decisions: new Map(plain.map((one) => [one.peak_voxel.join(","), one])), general: review?.comment ?? "" };
 }
 
+/** The server's review, or the one it took from this page after it had made up the answer. */
+function newest(image: string, { review, scan }: Result): Review | null {
+  const own = takenReview(image);
+  return own && own.scan === (scan ?? "") && (own.time ?? "") >= (review?.time ?? "") ? own : review;
+}
+
 export function useReview(image: string, result: Result | null, params: Params, onSaved: () => void): Reviewing {
   const [state, setState] = useState<Kept>(() => kept(null));
   const [saved, setSaved] = useState<Review | null>(null);
@@ -48,7 +55,7 @@ export function useReview(image: string, result: Result | null, params: Params, 
   const [away, setAway] = useState(0);
   const [signedOut, setSignedOut] = useState(false);
   const now = useRef(state);
-  const chain = useRef<Promise<unknown>>(Promise.resolve());
+  const sends = useRef(0);
   const loaded = useRef("");
   // The scan that the decisions are about: another one may be uploaded under its id meanwhile.
   const scan = useRef("");
@@ -60,41 +67,57 @@ export function useReview(image: string, result: Result | null, params: Params, 
     if (!result || loaded.current === model) return;
     loaded.current = model;
     scan.current ||= result.scan ?? "";
-    const own = result.review && (!result.review.model || result.review.model === model) ? result.review : null;
-    now.current = kept(own);
+    const known = newest(image, result);
+    const own = known && (!known.model || known.model === model) ? known : null;
+    // Decided here before, and not sent yet.
+    const waiting = unsentReview(image);
+    const mine = waiting?.model === model && waiting.scan === scan.current ? waiting : null;
+    now.current = kept(mine ?? own);
     setState(now.current);
-    setSaved(result.review);
-    setStatus(own ? "saved" : "none");
+    setSaved(known);
+    setStatus(mine ? "failed" : own ? "saved" : "none");
+    if (mine) {
+      setFault("it is sent again in a moment");
+      setAway((n) => n + 1);
+    }
   }, [result, model]);
+  // A layout effect, so that a view that takes another one's place is there before that one asks who sends.
+  useLayoutEffect(() => (model ? watchReview(image, model) : undefined), [image, model]);
 
   const send = (final: boolean, rest: Decision, reader: string): Promise<boolean> => {
     const review: Review = { model, params, scan: scan.current, reader, comment: now.current.general, final, lesions: [...now.current.decisions.values()], rest };
+    const turn = ++sends.current;
+    // What is said of it belongs to the newest review, and to the model that is looked at.
+    const ours = () => turn === sends.current && loaded.current === model;
     setStatus("saving");
-    const turn = chain.current.then(async () => {
-      try {
-        const answer = await api.review(image, review);
+    return sendReview(image, review).then(
+      (answer) => {
         setSaved(answer);
-        setStatus("saved");
-        setFault("");
+        if (ours()) {
+          setStatus("saved");
+          setFault("");
+        }
         for (const warning of answer.warnings ?? []) toast(warning, "error");
         onSaved();
         return true;
-      } catch (error) {
+      },
+      (error: unknown) => {
+        if (!ours()) return false;
         setStatus("failed");
         setFault(message(error));
         if (error instanceof ApiError && error.status === 0) setAway((n) => n + 1);
         if (error instanceof ApiError && error.status === 401) setSignedOut(true);
         return false;
-      }
-    });
-    chain.current = turn;
-    return turn;
+      },
+    );
   };
 
   // A server that was away for a moment gets the draft without a click.
   useEffect(() => {
     if (!away || status !== "failed" || !shared().reader) return;
-    const timer = setTimeout(() => void send(false, "undecided", shared().reader), 5000);
+    const before = sends.current;
+    // Not where something was sent in this very moment: a draft would open a review again that is being finished.
+    const timer = setTimeout(() => before === sends.current && void send(false, "undecided", shared().reader), 5000);
     return () => clearTimeout(timer);
   }, [away, status]);
 
@@ -107,23 +130,26 @@ export function useReview(image: string, result: Result | null, params: Params, 
     });
   }, [signedOut, status]);
 
-  const put = async (next: Kept): Promise<void> => {
+  /** next: of what is decided once the reader's name is known; something else may have been said meanwhile. */
+  const put = async (next: (before: Kept) => Kept): Promise<void> => {
     const reader = await askReader();
     if (!reader) return;
-    now.current = next;
-    setState(next);
+    now.current = next(now.current);
+    setState(now.current);
     await send(false, "undecided", reader);
   };
 
   const set = (lesion: Lesion, changes: Partial<LesionDecision>): Promise<void> => {
     const key = peakKey(lesion);
     const peak = key.split(",").map(Number) as Vector;
-    const before = now.current.decisions.get(key) ?? { peak_voxel: peak, decision: "undecided" as Decision };
-    const after = { ...before, ...changes };
-    const decisions = new Map(now.current.decisions);
-    if (after.decision === "undecided" && !after.comment) decisions.delete(key);
-    else decisions.set(key, after);
-    return put({ ...now.current, decisions });
+    return put((kept) => {
+      const before = kept.decisions.get(key) ?? { peak_voxel: peak, decision: "undecided" as Decision };
+      const after = { ...before, ...changes };
+      const decisions = new Map(kept.decisions);
+      if (after.decision === "undecided" && !after.comment) decisions.delete(key);
+      else decisions.set(key, after);
+      return { ...kept, decisions };
+    });
   };
 
   const here = new Set(lesions.map(peakKey));
@@ -138,12 +164,14 @@ export function useReview(image: string, result: Result | null, params: Params, 
     fault,
     decide: (lesion, decision) => set(lesion, { decision }),
     takeBack: (one) => {
-      const decisions = new Map(now.current.decisions);
-      decisions.delete(one.peak_voxel.join(","));
-      return put({ ...now.current, decisions });
+      return put((kept) => {
+        const decisions = new Map(kept.decisions);
+        decisions.delete(one.peak_voxel.join(","));
+        return { ...kept, decisions };
+      });
     },
     say: (lesion, comment) => set(lesion, { comment }),
-    sayGeneral: (general) => put({ ...now.current, general }),
+    sayGeneral: (general) => put((kept) => ({ ...kept, general })),
     finish: async (rest) => {
       const reader = await askReader();
       return reader ? send(true, rest, reader) : false;

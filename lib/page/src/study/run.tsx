@@ -1,10 +1,11 @@
 /** Which model, with which options, and how far its analysis is. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ApiError, api, message } from "../api";
+import { ApiError, api, message, whenSignedIn } from "../api";
 import { plural, seconds, words } from "../format";
 import { Play, Stop, Warn } from "../parts/icons";
 import { Progress } from "../parts/progress";
+import { toast } from "../store";
 import type { Job, Model, Params } from "../types";
 
 export const OVER = new Set(["done", "failed", "cancelled"]);
@@ -26,18 +27,24 @@ export function useJob(image: string, onDone: (job: Job) => void): Running {
   const done = useRef(onDone);
   done.current = onDone;
 
+  const [turn, setTurn] = useState(0);
+  useEffect(() => whenSignedIn(() => setTurn((n) => n + 1)), []);
   useEffect(() => {
+    let gone = false;
     api.jobs({ image }).then(
       ({ jobs }) => {
+        if (gone) return;
         const own = jobs.filter((one) => one.kind === "infer" && one.image === image);
         const active = own.find((one) => !OVER.has(one.state));
         // A failure that nothing came after is still news.
-        if (active) setJob(active);
-        else if (own[0]?.state === "failed") setJob(own[0]);
+        const found = active ?? (own[0]?.state === "failed" ? own[0] : null);
+        // What was started meanwhile is newer than this list.
+        setJob((known) => known ?? found);
       },
       () => undefined,
     );
-  }, [image]);
+    return () => void (gone = true);
+  }, [image, turn]);
 
   const following = job && !OVER.has(job.state) ? job.id : null;
   useEffect(() => {
@@ -47,7 +54,7 @@ export function useJob(image: string, onDone: (job: Job) => void): Running {
     let missed = 0;
     const look = async () => {
       try {
-        const next = await api.job(following);
+        const next = await api.job(following, { quiet: true });
         if (stopped) return;
         missed = 0;
         setFault("");
@@ -94,13 +101,17 @@ export function useJob(image: string, onDone: (job: Job) => void): Running {
       try {
         await api.cancel(job.id);
         const now = await api.job(job.id);
-        setJob(now);
+        setJob((known) => (known?.id === now.id ? now : known));
+        // It is not followed any more then.
+        if (OVER.has(now.state)) done.current(now);
       } catch (error) {
-        setFault(message(error));
+        // A banner would hide the analysis, which goes on.
+        toast(`Not cancelled: ${message(error)}`, "error");
+        throw error;
       }
     },
     clear: () => {
-      setJob(null);
+      setJob((known) => (known && OVER.has(known.state) ? null : known));
       setFault("");
     },
   };
@@ -127,7 +138,7 @@ export function RunState({ running }: { running: Running }) {
         {job.seconds != null && !waiting && <span class="muted">{seconds(job.seconds)}</span>}
       </div>
       <Progress share={waiting ? 0 : job.progress} label={`Progress of ${job.model ?? "the analysis"}: ${stage}`} />
-      <button type="button" disabled={cancelling} onClick={() => { setCancelling(true); void running.cancel(); }}><Stop /> Cancel</button>
+      <button type="button" disabled={cancelling} onClick={() => { setCancelling(true); running.cancel().catch(() => setCancelling(false)); }}><Stop /> Cancel</button>
     </div>
   );
 }

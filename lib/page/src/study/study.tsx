@@ -28,7 +28,17 @@ import { Notices, notices } from "./warnings";
 const VOLUMES = ["0 ml", "0.03 ml", "0.1 ml", "0.5 ml", "1 ml"];
 const SMOOTHING = ["standard", "none", "strong"];
 
+/** A study; opened anew where its scan is another one than when it was opened: nothing of the former may stay. */
 export function StudyView({ route }: { route: Route }) {
+  const [opened, setOpened] = useState(0);
+  const replaced = useCallback(() => {
+    toast(`The file of ${route.image} has changed on the server, so the study was opened anew.`, "error");
+    setOpened((n) => n + 1);
+  }, [route.image]);
+  return <OpenStudy key={opened} route={route} onReplaced={replaced} />;
+}
+
+function OpenStudy({ route, onReplaced }: { route: Route; onReplaced: () => void }) {
   const { image, params } = route;
   const { models, reader, page, worklist } = useShared();
   const [study, setStudy] = useState<Study | null>(null);
@@ -36,7 +46,8 @@ export function StudyView({ route }: { route: Route }) {
   const [unknown, setUnknown] = useState("");
   const [absent, setAbsent] = useState("");
   const [fault, setFault] = useState("");
-  const [asking, setAsking] = useState(true);
+  /** What was asked for last, answered or refused. */
+  const [settled, setSettled] = useState("");
   const [turn, setTurn] = useState(0);
   const [live, setLive] = useState<number | null>(null);
   const [selected, setSelected] = useState<string | null>(null);
@@ -49,13 +60,25 @@ export function StudyView({ route }: { route: Route }) {
 
   const asked: Params = useMemo(() => ({ ...serverParams(params), model: params["model"] ?? "" }), [JSON.stringify(serverParams(params)), params["model"]]);
 
+  const question = JSON.stringify([asked, turn]);
+  const asking = settled !== question;
+
+  const looks = useRef(0);
+  const replacedAt = useRef<number | null | undefined>(undefined);
   const lookAtStudy = useCallback(() => {
+    const look = ++looks.current;
     api.study(image).then(
       (answer) => {
+        // A later look has the word, or the view is gone.
+        if (look !== looks.current) return;
+        const at = answer.replaced_by_hand?.time ?? null;
+        if (replacedAt.current !== undefined && at !== replacedAt.current) return onReplaced();
+        replacedAt.current = at;
         setStudy(answer);
         setUnknown("");
       },
       (error: unknown) => {
+        if (look !== looks.current) return;
         if (error instanceof ApiError && (error.status === 404 || error.status === 400)) setUnknown(message(error));
       },
     );
@@ -63,31 +86,41 @@ export function StudyView({ route }: { route: Route }) {
   useEffect(() => {
     document.title = `${image} · Brain anomalies`;
     lookAtStudy();
+    return () => void looks.current++;
   }, [image, turn]);
 
+  const scan = useRef("");
+  const moving = useRef(false);
+  const wanted = useRef(question);
+  wanted.current = question;
   useEffect(() => {
     const stop = new AbortController();
-    setAsking(true);
     api.result(image, asked, stop.signal).then(
       (answer) => {
+        if (stop.signal.aborted) return;
+        if (scan.current && answer.scan && answer.scan !== scan.current) return onReplaced();
+        scan.current ||= answer.scan ?? "";
         setResult(answer);
         setAbsent("");
         setFault("");
-        setLive(null);
-        setAsking(false);
+        // A hand that is still moving the threshold is not answered by what it asked for before.
+        if (!moving.current && wanted.current === question) setLive(null);
+        setSettled(question);
       },
       (error: unknown) => {
-        if (isAbort(error)) return;
-        setAsking(false);
+        if (isAbort(error) || stop.signal.aborted) return;
+        setSettled(question);
         if (error instanceof ApiError && error.status === 404) {
           setResult(null);
           setAbsent(message(error));
           setFault("");
+          // What was there is gone: perhaps the scan is another one.
+          if (scan.current) lookAtStudy();
         } else setFault(message(error));
       },
     );
     return () => stop.abort();
-  }, [image, asked, turn]);
+  }, [image, question]);
 
   const running = useJob(image, (job) => {
     if (job.state === "done") {
@@ -108,7 +141,7 @@ export function StudyView({ route }: { route: Route }) {
   const reviewing = useReview(image, shown, serverParams(params), lookAtStudy);
   const stale = asking || live !== null;
   const busy = running.starting || (!!running.job && !OVER.has(running.job.state));
-  const reasons = notices(shown, info);
+  const reasons = notices(shown, info, study?.replaced_by_hand ?? null);
   const spread = wholeSpread(shown?.finding.uncertainty);
   const lease = study?.lease && new Date(study.lease.until).getTime() > Date.now() ? study.lease : null;
 
@@ -133,21 +166,38 @@ export function StudyView({ route }: { route: Route }) {
   // The first finding is shown without a click, once the picture is there.
   const first = useRef("");
   const jumpTo = useCallback(() => {
-    const lesion = shown?.finding.lesions[0];
-    if (!lesion || !viewer.current || first.current === shown.model) return;
+    if (!shown || !viewer.current || first.current === shown.model) return;
+    // One that was chosen while the picture was on its way stays chosen.
+    const lesion = shown.finding.lesions.find((one) => peakKey(one) === selected) ?? shown.finding.lesions[0];
+    if (!lesion) return;
     first.current = shown.model;
     setSelected(peakKey(lesion));
     viewer.current.goTo(place(lesion, shown));
-  }, [shown]);
+  }, [shown, selected]);
 
+  const move = (value: number) => {
+    moving.current = true;
+    setLive(value);
+  };
+  const pick = (changes: Params) => {
+    moving.current = false;
+    // Moved there and back: nothing is asked for, so no answer will come.
+    if (!change(changes)) setLive(null);
+  };
   const timer = useRef(0);
   const nudge = (by: number) => {
     if (!shown) return;
     const next = Math.max(0, Number((threshold + by).toFixed(3)));
-    setLive(next);
+    move(next);
     clearTimeout(timer.current);
-    timer.current = window.setTimeout(() => change({ threshold: String(next), operating_point: "" }), 350);
+    timer.current = window.setTimeout(() => pick({ threshold: String(next), operating_point: "" }), 350);
   };
+  // A threshold is one of this study and this map: it must not reach the next address.
+  const map = JSON.stringify([params["model"], mapParams(params)]);
+  useEffect(() => () => {
+    clearTimeout(timer.current);
+    moving.current = false;
+  }, [image, map]);
   const { layer, compare } = view(params);
   useStudyKeys({
     next: () => step(1),
@@ -207,7 +257,7 @@ export function StudyView({ route }: { route: Route }) {
           busy={busy}
           hasResult={!!shown}
           onModel={(name) => change({ model: name, score: "", threshold: "" })}
-          onOption={(changes) => change(changes)}
+          onOption={change}
           onRun={start}
           onCard={() => setDialog("card")}
         />
@@ -223,6 +273,7 @@ export function StudyView({ route }: { route: Route }) {
             image={image}
             result={shown}
             settled={!asking || !!result}
+            scan={shown?.scan ?? ""}
             params={params}
             threshold={threshold}
             onReady={(made) => { viewer.current = made; }}
@@ -230,7 +281,7 @@ export function StudyView({ route }: { route: Route }) {
           />
           {shown && (
             <div class="controls">
-              <ThresholdSlider key={JSON.stringify([shown.model, mapParams(params)])} result={shown} value={threshold} onMove={setLive} onPick={change}>
+              <ThresholdSlider key={JSON.stringify([shown.model, mapParams(params)])} result={shown} value={threshold} onMove={move} onPick={pick}>
                 <label class="field inline"><span>Min. volume</span>
                   <select value={volume(params, shown)} onChange={(event) => change({ min_lesion_volume: event.currentTarget.value })}>
                     {[...new Set([...VOLUMES, volume(params, shown)])].map((one) => <option key={one} value={one}>{one}</option>)}
@@ -312,7 +363,7 @@ export function StudyView({ route }: { route: Route }) {
       <p class="sr-only" role="status">{shown && !stale ? `${plural(lesions.length, "finding")} at threshold ${number(threshold)}` : ""}</p>
       {dialog === "finish" && <FinishDialog lesions={lesions} reviewing={reviewing} onClose={() => setDialog("")} onDone={reviewed} />}
       {dialog === "nothing" && <NothingDialog lesions={lesions} reviewing={reviewing} onClose={() => setDialog("")} onDone={reviewed} />}
-      {dialog === "card" && <ModelCard model={model} onClose={() => setDialog("")} />}
+      {dialog === "card" && <ModelCard key={model} model={model} onClose={() => setDialog("")} />}
     </main>
   );
 }

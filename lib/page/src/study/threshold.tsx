@@ -35,6 +35,7 @@ export function ThresholdSlider({ result, value, onMove, onPick, children }: Pro
   const [low, high] = span.current;
   const timer = useRef(0);
   useEffect(() => () => clearTimeout(timer.current), []);
+  const moved = useRef(false);
 
   const { points, tails } = result.calibration;
   const marks = Object.entries(points)
@@ -46,6 +47,7 @@ export function ThresholdSlider({ result, value, onMove, onPick, children }: Pro
     share == null ? "more than the scale tells" : beyondTails(value, tails) ? `fewer than ${oneIn(share)} healthy voxels lie above` : `${oneIn(share)} healthy voxels lie above (${percent(share)})`;
 
   const settle = (at: number) => {
+    moved.current = false;
     clearTimeout(timer.current);
     timer.current = window.setTimeout(() => onPick({ threshold: String(Number(at.toFixed(3))), operating_point: "" }), SETTLE_MS);
   };
@@ -67,7 +69,13 @@ export function ThresholdSlider({ result, value, onMove, onPick, children }: Pro
           step={STEP}
           value={value}
           aria-valuetext={`${number(value)} healthy standard deviations, ${meaning}`}
-          onInput={(event) => onMove(Number(event.currentTarget.value))}
+          onInput={(event) => {
+            clearTimeout(timer.current);
+            moved.current = true;
+            onMove(Number(event.currentTarget.value));
+          }}
+          // Moved there and back there is no change to tell, but the hand has let go.
+          onPointerUp={(event) => moved.current && settle(Number(event.currentTarget.value))}
           onChange={(event) => settle(Number(event.currentTarget.value))}
         />
         <div class="ticks" aria-hidden="true">

@@ -1,9 +1,9 @@
 /** What the reader must know before looking at any mark: the input gate, drift, and how good the model is at all. */
 
 import { useState } from "preact/hooks";
-import { number, pValue } from "../format";
+import { localTime, number, pValue } from "../format";
 import { Info, Warn } from "../parts/icons";
-import type { Model, Result } from "../types";
+import type { Model, Replaced, Result } from "../types";
 
 export interface Notice {
   kind: "warn" | "info";
@@ -25,8 +25,18 @@ function clause(text: string): string {
 const sentence = (text: string) => `${capital(text)}${/[.!?…]$/.test(text) ? "" : "."}`;
 const capital = (text: string) => text.charAt(0).toUpperCase() + text.slice(1);
 
-export function notices(result: Result | null, model: Model | undefined): Notice[] {
+export function replacedText({ kept_in }: Replaced): string {
+  return `Results, reviews and labels of the former scan are no part of this study any more${kept_in ? `; they lie in the folder ${kept_in} of the studies` : ""}. Reports and labels that were taken from here before belong to the former scan.`;
+}
+
+export function notices(result: Result | null, model: Model | undefined, replaced: Replaced | null): Notice[] {
   const list: Notice[] = [];
+  if (replaced)
+    list.push({
+      kind: "warn",
+      title: `The file of this scan was replaced by hand${replaced.time ? `, noticed ${localTime(replaced.time)}` : ""}: make sure that it is the patient whom you expect.`,
+      text: replacedText(replaced),
+    });
   const { gate, drift, warnings = [] } = result?.finding ?? {};
   const about = (pattern: RegExp) => warnings.filter((text) => pattern.test(text)).join(" ");
   const ofGate = /unlike what the model was trained on/;

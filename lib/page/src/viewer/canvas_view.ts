@@ -25,6 +25,7 @@ export class CanvasView {
   private scan: Image | null = null;
   private waiting = 0;
   private lost = false;
+  private destroyed = false;
   private starting: Promise<void> | null = null;
   private places: Place[] = [];
   onDrawn: () => void = () => {};
@@ -38,7 +39,11 @@ export class CanvasView {
 
   /** Once, however often it is asked for. Raises an Error in words where WebGL 2 cannot start. */
   start(radiological: boolean): Promise<void> {
-    this.starting ??= this.startNow(radiological);
+    this.starting ??= this.startNow(radiological).catch((error: unknown) => {
+      // A card that is busy now may have room later.
+      this.starting = null;
+      throw error;
+    });
     return this.starting;
   }
 
@@ -72,6 +77,10 @@ export class CanvasView {
     // Shading by the direction of surfaces, for the 3-D view.
     await nv.setVolumeRenderIllumination(0.7);
     nv.useOwnSlices();
+    if (this.destroyed) {
+      this.end(nv);
+      throw new Error("the canvas was closed while it started");
+    }
     this.nv = nv;
     this.resize();
   }
@@ -282,15 +291,18 @@ export class CanvasView {
   destroy(): void {
     if (this.waiting) cancelAnimationFrame(this.waiting);
     this.waiting = 0;
-    if (this.nv && this.lost) this.nv.cleanup();
-    else if (this.nv) {
-      const lose = this.nv.gl.getExtension("WEBGL_lose_context");
-      this.nv.close();
-      lose?.loseContext();
-    }
+    this.destroyed = true;
+    if (this.nv) this.end(this.nv);
     this.nv = null;
     this.scan = null;
     this.canvas.remove();
+  }
+
+  private end(nv: Engine): void {
+    if (this.lost) return nv.cleanup();
+    const lose = nv.gl.getExtension("WEBGL_lose_context");
+    nv.close();
+    lose?.loseContext();
   }
 }
 

@@ -19,6 +19,8 @@ export interface Study {
   scan: string;
   /** For messages only. */
   name: string;
+  /** Which file the scan is: under the same address there may be another one later. */
+  version?: string;
   map?: string;
   reconstruction?: string;
   uncertainty?: string;

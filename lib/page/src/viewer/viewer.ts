@@ -43,6 +43,7 @@ export class StudyViewer implements Viewer {
   private convention: Convention = "radiological";
   private smooth = true;
   private destroyed = false;
+  private waits = 0;
   private readonly moves: OnMove[] = [];
   private readonly windows: ((lo: number, hi: number) => void)[] = [];
   private readonly troubles: ((sentence: string) => void)[] = [];
@@ -65,7 +66,7 @@ export class StudyViewer implements Viewer {
     const loading = new AbortController();
     this.loading = loading;
     const { images } = this;
-    const kept = images.scan && this.study?.scan === study.scan && this.study.name === study.name ? images.scan : null;
+    const kept = images.scan && this.study?.scan === study.scan && this.study.name === study.name && this.study.version === study.version ? images.scan : null;
     const at = kept ? this.scanSide.view.crosshair : null;
     if (!kept) this.forget();
     this.study = study;
@@ -78,6 +79,8 @@ export class StudyViewer implements Viewer {
         fetch(study.map, "The anomaly map"),
         fetch(study.brain, "The brain mask"),
       ]);
+      // Another canvas, where the graphics card was lost meanwhile.
+      await this.scanSide.view.start(this.convention === "radiological");
       if (loading.signal.aborted || this.destroyed) throw new Superseded("another study was opened");
       images.clear();
       Object.assign(images, { scan, map, brain });
@@ -227,7 +230,7 @@ export class StudyViewer implements Viewer {
       window: (level, width) => this.windowed(level, width),
       drawn: (side) => this.lettered(side),
       lost: () => this.say(LOST),
-      restored: (side) => void this.restored(side),
+      restored: (side) => void this.restored(side).catch((error: unknown) => this.destroyed || this.say(wordsOf(error))),
     });
   }
 
@@ -342,13 +345,16 @@ export class StudyViewer implements Viewer {
       return;
     }
     this.frame.write(`Loading: ${what.toLowerCase()} …`);
+    const turn = ++this.waits;
+    // The message of something that is asked for since stays.
+    const over = () => turn === this.waits && this.frame.write(null);
     try {
       const image = await readImage(url, what, study.headers ?? {}, loading.signal);
+      over();
       if (this.study !== study || loading.signal.aborted) return;
       take(image);
-      this.frame.write(null);
     } catch (error) {
-      this.frame.write(null);
+      over();
       if (!loading.signal.aborted) this.say(wordsOf(error));
     }
   }
@@ -405,16 +411,18 @@ export class StudyViewer implements Viewer {
 
   /** A card that is ready again knows nothing: a new canvas, the same study. */
   private async restored(side: Side): Promise<void> {
-    if (this.destroyed || !this.images.scan) return;
+    if (this.destroyed) return;
     const at = this.scanSide.view.crosshair;
     side.destroy();
     if (side === this.healthySide) this.healthySide = null;
     else {
       this.scanSide = this.newSide(side.panel);
       await this.scanSide.view.start(this.convention === "radiological");
+      if (this.destroyed) return;
       this.present(at);
     }
     this.say(null);
+    if (!this.images.scan) return;
     await this.compared();
     this.goTo(at);
   }

@@ -1,87 +1,25 @@
 /** Scans from this computer: dropped anywhere on the worklist, or chosen. Two at a time. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ApiError, api, message, upload } from "../api";
 import { plural } from "../format";
 import { Check, Cross, Upload, Warn } from "../parts/icons";
 import { Progress } from "../parts/progress";
 import { go } from "../route";
+import { update, useShared } from "../store";
+import { addUploads, stopUpload } from "./uploads";
 
-interface Item {
-  key: number;
-  file: File;
-  image: string;
-  share: number;
-  state: "waiting" | "sending" | "storing" | "done" | "failed";
-  text: string;
-  stop: AbortController;
-}
-
-const AT_ONCE = 2;
-let lastKey = 0;
-
-/** The file's known ending, or "" for a file that the server does not take. */
-function ending(name: string, extensions: string[]): string {
-  return extensions.find((one) => name.toLowerCase().endsWith(one)) ?? "";
-}
-
-/** An id that the server takes: it keeps letters, spaces and most signs, but no slashes and no double dots. */
-export function imageId(name: string, extension: string): string {
-  const stem = name.slice(0, name.length - extension.length);
-  const safe = stem.replace(/[\u0000-\u001f\u007f/\\]/g, "_").replace(/\.{2,}/g, ".").replace(/^[.~ ]+|[. ]+$/g, "");
-  return safe.slice(0, 128) || "scan";
-}
-
-export function UploadArea({ extensions, onStored, run }: { extensions: string[]; onStored: () => void; run: (image: string) => Promise<void> }) {
-  const [items, setItems] = useState<Item[]>([]);
+export function UploadArea({ extensions, onStored }: { extensions: string[]; onStored: () => void }) {
+  const { uploads: items, analyseUploads } = useShared();
   const [over, setOver] = useState(false);
-  const [analyse, setAnalyse] = useState(false);
   const picker = useRef<HTMLInputElement>(null);
-  const current = useRef<Item[]>([]);
-  const analysing = useRef(analyse);
-  analysing.current = analyse;
-
-  const change = (key: number, changes: Partial<Item>) => {
-    current.current = current.current.map((one) => (one.key === key ? { ...one, ...changes } : one));
-    setItems(current.current);
-  };
-
-  const pump = () => {
-    const sending = current.current.filter((one) => one.state === "sending" || one.state === "storing").length;
-    for (const item of current.current.filter((one) => one.state === "waiting").slice(0, AT_ONCE - sending)) void start(item);
-  };
-
-  const start = async (item: Item) => {
-    change(item.key, { state: "sending" });
-    try {
-      const told = (share: number) => change(item.key, { share, state: share >= 1 ? "storing" : "sending" });
-      const image = await upload(item.file, item.image, ending(item.file.name, extensions), told, item.stop.signal);
-      change(item.key, { state: "done", share: 1, image, text: "" });
-      if (analysing.current) await run(image);
-      onStored();
-    } catch (error) {
-      change(item.key, { state: "failed", text: message(error) });
-    }
-    pump();
-  };
-
-  const add = (files: Iterable<File>) => {
-    const fresh = [...files].map((file): Item => {
-      const known = ending(file.name, extensions);
-      return {
-        key: ++lastKey,
-        file,
-        image: imageId(file.name, known),
-        share: 0,
-        state: known ? "waiting" : "failed",
-        text: known ? "" : `not a file that can be read here: expected one ending in ${extensions.join(", ")}`,
-        stop: new AbortController(),
-      };
-    });
-    current.current = [...current.current, ...fresh];
-    setItems(current.current);
-    pump();
-  };
+  const add = (files: Iterable<File>) => addUploads(files, extensions);
+  const done = items.filter((one) => one.state === "done").length;
+  const settled = items.filter((one) => one.settled).length;
+  const known = useRef(settled);
+  useEffect(() => {
+    if (settled !== known.current) onStored();
+    known.current = settled;
+  }, [settled]);
 
   useEffect(() => {
     let depth = 0;
@@ -128,7 +66,7 @@ export function UploadArea({ extensions, onStored, run }: { extensions: string[]
         )}
         <span class="muted upload-kinds">NIfTI or NRRD ({extensions.join(", ")})</span>
         <label class="tick">
-          <input type="checkbox" checked={analyse} onChange={(event) => setAnalyse(event.currentTarget.checked)} />
+          <input type="checkbox" checked={analyseUploads} onChange={(event) => update({ analyseUploads: event.currentTarget.checked })} />
           <span>Analyse them at once</span>
         </label>
         <input
@@ -160,26 +98,18 @@ export function UploadArea({ extensions, onStored, run }: { extensions: string[]
                 <button type="button" class="link" onClick={() => go({ view: "study", image: item.image, params: {} })}>Open {item.image}</button>
               )}
               {(item.state === "waiting" || item.state === "sending") && (
-                <button type="button" class="quiet" onClick={() => (item.state === "waiting" ? change(item.key, { state: "failed", text: "stopped" }) : item.stop.abort())}>Stop</button>
+                <button type="button" class="quiet" onClick={() => stopUpload(item)}>Stop</button>
               )}
             </li>
           ))}
           {!busy && (
             <li class="row end">
-              <span class="muted grow">{plural(items.filter((one) => one.state === "done").length, "scan")} stored</span>
-              <button type="button" class="quiet" onClick={() => { current.current = []; setItems([]); }}><Cross /> Close this list</button>
+              <span class="muted grow">{plural(done, "scan")} stored</span>
+              <button type="button" class="quiet" onClick={() => update({ uploads: [] })}><Cross /> Close this list</button>
             </li>
           )}
         </ul>
       )}
     </section>
   );
-}
-
-/** The model offered first for a scan of unknown sequence, or of the one that its name tells. */
-export async function runDefault(image: string, defaults: Record<string, string>, guess: (image: string) => Promise<string | null>): Promise<void> {
-  const sequence = (await guess(image)) ?? "t1";
-  const model = defaults[sequence] ?? Object.values(defaults)[0];
-  if (!model) throw new ApiError(0, "this server was started without models");
-  await api.run(image, model, {});
 }

@@ -2,14 +2,15 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { api, files, isAbort, message, whenSignedIn } from "../api";
-import { about, clock, millilitres, number, pValue, plural, sequence, STATES } from "../format";
+import { about, clock, localTime, millilitres, number, pValue, plural, sequence, STATES } from "../format";
 import { Info, Lock, Next, Search, Warn } from "../parts/icons";
 import { change, go, hashOf, type Route } from "../route";
-import { toast, update, useShared } from "../store";
+import { update, useShared } from "../store";
+import { replacedText } from "../study/warnings";
 import type { Order, Params, State, Study, StudyList } from "../types";
 import { Badge } from "./badge";
-import { openNext } from "./next";
-import { runDefault, UploadArea } from "./upload";
+import { openNext, SEED } from "./next";
+import { UploadArea } from "./upload";
 
 const LIMIT = 50;
 const ORDERS: Record<Order, string> = {
@@ -20,9 +21,6 @@ const ORDERS: Record<Order, string> = {
   newest: "Newest first",
 };
 
-// The same order for as long as the page is open, so that pages of the list do not overlap.
-export const SEED = String(Math.floor(Math.random() * 1e6));
-
 export function Worklist({ route }: { route: Route }) {
   const { page, reader } = useShared();
   const { order = "most_anomalous", state = "", search = "", offset = "0" } = route.params;
@@ -30,6 +28,10 @@ export function Worklist({ route }: { route: Route }) {
   const [fault, setFault] = useState("");
   const [typed, setTyped] = useState(search);
   const [turn, setTurn] = useState(0);
+  /** What was asked for last, answered or refused. */
+  const [settled, setSettled] = useState("");
+  const waiting = useRef(false);
+  const quiet = useRef(false);
   const searchBox = useRef<HTMLInputElement>(null);
   const again = () => setTurn((n) => n + 1);
   useEffect(() => whenSignedIn(again), []);
@@ -45,26 +47,43 @@ export function Worklist({ route }: { route: Route }) {
     document.title = "Worklist · Brain anomalies";
   }, []);
 
+  const question = JSON.stringify([order, state, search, offset]);
   useEffect(() => {
     const stop = new AbortController();
     const params: Params = { order, state, search, offset, limit: String(LIMIT) };
     if (order === "random") params["seed"] = SEED;
-    api.studies(params, stop.signal).then(
+    const how = { quiet: quiet.current };
+    quiet.current = false;
+    waiting.current = true;
+    const end = () => {
+      if (stop.signal.aborted) return false;
+      waiting.current = false;
+      setSettled(question);
+      return true;
+    };
+    api.studies(params, stop.signal, how).then(
       (answer) => {
+        if (!end()) return;
         setList(answer);
         setFault("");
       },
       (error: unknown) => {
-        if (!isAbort(error)) setFault(message(error));
+        if (!isAbort(error) && end()) setFault(message(error));
       },
     );
     return () => stop.abort();
-  }, [order, state, search, offset, turn]);
+  }, [question, turn]);
 
   // Work that goes on is watched closely; else the list is looked at now and then.
   const going = (list?.counts.running ?? 0) + (list?.counts.queued ?? 0) > 0;
   useEffect(() => {
-    const timer = setInterval(() => document.visibilityState === "visible" && again(), going ? 3000 : 30000);
+    const look = () => {
+      // A server that takes longer than this is waited for: asked anew it would never come to an answer.
+      if (document.visibilityState !== "visible" || waiting.current) return;
+      quiet.current = true;
+      again();
+    };
+    const timer = setInterval(look, going ? 3000 : 30000);
     return () => clearInterval(timer);
   }, [going]);
 
@@ -98,17 +117,6 @@ export function Worklist({ route }: { route: Route }) {
     go({ ...route, params: { ...route.params, offset: at > 0 ? String(at) : "" } });
     window.scrollTo(0, 0);
   };
-  const guess = async (image: string) => {
-    const found = await api.studies({ search: image, order: "name", limit: "20" });
-    return found.studies.find((study) => study.image === image)?.sequence ?? null;
-  };
-  const run = async (image: string) => {
-    try {
-      await runDefault(image, list?.default_models ?? {}, guess);
-    } catch (error) {
-      toast(`${image} is stored but not analysed: ${message(error)}`, "error");
-    }
-  };
 
   return (
     <main class="worklist" id="main" tabIndex={-1}>
@@ -120,7 +128,7 @@ export function Worklist({ route }: { route: Route }) {
         <button type="button" class="primary" onClick={() => void openNext()}>Next study <Next /></button>
       </div>
       {page?.uploads ? (
-        <UploadArea extensions={page.extensions} onStored={again} run={run} />
+        <UploadArea extensions={page.extensions} onStored={again} />
       ) : page ? (
         <p class="note"><Info /> The scans of this server come from a DICOM archive: send new ones there.</p>
       ) : null}
@@ -170,7 +178,7 @@ export function Worklist({ route }: { route: Route }) {
       )}
       {list && list.studies.length > 0 && (
         <>
-          <div class="table-box">
+          <div class="table-box" aria-busy={settled !== question}>
             <table class="studies">
               <caption class="sr-only">Studies, {ORDERS[order as Order] ?? order}</caption>
               <thead>
@@ -225,6 +233,7 @@ function Row({ study, reader }: { study: Study; reader: string }) {
         {odd && <span class="remark warn" title={typeof study.gate === "object" ? study.gate?.reasons.join("; ") : undefined}><Warn /> unusual scan</span>}
         {drifted && <span class="remark warn"><Warn /> drift</span>}
         {study.error && <span class="remark fault" title={study.error}>{study.error}</span>}
+        {study.replaced_by_hand && <span class="remark warn" title={`${replacedText(study.replaced_by_hand)}`}><Warn /> scan replaced by hand{study.replaced_by_hand.time ? ` ${localTime(study.replaced_by_hand.time)}` : ""}</span>}
         {held && <span class="remark"><Lock /> {held.reader === reader ? "in your hands" : `read by ${held.reader}`} until {clock(held.until)}</span>}
         {study.healthy && <span class="remark">marked healthy</span>}
         {study.review && !study.review.final && <span class="remark">draft review</span>}
