@@ -211,7 +211,7 @@ def test_a_refused_upload_leaves_no_scan_in_the_temporary_folder(server, untouch
         refused(requests.post(f"{server.url}{path}?image=ixi_lesion", files=scan, timeout=30), 400, "whole-slide")
 
 
-@pytest.mark.parametrize("key", ["anomaly", "review", "lease", "evaluation", "replaced_id"])
+@pytest.mark.parametrize("key", ["anomaly", "review", "lease", "evaluation", "replaced_id", "replaced_by_hand"])
 def test_findings_and_reviews_cannot_be_forged_as_information(server, key):
     before = server.get("/datastore/image/info?image=ixi_lesion").json()
     forged = json.dumps({key: {"signed": {"reader": "somebody"}}})
