@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from xml.etree.ElementTree import ParseError
 
 import requests
@@ -29,8 +29,10 @@ except ImportError:  # Windows has none of these locks.
 
 _T = TypeVar("_T")
 _PARTIAL, _LOCK = ".partial", ".lock"
+PAGE, MOST_SERIES = 1000, 100_000
+_SERIES_UID = "0020000E"
 _INSTANCES = "NumberOfSeriesRelatedInstances"
-_ASKED_FOR = ("0020000D", "0020000E", "00201209")
+_ASKED_FOR = ("0020000D", _SERIES_UID, "00201209")
 _NOT_DICOMWEB = (ValueError, TypeError, AttributeError, KeyError, ParseError, InvalidDicomError, RecursionError)
 
 
@@ -74,6 +76,42 @@ def find_series(client: DICOMwebClient, uid: str) -> Dataset:
         if listed == uid:
             return series
     raise UnknownImage(f"the archive has no series {uid!r}")
+
+
+def find_all_series(
+    client: DICOMwebClient, search_filters: Mapping[str, Any], fields: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """All series that a search finds, as DICOM JSON, asked for page by page: an archive may give a part at a time.
+
+    An archive that knows no pages gives everything at once, or the same again, which ends the asking. Raises
+    ArchiveUnreachable, also for more than ``MOST_SERIES``: a part of a list would be taken for the whole.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    while True:
+        page = understood(
+            lambda: list(
+                client.search_for_series(
+                    search_filters=dict(search_filters), fields=list(fields), limit=PAGE, offset=len(found)
+                )
+            )
+        )
+        before = len(found)
+        for item in page:
+            found.setdefault(_uid_of(item) or repr(item), item)
+        if len(found) > MOST_SERIES:
+            raise ArchiveUnreachable(
+                f"expected at most {MOST_SERIES} series in the DICOMweb archive's list, got more: narrow it with "
+                "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
+            )
+        if not page or len(found) == before or len(page) > PAGE:
+            return list(found.values())
+
+
+def _uid_of(item: Any) -> str:
+    try:
+        return str(item[_SERIES_UID]["Value"][0])
+    except (TypeError, KeyError, IndexError):
+        return ""
 
 
 def fetch_series(client: DICOMwebClient, about: Dataset, folder: Path, by_frame: bool) -> None:

@@ -7,18 +7,21 @@ told apart by its content and by the series it follows, and the label's informat
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pydicom
 
-from lib.dicom_results import algorithm_of, named_errors, names_of, segments_of_result
+from lib.dicom_results import algorithm_of, labelled_series, named_errors, names_of, segments_of_result
 from monailabel_app.calibration.bands import COLOURS
 from monailabel_app.io.dicom_seg import read_labelmap, write_dicom_seg
+
+logger = logging.getLogger(__name__)
 
 _SERIES = "SeriesInstanceUID"
 # Of a final label: the series of the segmentations that earlier final labels were sent as, and the one it follows.
@@ -94,6 +97,18 @@ def not_sent(info: Mapping[str, Any], former: Mapping[str, Any]) -> dict[str, An
 def series_sent(info: Mapping[str, Any]) -> list[str]:
     """The series of the segmentations that a label and those before it were sent as, the last one last."""
     return [str(uid) for uid in (*(info.get(_REPLACED) or ()), info.get(_SERIES)) if uid]
+
+
+def labelled(headers: Sequence[Mapping[str, Any]]) -> str:
+    """The series that a segmentation of the archive labels, from its headers as DICOM JSON; empty where none is said.
+
+    Empty also for headers that cannot be read: one such must not hide the labels of all the others.
+    """
+    try:
+        return labelled_series(headers[0]) if headers else ""
+    except (ValueError, TypeError, KeyError, AttributeError, LookupError, RuntimeError) as error:
+        logger.warning("a segmentation of the archive cannot be read: %s", type(error).__name__)
+        return ""
 
 
 def _with(info: Mapping[str, Any], replaced: list[str], follows: str) -> dict[str, Any]:

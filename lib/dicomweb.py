@@ -27,9 +27,8 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from lib import archive_labels
-from lib.archive_fetch import ask, fetch_series, find_series, remove_abandoned, series_lock, understood
+from lib.archive_fetch import ask, fetch_series, find_all_series, find_series, remove_abandoned, series_lock, understood
 from lib.archive_lists import Lists, Segmentation, series_of
-from lib.dicom_results import labelled_series
 from lib.dicom_store import store_objects
 from lib.errors import ArchiveUnreachable, NotAllowed, UnknownImage
 from lib.ids import check_tag, check_uid
@@ -325,7 +324,11 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
                 self.get_label_uri(uid, DefaultLabelTag.FINAL, segmentation.image)
 
     def _count(self, study: str, series: str) -> int:
-        instances = self._client.retrieve_series(study, series)
+        try:
+            instances = self._client.retrieve_series(study, series)
+        except UnreadableVolume:
+            logger.warning("a segmentation of the archive cannot be read; its series is not trained on")
+            return 1
         try:
             return sum(int((instance.pixel_array != 0).sum()) for instance in instances if "PixelData" in instance)
         except Exception:
@@ -346,11 +349,8 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
         return archive_labels.write_label(label_filename, series, label_info, result, reviewed)
 
     def _find_images(self) -> list[str]:
-        found = understood(
-            lambda: self._client.search_for_series(search_filters=self._search_filter, fields=_ASKED_FOR)
-        )
         uids = []
-        for uid, series in series_of(found):
+        for uid, series in series_of(find_all_series(self._client, self._search_filter, _ASKED_FOR)):
             uids.append(uid)
             patient, issuer = (str(series.get(name) or "").strip() for name in ("PatientID", "IssuerOfPatientID"))
             self._shown[uids[-1]] = {name: str(series[name].value or "") for name in _SHOWN if name in series}
@@ -360,13 +360,12 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
     def _find_labelled(self) -> list[str]:
         images = set(self.list_images())
         found, there = [], set()
-        listed = understood(lambda: self._client.search_for_series(search_filters={"Modality": "SEG"}))
-        for uid, series in series_of(listed):
+        for uid, series in series_of(find_all_series(self._client, {"Modality": "SEG"})):
             there.add(uid)
             if uid not in self._segmented:
                 study = str(series.get("StudyInstanceUID") or "")
                 headers = understood(partial(self._client.retrieve_series_metadata, study, uid))
-                self._segmented[uid] = Segmentation(study, labelled_series(headers[0]) if headers else "")
+                self._segmented[uid] = Segmentation(study, archive_labels.labelled(headers))
             if self._segmented[uid].image in images and self._segmented[uid].image not in found:
                 found.append(self._segmented[uid].image)
         for uid in set(self._segmented) - there:

@@ -1,11 +1,13 @@
 """MONAI Label's own settings, changed where its default does not fit brain MR on an offline machine.
 
-``monailabel start_server`` copies every setting into ``os.environ`` before the app is loaded, so a value that
-equals MONAI Label's default is taken as not set by the user.
+What the user has set stays, also a search filter that is MONAI Label's own default. ``monailabel start_server`` copies
+every setting into ``os.environ``, where a process started later cannot tell the two apart: that filter is changed there
+too, and a list of file names that equals the default is taken as not set by the user.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -15,6 +17,10 @@ from pathlib import Path
 
 from monailabel.config import Settings, settings
 
+_FILTER = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
+# In the environment of processes that this one starts: the filter there is what it has to be.
+_KNOWN = "ANOMALY_SEARCH_FILTER_KNOWN"
+_NOBODY_SETS = "MONAI_LABEL_PROJECT_NAME"
 DICOMWEB_FILTER = {"Modality": "MR"}
 SCANS = ("*.nii.gz", "*.nii", "*.nrrd")
 SWITCH_SECONDS = 0.001
@@ -22,9 +28,10 @@ SWITCH_SECONDS = 0.001
 
 def apply() -> None:
     """Make MR series visible, list only scans, find the environment's own tools, unpack archives safely."""
-    stock = Settings.model_fields["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"].default
-    if stock == settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER:
+    if not _filter_is_the_users():
         settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER = dict(DICOMWEB_FILTER)
+        os.environ[_FILTER] = json.dumps(DICOMWEB_FILTER)
+    os.environ[_KNOWN] = "1"
     stock = Settings.model_fields["MONAI_LABEL_DATASTORE_FILE_EXT"].default
     if stock == settings.MONAI_LABEL_DATASTORE_FILE_EXT:
         settings.MONAI_LABEL_DATASTORE_FILE_EXT = list(SCANS)
@@ -48,6 +55,15 @@ def apply() -> None:
     # is Python's documented way to refuse absolute paths, parent folders and links (PEP 706).
     if hasattr(tarfile, "data_filter"):
         tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+
+
+def _filter_is_the_users() -> bool:
+    """Whether the search filter was set by the user, which among copied settings only the first process can tell."""
+    stock = Settings.model_fields[_FILTER].default
+    copied = _NOBODY_SETS in settings.model_fields_set and _KNOWN not in os.environ
+    return _FILTER in settings.model_fields_set and not (
+        copied and stock == settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+    )
 
 
 def _is_no_result(record: logging.LogRecord) -> bool:

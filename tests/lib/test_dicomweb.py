@@ -12,7 +12,7 @@ import pytest
 import requests
 from retrying import RetryError
 
-from lib import dicomweb
+from lib import archive_fetch, dicomweb
 from lib.dicomweb import AnomalyDICOMWebDatastore
 from lib.errors import ArchiveUnreachable, InvalidRequest, NotAllowed, UnknownImage
 from lib.healthy import abnormal_scans, healthy_scans, info_counts
@@ -37,12 +37,13 @@ class Archive:
             instance.PixelData = np.full(instance.Rows * instance.Columns, number, np.uint16).tobytes()
         self.asked = 0
         self.down = False
+        self.most, self.pages = 10**6, True
 
     @property
     def image_id(self):
         return str(self.instances[0].SeriesInstanceUID)
 
-    def search_for_series(self, search_filters, fields=()):
+    def search_for_series(self, search_filters, fields=(), limit=None, offset=0):
         self.asked += 1
         if self.down:
             raise requests.ConnectionError("down")
@@ -57,7 +58,9 @@ class Archive:
                     if name in instance:
                         header[name] = instance[name]
                 found[str(instance.SeriesInstanceUID)] = header.to_json_dict()
-        return list(found.values())
+        # Most at once, as archives have it, whatever is asked for; some know no pages.
+        pages = slice(offset, offset + min(limit or 10**6, self.most)) if self.pages else slice(None)
+        return list(found.values())[pages]
 
     def retrieve_series(self, study, series):
         return [instance for instance in self.instances if instance.SeriesInstanceUID == series]
@@ -419,3 +422,45 @@ def test_bands_of_suspicion_have_the_pages_colours(store, archive, tmp_path, rev
     segments = pydicom.dcmread(path).SegmentSequence
     shown = {str(item.SegmentLabel): list(item.RecommendedDisplayCIELabValue) for item in segments}
     assert shown == {name: cielab(colour) for name, colour in COLOURS.items()}
+
+
+@pytest.mark.parametrize(("most", "pages"), [(2, True), (5, True), (10**6, False)])
+def test_lists_are_read_to_their_end_however_the_archive_divides_them(store, archive, tmp_path, most, pages):
+    first = archive.instances[0]
+    for number in range(1, 5):
+        later = pydicom.dcmread(first.filename)
+        later.SeriesInstanceUID = f"1.2.{number}"
+        archive.instances.append(later)
+    write_label(tmp_path / "label.nrrd", store.get_image_uri(archive.image_id), (2, 2, 1))
+    drawn = pydicom.dcmread(store.to_dicom_seg(archive.image_id, str(tmp_path / "label.nrrd"), None, {}, reviewed=True))
+    for number in range(5):
+        other = pydicom.Dataset()
+        other.SOPInstanceUID, other.SeriesInstanceUID = f"1.3.{number}.1", f"1.3.{number}"
+        other.StudyInstanceUID, other.Modality = first.StudyInstanceUID, "SEG"
+        archive.instances.append(other)
+    archive.instances.append(drawn)
+    archive.most, archive.pages = most, pages
+    assert store.list_images() == [archive.image_id, *(f"1.2.{number}" for number in range(1, 5))]
+    assert store.get_labeled_images() == [archive.image_id]
+
+
+def test_a_list_longer_than_any_archives_is_refused_not_cut(store, archive, monkeypatch):
+    later = pydicom.dcmread(archive.instances[0].filename)
+    later.SeriesInstanceUID = "1.2.3"
+    archive.instances.append(later)
+    monkeypatch.setattr(archive_fetch, "MOST_SERIES", 1)
+    assert "SEARCH_FILTER" in store.status()["error"]
+
+
+def test_a_segmentation_that_cannot_be_read_does_not_hide_the_others(store, archive, tmp_path):
+    write_label(tmp_path / "label.nrrd", store.get_image_uri(archive.image_id), (2, 2, 1))
+    other = pydicom.Dataset()
+    other.SOPInstanceUID, other.SeriesInstanceUID, other.Modality = "1.3.1", "1.3", "SEG"
+    other.StudyInstanceUID = archive.instances[0].StudyInstanceUID
+    archive.instances.append(other)
+    path = store.to_dicom_seg(archive.image_id, str(tmp_path / "label.nrrd"), None, {}, reviewed=True)
+    archive.instances.append(pydicom.dcmread(path))
+    known = archive.retrieve_series_metadata
+    damaged = [{"00081115": {"vr": "SQ", "Value": ["no sequence"]}, "0020000E": 5}]
+    archive.retrieve_series_metadata = lambda study, uid: damaged if uid == "1.3" else known(study, uid)
+    assert store.get_labeled_images() == [archive.image_id]

@@ -17,20 +17,45 @@ from lib import settings
 def restored():
     names = ("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", "MONAI_LABEL_DATASTORE_FILE_EXT")
     before = {name: getattr(platform, name) for name in names}
-    path = os.environ["PATH"]
+    environment = dict(os.environ)
     yield
-    os.environ["PATH"] = path
+    os.environ.clear()
+    os.environ.update(environment)
     for name, value in before.items():
         setattr(platform, name, value)
 
 
 def test_mr_series_are_visible_unless_the_user_says_otherwise(restored):
     platform.MONAI_LABEL_DICOMWEB_SEARCH_FILTER = Settings.model_fields["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"].default
+    platform.model_fields_set.discard("MONAI_LABEL_DICOMWEB_SEARCH_FILTER")
     settings.apply()
     assert platform.MONAI_LABEL_DICOMWEB_SEARCH_FILTER == {"Modality": "MR"}
+    # As the processes that this one starts read it.
+    assert Settings().MONAI_LABEL_DICOMWEB_SEARCH_FILTER == {"Modality": "MR"}
     platform.MONAI_LABEL_DICOMWEB_SEARCH_FILTER = {"PatientID": "1"}
     settings.apply()
     assert platform.MONAI_LABEL_DICOMWEB_SEARCH_FILTER == {"PatientID": "1"}
+
+
+def test_a_filter_that_the_user_set_to_monai_labels_default_stays(restored, monkeypatch):
+    monkeypatch.setenv("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", '{"Modality": "CT"}')
+    monkeypatch.setattr(settings, "settings", Settings())
+    settings.apply()
+    assert settings.settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER == {"Modality": "CT"}
+    # A process that this one starts has every setting in its environment (MONAI Label copies them there).
+    monkeypatch.setenv("MONAI_LABEL_PROJECT_NAME", "MONAILabel")
+    monkeypatch.setattr(settings, "settings", Settings())
+    settings.apply()
+    assert settings.settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER == {"Modality": "CT"}
+
+
+def test_a_default_that_monai_label_copied_for_its_worker_processes_is_nobodys_wish(restored, monkeypatch):
+    monkeypatch.delenv("ANOMALY_SEARCH_FILTER_KNOWN", raising=False)
+    monkeypatch.setenv("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", '{"Modality": "CT"}')
+    monkeypatch.setenv("MONAI_LABEL_PROJECT_NAME", "MONAILabel")
+    monkeypatch.setattr(settings, "settings", Settings())
+    settings.apply()
+    assert settings.settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER == {"Modality": "MR"}
 
 
 def test_the_environments_programs_are_found_without_activation(restored, monkeypatch):
