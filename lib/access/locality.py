@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lib.perimeter.origins import named_origins, normalised
@@ -23,9 +23,10 @@ def is_local(scope: Mapping[str, Any]) -> bool:
     The host is looked at because a page of any site can make a browser on this machine ask here under that site's own
     name (DNS rebinding); the browser then writes that name into ``Host``.
 
-    A proxy on this machine that says nothing and asks for 127.0.0.1 itself looks like this machine. Two things may tell
-    it: HTTP/1.0 (nginx's bare ``proxy_pass`` up to 1.29; no client of this server speaks it), and the origin of a
-    page that was opened at another name.
+    A proxy on this machine that says nothing and asks for 127.0.0.1 itself looks like this machine. Three things may
+    tell it: HTTP/1.0 (nginx's bare ``proxy_pass`` up to 1.29; no client of this server speaks it), the origin of a
+    page that was opened at another name, and a browser that does not say from where its request comes: it does where
+    it asks by TLS or for a loopback name (Fetch Metadata, 2.1), and so has asked for another one.
     """
     client = scope.get("client")
     if not client or not is_loopback(str(client[0])):
@@ -36,6 +37,8 @@ def is_local(scope: Mapping[str, Any]) -> bool:
     if scope.get("http_version", "1.1") in {"0.9", "1.0"}:
         return False
     if any(name in _FORWARDED or name.startswith(b"x-forwarded") for name, _ in scope["headers"]):
+        return False
+    if _is_browser_elsewhere(scope["headers"]):
         return False
     origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
     return all(_opened_here(origin) for origin in origins)
@@ -49,6 +52,13 @@ def is_loopback(address: str) -> bool:
         return False
     mapped = getattr(found, "ipv4_mapped", None)
     return (mapped or found).is_loopback
+
+
+def _is_browser_elsewhere(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser asks, by plain HTTP, for a name that is not loopback. Programs name no languages."""
+    said = dict(headers)
+    browser = said.get(b"user-agent", b"").startswith(b"Mozilla/") and b"accept-language" in said
+    return browser and b"sec-fetch-site" not in said
 
 
 def _opened_here(origin: str) -> bool:

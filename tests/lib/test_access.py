@@ -98,6 +98,11 @@ def test_what_counts_as_this_machine(address, host, expected):
         ({"origin": "http://localhost:8000"}, "1.1", True),
         ({"origin": "http://[::1]:8000"}, "1.1", True),
         ({"origin": "http://viewer.hospital:3000"}, "1.1", True),
+        # a browser says where a request comes from if it asks for a loopback name, or by TLS
+        ({"user-agent": "Mozilla/5.0 (X11) Firefox/140", "accept-language": "de"}, "1.1", False),
+        ({"user-agent": "Mozilla/5.0", "accept-language": "de", "sec-fetch-site": "none"}, "1.1", True),
+        ({"user-agent": "Mozilla/5.0 (Windows NT) PowerShell/7.4"}, "1.1", True),
+        ({"user-agent": "curl/8.5.0", "accept-language": "de"}, "1.1", True),
     ],
 )
 def test_a_silent_proxy_on_this_machine_is_told_by_what_it_cannot_hide(monkeypatch, headers, version, expected):
