@@ -99,6 +99,8 @@ def test_the_ids_are_in_no_answer_of_info(marked, own):
     assert "ixi_lesion" not in text
     assert own.info()["datastore"]["healthy"]["by_reason"]["reviewed"] == 1
     assert healthy(marked)["images"]["ixi_lesion"] == "reviewed"
+    answer = requests.delete(f"{marked.url}/datastore/label", params={"id": "ixi_lesion", "tag": "final"})
+    assert answer.status_code == 200, answer.text
 
 
 def marked_empty(client, server):
@@ -133,6 +135,8 @@ def test_a_mark_that_cannot_be_set_is_refused(marked, image, info, status):
 def test_not_healthy_by_hand_overrules_the_list(marked):
     assert mark(marked, "ixi_healthy", {"healthy": False}).status_code == 200
     assert "ixi_healthy" not in healthy(marked)["images"]
+    assert mark(marked, "ixi_healthy", {"healthy": None}).status_code == 200
+    assert healthy(marked)["images"]["ixi_healthy"] == "listed"
     mark(marked, "ixi_healthy", {"healthy": None})
     assert healthy(marked)["images"]["ixi_healthy"] == "listed"
 

@@ -42,7 +42,8 @@ def test_the_shipped_models_are_offered(client):
 
 def test_from_scan_to_submitted_label(client, lesion_scan, lesion_mask):
     assert client.next_sample("first", {})["id"] == "ixi_healthy"
-    label, result = infer(client)
+    # Another seed than anybody else's here: an analysis that is at hand has no seconds of its stages.
+    label, result = infer(client, seed=20261)
     scan = nib.load(lesion_scan)
     assert label.shape == scan.shape
     np.testing.assert_allclose(label.affine, scan.affine, atol=1e-4)
