@@ -38,6 +38,7 @@ BROKEN_FROM = {
 }
 REINSTALL = "run `make setup` (or: pip install -r requirements.txt in the environment)"
 NEEDED_DISK_GB = 1.0
+_MODELS = ("model_weights/", "model/")
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,24 @@ def print_table(checks: Sequence[Check], console: Console | None = None) -> None
     console = console or Console()
     colours = {"ok": "green", "warning": "yellow", "fault": "red"}
     table = Table("check", "", "found", "how to mend it", show_lines=False)
-    for check in checks:
+    for column in table.columns:
+        column.overflow = "fold"  # A path that is cut off cannot be looked for.
+    for check in _sound_models_together(checks):
         status = Text(check.status, style=colours[check.status])
         table.add_row(Text(check.name), status, Text(check.found), Text(check.mend))
     console.print(table)
     counts = {status: sum(check.status == status for check in checks) for status in colours}
     console.print(f"{counts['fault']} faults, {counts['warning']} warnings, {counts['ok']} ok")
+
+
+def _sound_models_together(checks: Sequence[Check]) -> list[Check]:
+    """As ``checks``, with one row in place of the many model folders that nothing is wrong with."""
+    sound = [check for check in checks if check.status == "ok" and check.name.startswith(_MODELS)]
+    if len(sound) < 2:
+        return list(checks)
+    row = Check("models", "ok", f"{len(sound)} folders complete, hashes match")
+    shown = [row if check is sound[0] else check for check in checks]
+    return [check for check in shown if not any(check is one for one in sound)]
 
 
 # --- Python and packages ----------------------------------------------------------------------------------
@@ -275,7 +288,9 @@ def check_port(host: str, port: int) -> Check:
     fault = port_fault(host, port)
     if not fault:
         return Check(f"port {port}", "ok", f"free on {host}")
-    mend = "stop the program that uses it, or choose another: make serve PORT=8001"
+    mend = (
+        "stop the program that uses it (this app's server, if it runs already), or choose another: make serve PORT=8001"
+    )
     return Check(f"port {port}", "fault", f"{host}: {fault}", mend)
 
 

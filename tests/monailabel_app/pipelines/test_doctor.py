@@ -260,3 +260,16 @@ def test_a_broken_import_is_seen_through_the_process_boundary(tmp_path, monkeypa
     check = doctor.check_monai_label()
     assert check.status == "fault"
     assert "broken on purpose" in check.found
+
+
+def test_models_share_a_row_unless_there_is_something_to_say_about_one():
+    sound = [Check(f"model_weights/m{number}", "ok", "complete, hashes match") for number in range(28)]
+    page = io.StringIO()
+    broken = Check("model_weights/stylegan2_inversion_flair", "fault", "w is missing", "restore it")
+    doctor.print_table([*sound, broken, Check("last", "ok", "x")], Console(file=page, width=80))
+    text = page.getvalue()
+    assert text.count("hashes match") == 1
+    assert "28 folders complete" in text
+    assert "w is missing" in text
+    assert "…" not in text
+    assert "1 faults, 0 warnings, 29 ok" in text
