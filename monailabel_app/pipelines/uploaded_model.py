@@ -116,7 +116,14 @@ def _check_yaml(path: Path) -> None:
 
 
 def _check_json(path: Path) -> None:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    def finite(text: str) -> float:
+        # Nothing lies above a threshold that is no number: every scan would seem healthy.
+        number = float(text)
+        if path.name in CALIBRATION and not math.isfinite(number):
+            raise InvalidSettings(f"expected finite numbers in {path.name}, got NaN or infinity")
+        return number
+
+    value = json.loads(path.read_text(encoding="utf-8"), parse_float=finite, parse_constant=finite)
     if not isinstance(value, Mapping):
         raise InvalidSettings(f"expected an object in {path.name}, got {type(value).__name__}")
 
@@ -159,6 +166,8 @@ def _check_tensors(folder: Path, config: Mapping[str, Any]) -> None:
                     sizes[name] += tensor.numel()
                     if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
                         raise InvalidSettings(f"expected finite numbers in {name}, got NaN or infinity")
+                    if name != WEIGHTS and key.endswith("/std") and not bool((tensor.float() > 0).all()):
+                        raise InvalidSettings(f"expected deviations above zero in {name}, got zero or less")
         except SafetensorError as error:
             raise InvalidSettings(f"expected {name} in the safetensors format, got something else") from error
     method = load_method(str(config.get("method")))

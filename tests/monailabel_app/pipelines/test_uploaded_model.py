@@ -1,5 +1,6 @@
 """A model from outside is looked through before anything in it is built, and only a whole, safe one is published."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -54,11 +55,30 @@ def not_a_number(folder):
     save_file(values, folder / "calibration.safetensors")
 
 
+def no_deviation(folder):
+    values = load_file(folder / "calibration.safetensors")
+    name = next(name for name in values if name.endswith("/std"))
+    values[name] = values[name].clone()
+    values[name].view(-1)[3] = 0
+    save_file(values, folder / "calibration.safetensors")
+
+
+def with_threshold(text):
+    def spoil(folder):
+        content = (folder / "calibration.json").read_text()
+        (folder / "calibration.json").write_text(re.sub(r'"threshold": [0-9.]+', f'"threshold": {text}', content))
+
+    return spoil
+
+
 def pickled(folder):
     torch.save({"weight": torch.zeros(3)}, folder / "model.safetensors")
 
 
 BROKEN = {
+    "a deviation of zero": (no_deviation, "deviations above zero in calibration.safetensors"),
+    "a threshold that is no number": (with_threshold("NaN"), "finite numbers in calibration.json"),
+    "a threshold beyond all numbers": (with_threshold("1e999"), "finite numbers in calibration.json"),
     "a program as weights": (lambda folder: (folder / "model.pt").write_bytes(b"\x80\x04"), "model.pt"),
     "an extra file": (lambda folder: (folder / "notes.txt").write_text("x"), "notes.txt"),
     "code": (lambda folder: (folder / "network.py").write_text("import os"), "network.py"),
