@@ -153,6 +153,11 @@ def _in_order(series: list[Slice]) -> list[Slice]:
                 "expected parallel slices, got several orientations in one series (a localiser?): "
                 "send a series of one orientation"
             )
+        if item.inverted != first.inverted:
+            raise InvalidVolume(
+                "expected slices of one kind of grey values, got some where white is nothing (MONOCHROME1) and others "
+                "where it is most: export the series again"
+            )
         if not np.allclose(item.pixel_spacing, first.pixel_spacing, rtol=1e-3):
             raise InvalidVolume("expected slices of one pixel spacing, got several: send one series")
     check_depth(check_shape((first.columns, first.rows, len(series))))

@@ -135,6 +135,9 @@ def _slice(path, found, syntax, start, length, size) -> Slice | str:
     slope, intercept = _factor(found, "RescaleSlope", 1.0), _factor(found, "RescaleIntercept", 0.0)
     dtype = None
     if syntax in _UNCOMPRESSED:
+        if length == _UNDEFINED:
+            # Pixels in items, which only compressed ones have: the item's own head would be taken for voxels.
+            return _DAMAGED
         kind = "i" if _number(found, "PixelRepresentation", 0) == 1 else "u"
         dtype = np.dtype(f"{'>' if syntax == _BIG_ENDIAN else '<'}{kind}{allocated // 8}")
     return Slice(

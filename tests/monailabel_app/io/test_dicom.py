@@ -112,6 +112,26 @@ def test_inverted_grey_values_are_turned_over(tmp_path):
     assert "MONOCHROME1" in volume.warnings[0]
 
 
+def test_one_slice_of_inverted_grey_values_among_others_is_refused(tmp_path):
+    def invert(k, ds):
+        ds.PhotometricInterpretation = "MONOCHROME1" if k == 4 else "MONOCHROME2"
+
+    write_series(tmp_path, phantom(), edit=invert)
+    with pytest.raises(InvalidVolume, match="MONOCHROME1"):
+        read_volume(tmp_path)
+
+
+def test_uncompressed_pixels_of_no_stated_length_are_refused(tmp_path):
+    """As of compressed ones, which come in items: the first item's head would be voxels."""
+    mark = b"\xe0\x7f\x10\x00OW\x00\x00"
+    for path in write_series(tmp_path, phantom()).files:
+        content = path.read_bytes()
+        place = content.index(mark) + len(mark)
+        path.write_bytes(content[:place] + b"\xff" * 4 + content[place + 4 :])
+    with pytest.raises(UnreadableVolume, match="damaged"):
+        read_volume(tmp_path)
+
+
 def test_another_modality_is_read_with_a_warning(tmp_path):
     write_series(tmp_path, phantom(), edit=lambda _, ds: setattr(ds, "Modality", "CT"))
     assert "'CT'" in read_volume(tmp_path).warnings[0]
