@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from monailabel_app.pipelines.cohort.run import Options
 
 ROOT = Path(__file__).resolve().parent.parent
 _INTERRUPTED = 130
@@ -79,8 +85,9 @@ def cohort(
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with bar() as tell:
-            done = run.run_cohort(source.absolute(), ROOT, out.absolute(), pool, options, tell)
+        with bar() as tell, _noted(options, ray is not None) as (noted, counts):
+            done = run.run_cohort(source.absolute(), ROOT, out.absolute(), pool, options, tell, noted)
+            counts |= {name: getattr(done, name) for name in ("scans", "current", "analysed", "failed")}
     except KeyboardInterrupt:
         typer.echo(f"\nstopped; what is done is in {out}: the same command goes on with the rest", err=True)
         raise typer.Exit(_INTERRUPTED) from None
@@ -95,6 +102,32 @@ def cohort(
     typer.echo(f"written: {out / 'cohort.csv'} and {out / 'cohort.html'} (names and paths of scans: patient data)")
     if estimate:
         _estimate(out, scans)
+
+
+@contextmanager
+def _noted(options: Options, ray: bool) -> Iterator[tuple[Callable[[Mapping[str, Any]], None], dict[str, Any]]]:
+    """The run and each of its scans in the audit log, by this process alone, wherever they are analysed.
+
+    Gives what notes a scan's record, and facts for the end of the run to which more may be added.
+    """
+    from monailabel_app.audit import command_journal
+    from monailabel_app.audit.facts import cohort_facts
+
+    about = {"model": options.model, "request": "ray" if ray else "command"}
+    counts: dict[str, Any] = {}
+    with command_journal(ROOT) as note:
+
+        def scan(record: Mapping[str, Any]) -> None:
+            note("cohort_scan", "ok" if record["state"] == "analysed" else "failed", **cohort_facts(record))
+
+        note("cohort_started", **about, settings=asdict(options.settings), again=options.again)
+        try:
+            yield scan, counts
+        except BaseException as error:
+            outcome = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
+            note("cohort_ended", outcome, **about, kind=type(error).__name__)
+            raise
+        note("cohort_ended", **about, **counts)
 
 
 def _estimate(out: Path, scans: int) -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from monailabel_app.audit.search import find
+from monailabel_app.audit.verify import verify
+
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "tests/data/studies"
 pytestmark = pytest.mark.slow
@@ -110,6 +113,16 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(scans, tmp_path):
     assert rows["broken.nii.gz"]["state"] == "failed"
     assert float(rows["lesion0.nii.gz"]["score"]) > float(rows["deeper/healthy.nii.gz"]["score"])
     assert "5 had a current record" in run(scans, out).stdout
+    log = Path(os.environ["ANOMALY_AUDIT"])
+    for name, row in rows.items():
+        noted = find(log, event="cohort_scan", image=name)[-1]
+        assert noted["who"]["how"] == "command"
+        assert noted["outcome"] == ("ok" if row["state"] == "analysed" else "failed")
+        assert noted["facts"]["seconds"]["total"] >= 0
+        assert noted["facts"]["hash"]
+        assert noted["facts"]["input"]
+    assert find(log, event="cohort_ended")[-1]["facts"]["current"] == 5
+    assert verify(log).whole
 
 
 def test_ctrl_c_ends_it_with_its_tables_and_without_workers(scans, tmp_path):

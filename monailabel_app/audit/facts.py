@@ -121,6 +121,33 @@ def analysis_facts(result: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
+def cohort_facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a scan's record of a cohort (cohort.jsonl) what belongs in the log: no name, no path, no sentence."""
+    drift, settings = (record.get(key) or {} for key in ("drift", "settings"))
+    gate = record.get("gate")
+    told = {
+        "image": record.get("scan"),
+        "model": record.get("model_id"),
+        "hash": record.get("model_hash"),
+        "calibration": record.get("calibration"),
+        "settings": {key: settings.get(key) for key in _SETTINGS},
+        "input": record.get("input") or None,
+        "manifest": record.get("manifest"),
+        "device": str(record.get("worker") or "").rpartition(" ")[2],
+        "anomaly_score": record.get("score"),
+        "p_value": record.get("p_value"),
+        "lesions": record.get("lesions"),
+        "volume_ml": record.get("volume_ml"),
+        "warnings": len(record.get("warnings") or ()),
+        "kind": record.get("kind"),
+        "tries": record.get("tries"),
+        "seconds": dict(record.get("seconds") or {}),
+        "gate_passed": gate.get("passed") if gate else None,
+        "drifted": drift.get("drifted"),
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
 def _clean(facts: Mapping[str, Any], key: bytes, depth: int) -> dict[str, Any]:
     kept = {}
     for name, value in list(facts.items())[:_MOST_ITEMS]:

@@ -119,11 +119,13 @@ def run_cohort(
     pool: Callable[[], Pool],
     options: Options = Options(),
     tell: Tell | None = None,
+    noted: Callable[[Mapping[str, Any]], Any] | None = None,
 ) -> Summary:
     """Analyse the scans of ``source`` (a folder or list) that have no current record in ``out``.
 
-    root: the app's folder, with its models. pool: gives what analyses, only called if there is something to do. The
-    tables are written as the run goes on and at its end, however it ends. Raises UnreadableVolume, InvalidSettings,
+    root: the app's folder, with its models. pool: gives what analyses, only called if there is something to do. noted:
+    called here, not in the workers, with the record of each scan that was analysed or failed, before it counts as done.
+    The tables are written as the run goes on and at its end, however it ends. Raises UnreadableVolume, InvalidSettings,
     UnknownModel, FolderInUse, WorkersFail, OSError for a full disk, KeyboardInterrupt.
     """
     listing = list_cohort(source, options.pattern)
@@ -157,7 +159,8 @@ def run_cohort(
 
         try:
             if tasks:
-                _analyse(pool(), tasks, journal, book, state, tell, lambda: writer.maybe(book.rows.values(), notes))
+                tables = lambda: writer.maybe(book.rows.values(), notes)  # noqa: E731
+                _analyse(pool(), tasks, journal, book, state, tell, tables, noted)
         finally:
             writer.write(book.rows.values(), notes())
         failed = state.failed + without
@@ -173,6 +176,7 @@ def _analyse(
     state: State,
     tell: Tell | None,
     tables: Callable[[], Any],
+    noted: Callable[[Mapping[str, Any]], Any] | None,
 ) -> None:
     state.workers = pool.size
     if tell is not None:
@@ -185,6 +189,8 @@ def _analyse(
                 # Only the file's date has changed: what was found holds, for this file too.
                 held = journal.at(book.known[task.key].place)
                 outcome = {**held, "path": task.path, "stamp": outcome["stamp"], "renewed": now()}
+            elif noted is not None:
+                noted(outcome)
             book.take(journal.append(outcome), outcome)
             state.finished(outcome["state"] == "failed")
             if tell is not None:

@@ -70,6 +70,24 @@ def go(place, answers=None, **options):
     return [task.key for task in pool.seen], summary
 
 
+def test_each_scan_is_noted_once_before_it_counts_as_done_and_what_is_current_is_not(place):
+    noted = []
+
+    def note(record):
+        held = [(one["scan"], one["state"]) for _, one in Journal(place / "out").records()]
+        assert (record["scan"], record["state"]) not in held
+        noted.append((record["scan"], record["state"], record.get("kind")))
+
+    lost = {"b_T1w.nii": Lost("WorkerDied", "gone", 3.0, "cpu"), "c.nii": UnreadableVolume("no scan")}
+    for pool in (Pool(lost), Pool()):
+        run_cohort(place / "scans", place / "app", place / "out", lambda pool=pool: pool, Options(), noted=note)
+        os.utime(place / "scans/a.nii", ns=(1, 1))
+    assert noted == [
+        ("a.nii", "analysed", None), ("b_T1w.nii", "failed", "WorkerDied"), ("c.nii", "failed", "UnreadableVolume"),
+        ("b_T1w.nii", "analysed", None),
+    ]  # fmt: skip
+
+
 def table(place):
     with open(place / "out/cohort.csv", newline="") as stream:
         return {row["scan"]: row for row in csv.DictReader(stream)}
