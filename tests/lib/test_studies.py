@@ -8,6 +8,7 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC
 
 from lib.endpoints import models, results, reviews, studies
+from lib.same_scan import REPLACED_KEY
 from lib.scoring.records import record_result
 from lib.strategies import MostAnomalous
 from monailabel_app.errors import InvalidVolume
@@ -240,6 +241,14 @@ def test_the_points_of_a_shipped_calibration_are_listed(tmp_path, monkeypatch):
     (app.models["ddpm_t1"].entry.folder / "calibration.json").write_text(json.dumps(calibration))
     points = client_of(app, monkeypatch).get("/anomaly/models").json()[0]["points"]
     assert points == {"signed": {"standard": {"balanced": {**point, "bound_ml": None}}}}
+
+
+def test_a_scan_that_was_replaced_by_hand_says_so(app, client):
+    assert client.get("/anomaly/studies/a").json()["replaced_by_hand"] is None
+    said = {"time": 1760000000, "kept_in": "replaced/a_12345678"}
+    app.datastore().update_image_info("a", {REPLACED_KEY: said})
+    assert client.get("/anomaly/studies/a").json()["replaced_by_hand"] == said
+    assert [one["replaced_by_hand"] for one in listed(client, order="name")["studies"]] == [said, None, None, None]
 
 
 def lease(client, image="a", **body):

@@ -107,6 +107,12 @@ class Reader:
         self.page.locator(".score-figures").wait_for()
         self.page.locator(".lesions.stale").wait_for(state="detached")
 
+    def settle(self) -> None:
+        """Until what is known now is drawn."""
+        self.page.evaluate(
+            "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+        )
+
     def lesions(self) -> list[int]:
         """Numbers of the findings in the table."""
         return [int(row.get_attribute("data-lesion")) for row in self.page.locator("tr[data-lesion]").all()]

@@ -2,13 +2,12 @@
 
 import re
 import shutil
-import time
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.real.page_driver import Reader, wait_until
+from tests.real.page_driver import Held, Reader, wait_until
 from tests.server_fixture import copy_studies, running_server
 
 pytestmark = pytest.mark.browser
@@ -253,6 +252,19 @@ def test_a_decision_made_at_another_threshold_stays_in_sight_and_can_be_taken_ba
     reader.errors.clear()  # Chromium writes the refusal down
 
 
+def test_a_finding_chosen_while_the_picture_is_fetched_stays_chosen(reader, analysed):
+    page = reader.page
+    scan = Held(page, "**/scan.nii.gz*")
+    reader.open(f"#/study/ixi_lesion?model={MODEL}")
+    reader.wait_for_findings()
+    scan.wait()
+    page.get_by_role("button", name=re.compile("^Finding 2, ")).click()
+    scan.release()
+    reader.wait_for_picture()
+    reader.settle()
+    assert page.locator('tr[aria-selected="true"]').get_attribute("data-lesion") == "2"
+
+
 def test_a_pressed_decision_looks_pressed_also_under_the_pointer(reader, analysed):
     page = reader.page
     reader.study("ixi_lesion", f"?model={MODEL}")
@@ -287,17 +299,14 @@ def test_another_models_analysis_does_not_exchange_the_result_that_is_read(reade
     reader.study("ixi_lesion", f"?model={MODEL}")
     reader.wait_for_findings()
     job = {"image": "ixi_lesion", "model": "intensity_t1", "params": {"seed": "7"}}
-    # Opened while the other analysis goes on, as the page then follows it.
-    assert page.request.post(f"{analysed.url}/anomaly/jobs", data=job).ok
+    answer = page.request.post(f"{analysed.url}/anomaly/jobs", data=job)
+    assert answer.ok
+    # Opened while the other analysis goes on, as the page then follows it to its end.
+    started = {"jobs": [{**answer.json(), "state": "running"}], "waiting": 0}
+    page.route("**/anomaly/jobs?*", lambda route: route.fulfill(json=started))
     page.reload()
     reader.wait_for_findings()
-    assert wait_until(
-        lambda: all(
-            one["state"] not in ("queued", "running")
-            for one in analysed.get("/anomaly/jobs?image=ixi_lesion").json()["jobs"]
-        )
-    )
-    time.sleep(2)
+    page.get_by_text("intensity_t1 has analysed this study, too").wait_for()
     assert f"model={MODEL}" in page.url
     assert page.get_by_label("Model", exact=True).input_value() == MODEL
 
@@ -401,7 +410,7 @@ def test_nothing_hangs_over_the_edge(browser, analysed, screenshots, screen):
         assert window.overflow() == []
         window.study("ixi_lesion", f"?model={MODEL}")
         window.wait_for_findings()
-        time.sleep(2)
+        window.settle()
         window.page.screenshot(path=str(screenshots / f"page_study_{screen}.png"), full_page=screen == "phone")
         assert window.overflow() == []
         assert window.page.get_by_text("For research use only; not a medical device").first.is_visible()
