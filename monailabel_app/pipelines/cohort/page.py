@@ -30,7 +30,7 @@ COLUMNS = (
 _HEADS = (
     ("scan", "Scan", "Its path within the folder, or its id in the list"),
     ("state", "State", "analysed, or failed with the reason"),
-    ("sequence", "Sequence", "As its name or the list says; without, it is taken for T1"),
+    ("sequence", "Sequence", "As name, list or DICOM header say; without, it is taken for T1"),
     ("model", "Model", "Which model was asked"),
     ("score", "Score", "Anomaly score of the whole scan, in healthy standard deviations"),
     ("p_value", "p", "Rank of the score among held-out healthy scans of the model: comparable between models"),

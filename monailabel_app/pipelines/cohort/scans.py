@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from monailabel_app.errors import InvalidSettings, UnreadableVolume
+from monailabel_app.io.dicom_sequence import sequence_info
 from monailabel_app.io.images import ITK_SUFFIXES, NIFTI_SUFFIXES
 from monailabel_app.io.picture import PICTURE_SUFFIXES
 
@@ -92,7 +93,8 @@ def _of_folder(root: Path, pattern: str) -> Listing:
             continue
         if not files and any(_is_dicom(folder / name) for name in names[:_LOOKED_AT]):
             if fnmatch(folder.name, pattern):
-                scans.append(CohortScan(folder.relative_to(root).as_posix(), folder))
+                key = folder.relative_to(root).as_posix()
+                scans.append(CohortScan(key, folder, sequence_of(folder.name, {}) or _of_headers(folder, names)))
             continue
         for name in files:
             if fnmatch(name, pattern):
@@ -147,12 +149,23 @@ def _of_list(path: Path) -> Listing:
             raise InvalidSettings(f"expected a path in every line of {path.name}, got a line without one")
         where = Path(os.path.normpath(path.parent.absolute() / said))
         key = (entry.get("id") or "").strip() or said
-        scan = CohortScan(key, where, sequence_of(stem(key), entry) or sequence_of(stem(said), {}),
-                          (entry.get("model") or "").strip())  # fmt: skip
+        sequence = sequence_of(stem(key), entry) or sequence_of(stem(said), {})
+        if sequence is None and where.is_dir():
+            sequence = _of_headers(where, sorted(path.name for path in where.iterdir()))
+        scan = CohortScan(key, where, sequence, (entry.get("model") or "").strip())
         if scans.setdefault(key, scan) != scan:
             raise InvalidSettings(f"expected an id for one scan each in {path.name}, got {key[:80]!r} for two")
         repeated += scans[key] is not scan
     return Listing(tuple(scans.values()), aside={"lines that repeat another": repeated} if repeated else {})
+
+
+def _of_headers(folder: Path, names: list[str]) -> str | None:
+    """The sequence as a series' description or, where they leave no doubt, its times say it."""
+    for name in names[:_LOOKED_AT]:
+        info = sequence_info(folder / name)
+        if info:
+            return sequence_of("", info) or info.get("timed")
+    return None
 
 
 def _is_dicom(path: Path) -> bool:

@@ -1,9 +1,11 @@
 """Which files are scans of a cohort."""
 
+import pydicom
 import pytest
 
 from monailabel_app.errors import InvalidSettings, UnreadableVolume
 from monailabel_app.pipelines.cohort.scans import list_cohort
+from tests.dicom_results import small_series
 
 
 def make(root, *names, content=b"x"):
@@ -96,3 +98,19 @@ def test_nothing_is_said_to_be_nothing(tmp_path):
         list_cohort(tmp_path / "gone")
     with pytest.raises(UnreadableVolume, match="found none"):
         list_cohort(tmp_path)
+
+
+def test_a_dicom_series_has_the_sequence_that_its_headers_say(tmp_path):
+    """The name of its folder comes first; where nobody says anything it stays unknown."""
+    for number, (name, description) in enumerate(
+        [("one", "Sag T1 MPRAGE"), ("two", "Ax FLAIR"), ("sub-3_T2w", "T1"), ("four", "series"), ("five", "DWI b1000")]
+    ):
+        series = small_series(tmp_path / "data" / name, seed=number)
+        for file in series.files:
+            header = pydicom.dcmread(file)
+            header.SeriesDescription = description
+            header.save_as(file)
+    found = {scan.key: scan.sequence for scan in list_cohort(tmp_path / "data", "*").scans}
+    assert found == {"one": "t1", "two": "flair", "sub-3_T2w": "t2", "four": None, "five": "dwi"}
+    (tmp_path / "list.csv").write_text("path,sequence\ndata/one,\ndata/two,t2\ndata/four,\n")
+    assert [scan.sequence for scan in list_cohort(tmp_path / "list.csv", "*").scans] == ["t1", "t2", None]
