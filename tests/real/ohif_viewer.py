@@ -20,6 +20,18 @@ _NUMBERED = """
 const [panel] = window.services.segmentationService.getSegmentations();
 return Object.entries(panel.segments).map(([number, segment]) => [number, segment.label]);
 """
+_COLOURS = """
+const service = window.services.segmentationService;
+const views = window.cornerstone.getRenderingEngines().flatMap(e => e.getViewports()).map(view => view.id);
+const colour = (id, number) => {
+  for (const view of views) {
+    try { return Array.from(service.getSegmentColor(view, id, number)); } catch (error) { /* not in this view */ }
+  }
+  return null;
+};
+return service.getSegmentations().flatMap(
+  s => Object.values(s.segments).map(segment => [segment.label, colour(s.segmentationId, segment.segmentIndex)]));
+"""
 _GO_TO = """
 const point = arguments[0], done = arguments[arguments.length - 1];
 const across = (a, b) => [0, 1, 2].map(i => a[(i + 1) % 3] * b[(i + 2) % 3] - a[(i + 2) % 3] * b[(i + 1) % 3]);
@@ -75,6 +87,11 @@ def open_series(ohif: OhifDriver, kind: str) -> None:
         ohif.wait(lambda: ohif._displayed(_YES), "the question whether to open it")
         ohif.wait(lambda: ohif._script_click(_YES), "the button that opens it")
         ohif.wait(lambda: segments(ohif), "its segments")
+
+
+def colours(ohif: OhifDriver) -> dict[str, list[int]]:
+    """(r, g, b, a) that each segment is drawn in, by its label."""
+    return {label: colour for label, colour in ohif.browser.execute_script(_COLOURS) if colour}
 
 
 def segments(ohif: OhifDriver) -> list[str]:

@@ -5,9 +5,13 @@ import pytest
 import requests
 from PIL import Image
 
-from monailabel_app.calibration.bands import BANDS
+from lib.archive_labels import write_label
+from monailabel_app.calibration.bands import BANDS, COLOURS, LABELS
+from monailabel_app.io import images
 from tests.dicom_factory import PATIENT_NAME
+from tests.dicom_results import small_series
 from tests.real.ohif_viewer import (
+    colours,
     go_to,
     numbered_segments,
     open_panel,
@@ -132,3 +136,22 @@ def test_the_map_is_also_shown_in_the_monai_label_mode(ohif, shipped_server, sto
         ohif.wait(coloured, "the map on the lesion")
     finally:
         Image.fromarray(ohif.picture()).save(screenshots / "ohif_map_monai_label.png")
+
+
+def test_bands_in_a_stored_segmentation_have_the_pages_colours(ohif, orthanc, shipped_server, tmp_path, screenshots):
+    series = small_series(tmp_path / "series", seed=77)
+    label = np.zeros(series.volume.shape, np.uint8)
+    for value in LABELS.values():
+        label[2 + 2 * value : 4 + 2 * value, 3:11, 2:8] = value
+    images.write_labelmap(tmp_path / "label.nrrd", label, series.volume)
+    named = [{"name": name, "idx": value} for name, value in LABELS.items()]
+    path = write_label(tmp_path / "label.nrrd", tmp_path / "series", named, {"label_names": dict(LABELS)})
+    orthanc.upload([*series.files, path])
+    open_viewer(ohif, shipped_server.url, series.study_uid)
+    open_series(ohif, "SEG")
+    ohif.wait(lambda: len(colours(ohif)) == len(BANDS), "the colours of three segments")
+    Image.fromarray(ohif.picture()).save(screenshots / "ohif_seg_bands.png")
+    shown = colours(ohif)
+    assert set(shown) == set(BANDS)
+    for name, colour in COLOURS.items():
+        np.testing.assert_allclose(shown[name][:3], colour, atol=2)
