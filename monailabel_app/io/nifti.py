@@ -184,6 +184,11 @@ def _geometry(raw, header, shape, version: int) -> tuple[NativeGeometry, tuple[s
             warnings.append("the voxel axes are not at right angles: viewers built on ITK cannot show this file")
     if int(raw["qform_code"]) == 0 and int(raw["sform_code"]) == 0:
         warnings.append("the header states no orientation: left and right are a guess")
+    elif _two_ways(header):
+        warnings.append(
+            "the header states two orientations that contradict each other (qform, sform): the one that 3D Slicer uses "
+            "was taken, and left and right may be the other way round"
+        )
     fields = {name: np.array(raw[name]) for name in (*NIFTI_FIELDS, "pixdim")}
     geometry = NativeGeometry(
         shape, base.affine, base.origin, base.spacing, base.direction, nifti=fields, nifti_version=version
@@ -199,6 +204,19 @@ def _best_affine(header: nib.Nifti1Header) -> np.ndarray:
             "expected a rotation in the header (quaternion), got numbers that are none: repair the image header"
         ) from None
     return check_affine(affine, "the voxel-to-space matrix")
+
+
+def _two_ways(header: nib.Nifti1Header) -> bool:
+    """Whether a voxel axis runs elsewhere by the qform than by the sform; some degrees are no other way."""
+    if int(header["qform_code"]) == 0 or int(header["sform_code"]) == 0:
+        return False
+    try:
+        one, other = (
+            form[:3, :3] / np.linalg.norm(form[:3, :3], axis=0) for form in (header.get_qform(), header.get_sform())
+        )
+    except (HeaderDataError, ValueError, np.linalg.LinAlgError):
+        return False
+    return bool(((one * other).sum(axis=0) < 0.7).any())
 
 
 def _in_itk(raw: nib.Nifti1Header):

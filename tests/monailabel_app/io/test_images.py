@@ -321,3 +321,14 @@ def test_an_implanted_lesion_returns_to_its_voxel_in_the_scans_geometry(tmp_path
     label = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"label{suffix}"))).transpose(2, 1, 0)
     error = np.abs(centre_voxel(label) - mm_to_voxel(affine, LESION_MM))
     assert (error < 1).all()
+
+
+def test_two_orientations_that_contradict_each_other_are_told(tmp_path):
+    mirrored = np.diag([-1.0, 1, 1, 1]) @ oblique()
+    turned = oblique() @ rotation(5, 2)
+    told = {}
+    for name, codes, sform in (("one", (1, 0), mirrored), ("like", (1, 4), turned), ("two", (1, 1), mirrored)):
+        scan = save_nifti(tmp_path / f"{name}.nii.gz", sform=sform, codes=codes)
+        told[name] = [warning for warning in read_volume(scan).warnings if "two orientations" in warning]
+    assert (told["one"], told["like"]) == ([], [])
+    assert len(told["two"]) == 1
