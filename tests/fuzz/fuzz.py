@@ -19,7 +19,8 @@ sys.path.insert(0, str(ROOT))
 with atheris.instrument_imports(include=["monailabel_app.io", "lib.archive_lists", "monailabel_app.weights.listing"]):
     from lib.archive_lists import series_of
     from monailabel_app.calibration.calibrated_map import Calibration
-    from monailabel_app.errors import AnomalyAppError
+    from monailabel_app.errors import AnomalyAppError, UnreadableVolume
+    from monailabel_app.io import dicom as dicom_reader
     from monailabel_app.io import images
     from monailabel_app.weights.listing import read_entry
 
@@ -65,8 +66,13 @@ def nifti(data: bytes) -> None:
     _file("scan.nii.gz" if data[:1] == b"\x1f" else "scan.nii")(data)
 
 
+def _not_decoded(*_: object) -> None:
+    raise UnreadableVolume("expected pixels that this target decodes, got compressed ones")
+
+
 def dicom(data: bytes) -> None:
-    """Two slices: the bytes, and a good one beside it."""
+    """Two slices: the bytes, and a good one beside it. Compressed pixels go to a process of their own: not here."""
+    dicom_reader.decode_slices = _not_decoded
     folder = _FOLDER / "series"
     folder.mkdir(exist_ok=True)
     (folder / "a.dcm").write_bytes(data)
