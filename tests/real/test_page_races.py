@@ -291,29 +291,6 @@ def test_thirty_studies_opened_one_after_another_leave_one_graphics_context(read
     assert wait_until(lambda: page.evaluate(alive) == 1, 20), page.evaluate(alive)
 
 
-def test_a_study_that_is_left_while_its_graphics_start_leaves_no_context(reader):
-    page = reader.page
-    page.add_init_script(COUNT_CONTEXTS)
-    page.add_init_script(
-        """{
-        const get = HTMLCanvasElement.prototype.getContext;
-        HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
-          const made = get.call(this, kind, ...rest);
-          if (kind === 'webgl2') {
-            history.replaceState(null, '', '#/');
-            dispatchEvent(new PopStateEvent('popstate'));
-          }
-          return made;
-        };
-        }"""
-    )
-    reader.open(f"#/study/{LESION}")
-    page.locator("table.studies").wait_for()
-    page.wait_for_function(
-        "window.contexts.length > 0 && window.contexts.every(one => one.isContextLost())", timeout=20_000
-    )
-
-
 def test_a_scan_that_was_replaced_by_hand_is_shown_as_one(reader, api, folder_server, healthy_scan, screenshots):
     """Also where its study is open: nothing of the former scan stays on the screen."""
     page = reader.page
