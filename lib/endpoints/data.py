@@ -15,8 +15,8 @@ from typing import Any
 from fastapi import APIRouter, Depends, File, Form, UploadFile
 from fastapi.responses import FileResponse
 from monailabel.config import settings
-from monailabel.endpoints import activelearning, info
 from monailabel.endpoints import datastore as stock
+from monailabel.endpoints import info
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
@@ -43,12 +43,6 @@ _ADMIN = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
 def app_info(user: User = _USER) -> dict[str, Any]:
     """Models, strategies and datastore counts."""
     return info.app_info()
-
-
-@router.post("/activelearning/{strategy}", summary="The next scan to look at")
-def next_sample(strategy: str, params: dict | None = None, user: User = _USER):
-    """Id, path and information of the next scan; empty when all are labelled."""
-    return activelearning.sample(strategy, params, user.username)
 
 
 LONGEST_INFO = 65536
@@ -93,7 +87,7 @@ def save_label(
 
     ``warnings`` in the answer: what a final label contradicts, and the models that have seen the scan as healthy.
     """
-    given, app = read_params(params), app_instance()
+    given, app = brief(params), app_instance()
     tag = tag or DefaultLabelTag.FINAL.value
     with received(label) as path:
         label_id = app.datastore().save_label(image, str(path), tag, signed(given, user))
@@ -138,17 +132,12 @@ def update_label_info_formerly(label: str, tag: str, params: str = Form("{}"), u
 @router.put("/datastore/label/info", summary="Change a label's information")
 def update_label_info(label: str, tag: str, info: str = Form("{}"), user: User = _ANNOTATOR):
     """JSON that is kept beside a label."""
-    return app_instance().datastore().update_label_info(label, tag, signed(read_params(info), user))
+    return app_instance().datastore().update_label_info(label, tag, signed(brief(info), user))
 
 
 def told(text: str) -> dict[str, Any]:
-    """What a client says of a scan. Raises InvalidRequest for what only this server writes: it would be forged.
-
-    Also for a long text: the information of all scans is in one table, which is written anew at every change.
-    """
-    if len(text) > LONGEST_INFO:
-        raise InvalidRequest(f"expected information of at most {LONGEST_INFO} characters, got {len(text)}")
-    given = read_params(text)
+    """What a client says of a scan. Raises InvalidRequest for what only this server writes: it would be forged."""
+    given = brief(text)
     forged = sorted(OWN_KEYS & given.keys())
     if forged:
         raise InvalidRequest(
@@ -156,6 +145,16 @@ def told(text: str) -> dict[str, Any]:
             "/anomaly/reviews; analyses: POST /infer)"
         )
     return given
+
+
+def brief(text: str) -> dict[str, Any]:
+    """What a client says of a scan or a label. Raises InvalidRequest, also for a long text.
+
+    The information of all scans and labels is in one table, which is written anew at every change.
+    """
+    if len(text) > LONGEST_INFO:
+        raise InvalidRequest(f"expected information of at most {LONGEST_INFO} characters, got {len(text)}")
+    return read_params(text)
 
 
 def signed(given: Mapping[str, Any], user: User) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lib.access import keycloak as module
 from lib.access.errors import BadCredentials, LoginUnreachable, WrongRole
 from lib.access.keycloak import Keycloak
 from lib.access.throttle import Throttle
+from lib.endpoints import samples
 from tests.lib.realm import Realm
 from tests.lib.results_app import client_of, small_app
 
@@ -230,3 +231,11 @@ def test_a_password_reaches_the_login_as_it_was_typed(served, realm):
     for password, status in ((" right", 401), ("right ", 401), ("right", 200)):
         answer = served.post("/auth/token", data={"username": "anna", "password": password})
         assert answer.status_code == status
+
+
+def test_the_next_study_is_lent_to_the_account_and_not_to_whom_the_client_names(served, realm, monkeypatch):
+    asked = []
+    monkeypatch.setattr(samples.activelearning, "sample", lambda *given: asked.append(given) or {})
+    answer = served.post("/activelearning/first", json={"client_id": "ben"}, headers=bearer(realm.token()))
+    assert answer.status_code == 200, answer.text
+    assert asked == [("first", {"client_id": "anna"}, "anna")]

@@ -201,6 +201,12 @@ def test_the_clients_file_name_never_becomes_a_path(server, place, name, lesion_
             path.parts] == []  # fmt: skip
 
 
+def test_an_ending_that_no_file_may_have_is_no_error_of_the_server(server, untouched, lesion_scan):
+    head = {"Content-Type": "multipart/form-data; boundary=x"}
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.b\0c"\r\n\r\nno scan\r\n--x--\r\n'
+    assert requests.post(f"{server.url}/infer/one", data=part, headers=head, timeout=60).status_code == 400
+
+
 def test_a_refused_upload_leaves_no_scan_in_the_temporary_folder(server, untouched):
     refused(requests.put(f"{server.url}/datastore/image?image=x", files={"file": ("x.pdf", b"%PDF")}, timeout=30), 400)
     label = {"label": ("x.nii.gz", b"no label")}
@@ -226,6 +232,17 @@ def test_findings_and_reviews_cannot_be_forged_as_information(server, key):
 def test_information_that_no_answer_could_hold_is_refused(server, info):
     for path in ("/datastore/image/info?image=ixi_lesion", "/datastore/label/info?label=ixi_lesion&tag=final"):
         refused(requests.put(server.url + path, data={"info": info}, timeout=30), 400)
+
+
+def test_information_of_scans_and_labels_is_short(server, untouched, lesion_scan):
+    long = json.dumps({"note": "x" * 65536})
+    for path in ("/datastore/image/info?image=ixi_lesion", "/datastore/label/info?label=ixi_lesion&tag=final"):
+        refused(requests.put(server.url + path, data={"info": long}, timeout=30), 400, "at most 65536 characters")
+    label = {"label": ("x.nii.gz", Path(lesion_scan).read_bytes())}
+    answer = requests.put(
+        f"{server.url}/datastore/label?image=ixi_lesion", files=label, data={"params": long}, timeout=60
+    )
+    refused(answer, 400, "at most 65536 characters")
 
 
 @pytest.mark.parametrize("tag", ["../../x", "/tmp/x", "a/b", "", " ", "x" * 70, "a\0b"])
@@ -322,6 +339,8 @@ def bombs():
         "empty": zipped({}),
         "many files": zipped({f"{n}": b"" for n in range(20_500)}),
         "no archive": b"PK no zip",
+        "a file and a folder": zipped({"a": b"x", "a/b": b"x"}),
+        "names that are none": zipped({"é.dcm": b"x"}).replace("é".encode(), b"\xff\xfe"),
     }
 
 
@@ -380,6 +399,12 @@ def test_names_of_models_are_names(server, untouched):
     for name in ("template", "brain_extraction", "..%2fx", "a b", ".x"):
         answer = requests.put(f"{server.url}/model/{name}", files={"file": ("m.zip", model_archive())}, timeout=120)
         assert answer.status_code in {400, 404, 405}, name
+    packed = model_archive()
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        inside = {f"guest #1/{name}": archive.read(name) for name in archive.namelist()}
+    inside["guest #1/card.md"] = b"changed"
+    answer = requests.put(f"{server.url}/model/evil", files={"file": ("m.zip", zipped(inside))}, timeout=120)
+    refused(answer, 400, "card.md with sha256")
     for path in ("/model/one", "/model/guest_flair"):
         assert requests.delete(server.url + path, timeout=30).status_code == 403
 
