@@ -53,7 +53,8 @@ def no_such_model(name: str, root: Path) -> str:
         return ""
     near = difflib.get_close_matches(name, names, n=1)
     meant = f" (meant: {near[0]}?)" if near else ""
-    return f"there is no model {name!r}{meant}; there are: {', '.join(names) or 'none (restore model_weights/)'}"
+    there_is = ", ".join(names) or "none yet (train one, or restore model_weights/)"
+    return f"expected a model out of {there_is}; got {name!r}{meant}"
 
 
 def find_model_for(file_name: str, model: str, root: Path) -> Path:

@@ -58,7 +58,7 @@ def test_the_template_of_a_version_is_the_shipped_one_unless_one_lies_beside_the
 
 
 def test_a_misspelt_name_is_answered_with_the_one_that_is_meant(root):
-    with pytest.raises(UnknownModel, match=r"'dpdm_t1' \(meant: ddpm_t1\?\); there are: ddpm_t1"):
+    with pytest.raises(UnknownModel, match=r"out of ddpm_t1; got 'dpdm_t1' \(meant: ddpm_t1\?\)"):
         find_model("dpdm_t1", root)
 
 

@@ -169,7 +169,7 @@ def test_a_refusal_is_one_line_and_exit_code_two(monkeypatch):
 
 def test_a_model_that_is_not_there_ends_it_before_the_server_is_started(tmp_path, port, monkeypatch):
     monkeypatch.setattr(serve, "command", lambda *_, **__: pytest.fail("the server was started"))
-    with pytest.raises(UnknownModel, match="there is no model 'cold_difusion_t1'"):
+    with pytest.raises(UnknownModel, match="got 'cold_difusion_t1'"):
         serve.run(tmp_path, str(tmp_path), port=port, models="cold_difusion_t1")
 
 
