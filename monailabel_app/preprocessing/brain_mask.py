@@ -216,7 +216,10 @@ def _judge(
     """Warnings about a mask; raises BrainNotFound if no brain, whole or cut, has this size."""
     volume_ml = float(mask.sum()) * voxel_mm3 / 1000
     expected = f"expected a brain of {PLAUSIBLE_ML[0]:.0f} to {PLAUSIBLE_ML[1]:.0f} ml"
-    advice = "check that the scan shows a head and that its voxel size is right, or send it skull-stripped, with 0 outside of the brain"
+    advice = (
+        "check that the scan shows a head and that its voxel size is right, "
+        "or send it skull-stripped, with 0 outside of the brain"
+    )
     if volume_ml > PLAUSIBLE_ML[1] or volume_ml < SMALLEST_PART_ML:
         raise BrainNotFound(f"{expected}, found {volume_ml:.0f} ml: {advice}")
     cut_mm2 = _cut_face(mask, inside, spacing)
