@@ -14,7 +14,9 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shlex
 import socket
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -257,8 +259,7 @@ def _connected(address: str, root: Path) -> Any:
             "expected Ray for --ray, it is not installed: pip install -r requirements-ray.txt"
         ) from None
     _check_address(address)
-    environment = {"PYTHONPATH": str(root), "RAY_USAGE_STATS_ENABLED": "0"}
-    options = {"logging_level": logging.ERROR, "log_to_driver": False, "runtime_env": {"env_vars": environment}}
+    options = {"logging_level": logging.ERROR, "log_to_driver": False, "runtime_env": runtime_env(root)}
     if address == "local":
         options["include_dashboard"] = False
     try:
@@ -266,6 +267,17 @@ def _connected(address: str, root: Path) -> Any:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise InvalidSettings(_unreachable(address, error)) from None
     return ray
+
+
+def runtime_env(root: Path, interpreter: str = sys.executable) -> dict[str, Any]:
+    """What Ray is told of the processes that it starts. They run the node's own interpreter.
+
+    But where this one's path has a space, it is named, and has to be at the same path on all nodes as the app has: Ray
+    puts a path that it has found itself into a shell's line as it is, and no worker would ever start.
+    """
+    told = {"env_vars": {"PYTHONPATH": str(root), "RAY_USAGE_STATS_ENABLED": "0"}}
+    quoted = shlex.quote(interpreter)
+    return told if quoted == interpreter else {**told, "py_executable": quoted}
 
 
 def _check_address(address: str) -> None:
