@@ -99,7 +99,10 @@ class Jobs:
                             f"the server ended {record['attempts']} times while this ran, so it is not begun again: "
                             "submit it anew to try once more"
                         )
-                    self._queue(record["image"], record["model"], record["params"], record)
+                    job = self._queue(record["image"], record["model"], record["params"], record)
+                    if job.id != record["id"]:
+                        # Two settings that were different before an update may be the same after it.
+                        raise Cancelled(f"the same analysis is done as job {job.id}")
                     queued += 1
                 except Exception as error:
                     self._failed_before(record, error)

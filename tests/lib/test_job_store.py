@@ -69,6 +69,24 @@ def test_queued_jobs_of_a_server_that_was_killed_are_done_after_its_restart(path
     after.end()
 
 
+def test_two_jobs_that_have_become_one_are_done_once_and_not_again_after_each_restart(path):
+    before = Life(path)
+    (first,) = before.submit("a")
+    before.die()
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "jobs": [*told["jobs"], {**told["jobs"][0], "id": "second"}]}))
+
+    after = Life(path)
+    assert after.queued == 1
+    assert after.jobs.get("second")["state"] == "failed"
+    assert first.id in after.jobs.get("second")["error"]
+    after.stage.say("a", "end")
+    until(lambda: after.jobs.get(first.id)["state"] == "done")
+    assert after.stage.order == ["a"]
+    assert kept(path) == []
+    after.end()
+
+
 def test_work_goes_on_in_the_name_of_who_submitted_it(path):
     before = Life(path)
     before.submit("a")
