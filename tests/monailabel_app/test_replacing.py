@@ -23,6 +23,7 @@ from monailabel_app.training.cache import TrainingCache
 from monailabel_app.training.forgotten import ForgottenList
 from monailabel_app.training.run_folders import latest_run, note_latest_run
 from tests.monailabel_app.training.test_manifest import manifest
+from tests.mortal import kill_before_call
 
 CALLS = ("replace", "unlink", "fsync", "open")
 
@@ -168,18 +169,7 @@ def test_killed_at_any_call_the_old_or_the_new_content_is_there(tmp_path):
 
 
 def _mortal(file, left):
-    def counted(call):
-        def before(*args, **kwargs):
-            nonlocal left
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-            return call(*args, **kwargs)
-
-        return before
-
-    for name in CALLS:
-        setattr(os, name, counted(getattr(os, name)))
+    kill_before_call(left, CALLS)
     replace_file(file, "new" * 1000, lasting=True)
     os._exit(0)
 

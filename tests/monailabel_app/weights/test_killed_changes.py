@@ -14,6 +14,7 @@ from monailabel_app.weights import site_calibrations as site
 from monailabel_app.weights import versions
 from monailabel_app.weights.listing import list_models
 from monailabel_app.weights.model_folder import open_model_folder, seal, verify, write_config, write_weights
+from tests.mortal import kill_before_call
 
 CALLS = ("rename", "replace", "unlink", "link", "mkdir", "rmdir", "fsync", "utime", "open")
 
@@ -71,18 +72,7 @@ def killed_anywhere(start, tmp_path):
 
 
 def _mortal(change, root, left):
-    def counted(call):
-        def before(*args, **kwargs):
-            nonlocal left
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-            return call(*args, **kwargs)
-
-        return before
-
-    for name in CALLS:
-        setattr(os, name, counted(getattr(os, name)))
+    kill_before_call(left, CALLS)
     change(root)
     os._exit(0)
 
