@@ -23,7 +23,6 @@ from monailabel_app.types import PreparedVolume
 
 VERSION = 1
 _ABANDONED_SECONDS = 3600.0
-_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
