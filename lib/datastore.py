@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
 LABEL_EXTENSIONS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd")
-ANOMALY_MAP_TAG = "anomaly_map"
 
 
 class AnomalyLocalDatastore(SameScan, ReviewedLabels):

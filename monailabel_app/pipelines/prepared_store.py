@@ -18,11 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from monailabel_app.errors import TrainingFailed
-from monailabel_app.files import remove_abandoned, replacing
+from monailabel_app.files import ABANDONED_SECONDS, remove_abandoned, replacing
 from monailabel_app.types import PreparedVolume
 
 VERSION = 1
-_ABANDONED_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class PreparedStore:
         """Note that files of the hash ``key`` give the scan ``digest``, so that they need not be decoded again."""
         self._write(self._index / key, lambda partial: partial.write_text(digest))
 
-    def remove_abandoned(self, older_than: float = _ABANDONED_SECONDS) -> None:
+    def remove_abandoned(self, older_than: float = ABANDONED_SECONDS) -> None:
         """Delete what killed programs left half written, once nobody can still be writing it."""
         for folder in (self.folder, self._index):
             remove_abandoned(folder, older_than)
