@@ -8,6 +8,7 @@ from tests.real.page_driver import Reader, chromium, page_browser_missing
 from tests.server_fixture import copy_studies, make_app, running_server
 
 TOKEN_NAME = "ward-3"
+CARD = "# cold_diffusion_t1\n\n## Method\n\nA stand-in that marks the brightest voxels.\n"
 _START_S = 600
 
 
@@ -41,6 +42,7 @@ def folder_server(tokens, hold_file, studies_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("folder")
     (folder / "app").mkdir()
     app = make_app(folder / "app", {"cold_diffusion_t1": MODEL})
+    (app / "model_weights" / "cold_diffusion_t1" / "card.md").write_text(CARD)
     studies = copy_studies(studies_dir, folder / "studies")
     conf = {"models": "all", "tokens": str(tokens[0].path)}
     env = {"FAKE_HOLD": str(hold_file)}

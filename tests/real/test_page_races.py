@@ -259,7 +259,8 @@ def test_a_viewer_that_could_not_be_fetched_can_be_tried_again(reader):
 def test_the_focus_comes_back_from_a_window(study):
     study.get_by_role("button", name="Model card").focus()
     study.keyboard.press("Enter")
-    study.get_by_role("dialog", name=re.compile("^Model card")).wait_for()
+    window = study.get_by_role("dialog", name=re.compile("^Model card"))
+    window.get_by_role("heading", name="Method").wait_for()
     study.keyboard.press("Escape")
     study.locator("dialog").wait_for(state="detached")
     assert study.evaluate("document.activeElement.textContent") == "Model card"
