@@ -15,7 +15,7 @@ import time
 import urllib.request
 
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
-PATIENCE_S = 240
+PATIENCE_S = 600
 
 
 def bring_up_loopback() -> None:
@@ -38,7 +38,7 @@ def outside_reached() -> bool:
 def ask(port: int):
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"http://127.0.0.1:{port}/info/", timeout=5) as reply:
+        with opener.open(f"http://127.0.0.1:{port}/info/", timeout=30) as reply:
             return json.load(reply)
     except OSError:
         return None
@@ -54,7 +54,7 @@ def main(command: list[str]) -> None:
             answered = ask(int(command[-1]))
         seconds = time.monotonic() - started
         server.terminate()
-        server.wait(30)
+        server.wait(120)
         log.seek(0)
         text = log.read().decode(errors="replace")
     report = {"answered": answered, "seconds": seconds, "reached": outside_reached(), "log": text}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import requests
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKE_PIPELINE = ROOT / "tests" / "lib" / "fake_pipeline"
@@ -61,7 +62,7 @@ def running_server(
     env: dict[str, str] | None = None,
     fake_pipeline: bool = False,
     cwd: Path | None = None,
-    wait_s: float = 180,
+    wait_s: float = 600,
 ):
     """Start ``monailabel start_server`` on a free port, yield a Server once it answers, stop it at the end.
 
@@ -69,21 +70,22 @@ def running_server(
     """
     process, log, url = start(studies, app=app, conf=conf, env=env, fake_pipeline=fake_pipeline, cwd=cwd)
     try:
-        _wait_until_up(process, log, url, wait_s)
+        wait_until_up(process, log, url, wait_s)
         yield Server(url, str(studies), log, process)
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
+            # It cancels its jobs, waits for them and writes its last lines of the log.
+            process.wait(60)
         if process.poll() is None:
             process.kill()
-            process.wait(20)
+            process.wait(60)
         log.unlink(missing_ok=True)
 
 
 def start(studies, *, app=ROOT, conf=None, env=None, fake_pipeline=False, cwd=None):
     """The bare process, its log and its address; the caller stops it."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
     command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     conf = dict(conf or {"models": "all"})
@@ -116,22 +118,19 @@ def copy_studies(source: Path, target: Path) -> Path:
     return target
 
 
-def _wait_until_up(process: subprocess.Popen, log: Path, url: str, wait_s: float) -> None:
+def wait_until_up(process: subprocess.Popen, log: Path, url: str, wait_s: float) -> None:
+    """Returns once it answers. Raises RuntimeError, with the end of its log, where it ends or says nothing."""
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(
-                f"the server stopped with code {process.returncode}:\n{log.read_text()[-4000:]}"
-            )
+            raise RuntimeError(f"the server stopped with code {process.returncode}:\n{_end_of(log)}")
         with suppress(requests.RequestException):
             # A server that asks for a token answers, too.
-            if requests.get(f"{url}/info/", timeout=5).status_code in {200, 401}:
+            if requests.get(f"{url}/info/", timeout=60).status_code in {200, 401}:
                 return
         time.sleep(0.3)
-    raise RuntimeError(f"the server did not answer within {wait_s:.0f} s:\n{log.read_text()[-4000:]}")
+    raise RuntimeError(f"the server did not answer within {wait_s:.0f} s:\n{_end_of(log)}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _end_of(log: Path) -> str:
+    return log.read_text(errors="replace")[-4000:]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from monailabel_app.pipelines import launcher
+from tests.ports import free_port
 from tests.server_fixture import copy_studies, make_app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,9 +28,7 @@ FETCHING = re.compile(
 
 @pytest.fixture
 def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ def test_the_stock_command_starts_with_spaces_in_every_path_and_the_network_cut(
         [*trial, "--host", "127.0.0.1", "--port", str(port)],
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
         check=True,
     )
     report = json.loads(done.stdout)
@@ -92,12 +91,12 @@ def test_serve_prints_where_it_answers_and_stops_when_told(tmp_path, studies_dir
         # In a session of its own, so that the signal reaches the command alone, as from a service manager.
         process = subprocess.Popen(words, stdout=out, stderr=out, cwd=tmp_path, start_new_session=True)
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         while "3D Slicer" not in output.read_text() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.5)
         assert f"answers at http://127.0.0.1:{port}/" in output.read_text()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(180) == 0
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
     finally:

@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import requests
+
+from tests.ports import free_port
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
@@ -21,13 +22,6 @@ def orthanc_binary() -> str | None:
     """The Orthanc program, or None where Debian's ``orthanc`` and ``orthanc-dicomweb`` are not installed."""
     found = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/bin")
     return found if found and PLUGIN.exists() else None
-
-
-def free_port() -> int:
-    """A loopback TCP port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def stop_process(process: subprocess.Popen, seconds: float = 20.0) -> None:
@@ -85,7 +79,7 @@ class OrthancServer:
         deadline = time.monotonic() + start_seconds
         while True:
             try:
-                if self.session.get(f"{self.dicomweb_url}/studies", timeout=5).ok:
+                if self.session.get(f"{self.dicomweb_url}/studies", timeout=30).ok:
                     return
             except requests.RequestException:
                 pass

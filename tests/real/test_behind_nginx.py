@@ -12,8 +12,9 @@ import pytest
 import requests
 
 from monailabel_app.access.tokens import TokenStore, default_file
+from tests.ports import free_port
 from tests.real.faults import MODEL, few_models, wait_for
-from tests.server_fixture import ROOT, _free_port, start
+from tests.server_fixture import ROOT, start
 
 pytestmark = [
     pytest.mark.slow,
@@ -59,7 +60,7 @@ def site(tmp_path_factory):
     reader, _ = store.create("dr-reader", "reader")
     admin, _ = store.create("chief", "admin")
     server, log, url = start(studies, app=app, conf={"models": "all", "auth": "token"}, env={"HOME": str(folder)})
-    port = _free_port()
+    port = free_port()
     nginx = ["nginx", "-p", str(folder), "-c", str(configure(folder, port, int(url.rpartition(":")[2])))]
     path = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"}
     tested = subprocess.run([*nginx, "-t"], env=path, capture_output=True, text=True)

@@ -16,8 +16,9 @@ import pytest
 import requests
 
 from monailabel_app.access.tokens import TokenStore, default_file
+from tests.ports import free_port
 from tests.real.faults import MODEL, count, few_models, wait_for
-from tests.server_fixture import ROOT, _free_port
+from tests.server_fixture import ROOT
 
 UNIT = ROOT / "extras/deploy/systemd/anomaly.service"
 NOBODY = 65534
@@ -94,7 +95,7 @@ def service(tmp_path_factory):
     shutil.copy(ROOT / "tests/data/studies/ixi_lesion.nii.gz", state / "studies/head.nii.gz")
     token, _ = TokenStore(default_file(state)).create("dr-reader", "reader")
     subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", str(state)], check=True)
-    port = _free_port()
+    port = free_port()
     values = {"${ANOMALY_STUDIES}": str(STATE / "studies"), "$ANOMALY_OPTIONS": None, "8000": str(port)}
     command = [values.get(word, word) for word in settings["ExecStart"]]
     script = confinement(app, state, settings, [word for word in command if word is not None])
