@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import requests
 
-from tests.server_fixture import ROOT, Server, _wait_until_up, start
+from tests.server_fixture import ROOT, Server, start, wait_until_up
 
 MODEL = "intensity_t1"
 NEEDED = ("template", "brain_extraction", "input_gate_t1")
@@ -108,8 +108,7 @@ class Killable:
 
     def __exit__(self, *_: object) -> None:
         if self.server is not None:
-            self.server.process.kill()
-            self.server.process.wait(30)
+            self.kill()
         for log in self._logs:
             log.unlink(missing_ok=True)
 
@@ -118,13 +117,18 @@ class Killable:
         process, log, url = start(self.studies, app=self.app, conf=self.conf, env=self.env, **self.more)
         self._logs.append(log)
         self.server = Server(url, str(self.studies), log, process)
-        _wait_until_up(process, log, url, 300)
+        try:
+            wait_until_up(process, log, url, 600)
+        except BaseException:
+            # Nobody else would end it: what is entered in vain is not left.
+            self.kill()
+            raise
         return self
 
     def kill(self) -> None:
         """SIGKILL, as the kernel does where memory is short."""
         self.server.process.kill()
-        self.server.process.wait(30)
+        self.server.process.wait(60)
 
     @property
     def url(self) -> str:
@@ -193,7 +197,7 @@ def leftovers(*folders: Path) -> list[str]:
     return [str(path) for path in found]
 
 
-def wait_for(condition, what: str, seconds: float = 120) -> None:
+def wait_for(condition, what: str, seconds: float = 600) -> None:
     """Polls. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not condition():
