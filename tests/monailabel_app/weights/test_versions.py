@@ -328,8 +328,8 @@ def test_an_id_has_a_name_and_perhaps_a_version():
 WATCHED = {"versions.py", "durable.py", "files.py"}
 
 
-def _die_at(line_number, change):
-    """Run ``change`` in this process and end it, as SIGKILL would, before the n-th line that changes files."""
+def _trace(change, before_line):
+    """Run ``change``, and before each of its lines that may change files ``before_line`` with its number, from 1."""
     seen = 0
 
     def trace(frame, event, _):
@@ -338,36 +338,68 @@ def _die_at(line_number, change):
             return None
         if event == "line":
             seen += 1
-            if seen == line_number:
-                os._exit(9)
+            before_line(seen)
         return trace
 
     sys.settrace(trace)
     change()
+    sys.settrace(None)
+
+
+def _die_at(line_number, change):
+    """Run ``change`` in this process and end it, as SIGKILL would, before the n-th line that changes files."""
+    _trace(change, lambda line: os._exit(9) if line == line_number else None)
+    os._exit(0)
+
+
+def _tell_lines(root, change, told):
+    """Run ``change`` and tell how many lines it has, and before which the disk is not as before the last one."""
+    lines, changed, last = 0, [], None
+
+    def look(line):
+        nonlocal lines, last
+        now = {path: path.is_file() and path.read_bytes() for path in root.rglob("*")}
+        if now != last:
+            changed.append(line)
+        lines, last = line, now
+
+    _trace(change, look)
+    told.send((lines, changed))
+    told.close()
     os._exit(0)
 
 
 @pytest.fixture
 def kill_at_every_line(tmp_path, monkeypatch):
-    """Calls ``change(root)`` on copies of a folder, killed at its first line, its second, ...; ``check(root)`` each."""
+    """Calls ``change(root)`` on copies of a folder, killed at its first line, its second, ...; ``check(root)`` each.
+
+    Of lines between which nothing on the disk changes the first stands for all: a kill at any of them leaves the same.
+    Returns how many lines there are.
+    """
     if not hasattr(os, "fork"):
         pytest.skip("needs processes that start as copies")
     context = multiprocessing.get_context("fork")
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # Against power cuts, not kills; and slow.
 
     def run(start, change, check):
-        killed = 0
-        while True:
-            root = Path(shutil.copytree(start, tmp_path / f"killed {killed}"))
-            child = context.Process(target=_die_at, args=(killed + 1, lambda root=root: change(root)))
+        told, telling = context.Pipe(duplex=False)
+        root = Path(shutil.copytree(start, tmp_path / "whole"))
+        child = context.Process(target=_tell_lines, args=(root, lambda: change(root), telling))
+        child.start()
+        telling.close()
+        lines, changed = told.recv()
+        child.join(300)
+        assert len(changed) > 2
+        for line in changed:
+            copy = Path(shutil.copytree(start, tmp_path / f"killed {line}"))
+            child = context.Process(target=_die_at, args=(line, lambda copy=copy: change(copy)))
             child.start()
-            child.join(60)
-            check(root)
-            shutil.rmtree(root)
-            if child.exitcode == 0:
-                return killed
+            child.join(300)
             assert child.exitcode == 9
-            killed += 1
+            check(copy)
+            shutil.rmtree(copy)
+        check(root)
+        return lines
 
     return run
 
