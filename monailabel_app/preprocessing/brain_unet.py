@@ -8,12 +8,13 @@ full-resolution features, for a boundary that is smooth at that scale anyway.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from monai.networks.blocks import SubpixelUpsample
-from monai.networks.nets import UNet
 from torch import nn
+
+if TYPE_CHECKING:
+    from monai.networks.nets import UNet
 
 SPACING_MM = 2.0
 DEFAULT_NETWORK: dict[str, Any] = {
@@ -26,6 +27,10 @@ DEFAULT_NETWORK: dict[str, Any] = {
 
 def build_brain_unet(network: Mapping[str, Any] | None = None) -> UNet:
     """A 3-D UNet with one input channel and two outputs (background, brain); strides start with 2."""
+    # Here, as MONAI takes longer to import than all else together, and who is given brain masks builds no network.
+    from monai.networks.blocks import SubpixelUpsample
+    from monai.networks.nets import UNet
+
     settings = dict(DEFAULT_NETWORK if network is None else network)
     unet = UNet(
         spatial_dims=3,

@@ -3,8 +3,7 @@
 import logging
 import os
 import shutil
-import signal
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,40 +19,8 @@ from monailabel_app.pipelines.prepared_cache import ScanSource, prepare_sources,
 from monailabel_app.pipelines.workers import map_in_processes
 from monailabel_app.preprocessing.pipeline import PrepareSettings, Preprocessor
 from monailabel_app.preprocessing.template import Template
-from monailabel_app.types import BrainMask
+from tests.monailabel_app.pipelines.given_brains import Deadly, GivenBrain, Strange, prepare_all
 from tests.monailabel_app.synthetic import SHAPE, person, save_template, scan
-
-
-@dataclass(frozen=True)
-class GivenBrain(ScanSource):
-    """A synthetic scan, too small for the brain extraction, with its mask beside it."""
-
-    def files(self):
-        return [self.path, self.mask]
-
-    def read(self):
-        volume, _ = ScanSource.read(self)
-        return volume, BrainMask(np.asarray(nib.load(self.mask).dataobj) > 0, "given")
-
-    @property
-    def mask(self) -> Path:
-        return self.path.with_name(f"mask_{self.path.name}")
-
-
-@dataclass(frozen=True)
-class Deadly(GivenBrain):
-    """A scan that takes its process down, as the kernel does when memory runs out."""
-
-    def read(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-@dataclass(frozen=True)
-class Strange(GivenBrain):
-    """A scan that provokes an error nobody thought of."""
-
-    def read(self):
-        raise ZeroDivisionError("/secret/path")
 
 
 @pytest.fixture
@@ -79,12 +46,6 @@ def write_scan(folder: Path, index: int, kind=GivenBrain):
     nib.save(nib.Nifti1Image(volume.data[0], volume.affine), source.path)
     nib.save(nib.Nifti1Image(brain.mask.astype(np.uint8), volume.affine), source.mask)
     return source
-
-
-def prepare_all(folder, _):
-    sources = [GivenBrain(folder / "scans" / f"{i}.nii", f"id{i}", f"patient{i}") for i in range(5)]
-    models = {"template_folder": folder / "template", "extractor_folder": folder / "brain_extraction"}
-    return prepare_sources(sources, "t1", folder / "cache", workers=0, **models).digests
 
 
 def entries(tmp_path):
