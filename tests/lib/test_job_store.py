@@ -3,14 +3,13 @@
 import json
 import stat
 import threading
-import time
 
 import pytest
 
 from lib.access.principal import READER, Principal, acting, current
 from lib.job_store import JobStore
 from lib.jobs import MOST_ATTEMPTS
-from tests.lib.test_jobs import Stage, make, state, until
+from tests.lib.test_jobs import Stage, _nobody_loses_a_turn, make, state, until  # noqa: F401
 
 ANNA = Principal("anna", READER, "token")
 
@@ -38,13 +37,15 @@ class Life:
 
     def end(self):
         """In good order."""
-        assert self.jobs.close(10)
+        assert self.jobs.close(120)
         self.store.close()
 
     def die(self):
         """At once: nobody writes or lets go of anything; the lock goes with the process."""
-        self.store.put = self.store.drop = self.store.change_attempts = lambda *given: None
-        self.store.close()
+        with self.jobs._lock:  # a worker that is writing has written; from now on none does
+            self.store.put = self.store.drop = self.store.change_attempts = lambda *given: None
+            self.store.close()
+        self.stage.over.set()
 
 
 def test_queued_jobs_of_a_server_that_was_killed_are_done_after_its_restart(path):
@@ -100,7 +101,7 @@ def test_work_goes_on_in_the_name_of_who_submitted_it(path):
     jobs.keep_in(JobStore(path))
     until(lambda: names)
     assert names[-1] == ANNA
-    assert jobs.close(10)
+    assert jobs.close(120)
 
 
 def test_a_server_that_ends_in_good_order_leaves_its_jobs_to_the_next_and_that_is_no_attempt(path):
@@ -193,7 +194,6 @@ def test_many_submissions_at_once_are_all_kept(path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
-    time.sleep(0.01)
+        thread.join(120)
     assert sorted(kept(path)) == sorted(f"i{number}" for number in range(24))
     life.end()
