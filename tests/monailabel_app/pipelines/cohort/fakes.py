@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Errand:
-    """key says what is to be done. folder: where ``once`` leaves its traces."""
+    """key says what is to be done. folder: where ``once`` and ``hang`` leave their traces."""
 
     key: str
     folder: str = ""
@@ -29,11 +29,15 @@ class Obedient:
         if word == "leave":
             os._exit(3)
         if word == "hang":
+            if errand.folder:
+                Path(errand.folder, "hangs").touch()
             time.sleep(600)
         if word == "nap":
             time.sleep(float(rest))
         if word == "meet":
             meet(Path(errand.folder), int(rest.split()[0]))
+        if word == "until":
+            until(Path(errand.folder), rest.split()[0])
         if word == "memory":
             raise MemoryError("no more of it")
         if word == "once":
@@ -58,6 +62,16 @@ def meet(folder, count, seconds=300):
     while len(list(folder.glob("here-*"))) < count:
         if time.monotonic() > end:
             raise MemoryError("the others did not come")
+        time.sleep(0.02)
+
+
+def until(folder, name, seconds=300):
+    """Say that this worker is here, and wait until somebody makes the file ``name``."""
+    (folder / f"here-{os.getpid()}").touch()
+    end = time.monotonic() + seconds
+    while not (folder / name).exists():
+        if time.monotonic() > end:
+            raise MemoryError(f"{name} did not come")
         time.sleep(0.02)
 
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from monailabel_app.pipelines.cohort import processes
 from monailabel_app.pipelines.cohort.processes import Lane, ProcessPool, WorkersFail
 
 from .fakes import Errand, Obedient, Unable
@@ -31,9 +32,9 @@ def test_every_scan_gets_its_record_and_no_process_is_left():
     assert not children()
 
 
-def test_workers_have_the_devices_and_threads_of_their_lanes():
+def test_workers_have_the_devices_and_threads_of_their_lanes(tmp_path):
     lanes = [Lane("cuda:0", 3), Lane("cuda:1", 5)]
-    errands = iter([Errand(f"nap 0.{n}") for n in range(5, 9)])
+    errands = iter([Errand(f"meet 2 {n}", str(tmp_path)) for n in range(4)])
     found = [outcome for _, outcome in ProcessPool(Obedient, lanes, 60.0).results(errands)]
     assert {(o["device"], o["threads"]) for o in found} == {("cuda:0", "3"), ("cuda:1", "5")}
 
@@ -52,9 +53,14 @@ def test_a_scan_whose_worker_was_killed_once_is_analysed_in_the_end(tmp_path):
     assert outcome["state"] == "analysed"
 
 
-def test_a_scan_that_hangs_is_given_up_and_its_worker_replaced():
-    began = time.monotonic()
-    found = done(["hang", "a", "b"], workers=1, timeout=1.5)
+def test_a_scan_that_hangs_is_given_up_and_its_worker_replaced(tmp_path, monkeypatch):
+    """The clock jumps once the scan hangs: with a short time-out a machine that stands still would end the others."""
+    began, now, wait = time.monotonic(), time.monotonic, processes.connection.wait
+    hangs = tmp_path / "hangs"
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now() + (1000.0 if hangs.exists() else 0.0))
+    monkeypatch.setattr(processes.connection, "wait", lambda ends, timeout: wait(ends, min(timeout, 0.1)))
+    found = done(["hang", "a", "b"], workers=1, timeout=900.0, folder=tmp_path)
+    monkeypatch.undo()
     assert found["hang"][1].kind == "TimedOut"
     assert found["hang"][0].tries == 0
     assert found["b"][1]["state"] == "analysed"
