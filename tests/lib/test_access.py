@@ -2,6 +2,7 @@
 
 import base64
 import time
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ from lib.access.sessions import COOKIE
 from lib.access.throttle import Throttle
 from lib.endpoints.install import install
 from lib.errors import InvalidRequest
+from monailabel_app.access import tokens
 from tests.lib.access_clients import HTML, a_store, an_app, bearer, signed_in, the_server  # noqa: F401
 from tests.lib.results_app import client_of
 
@@ -156,9 +158,10 @@ def test_a_revoked_token_is_dead_at_once(served, store):
     assert served().get("/anomaly/studies", headers=bearer(reader)).status_code == 401
 
 
-def test_an_expired_last_token_does_not_open_the_server(served, store):
-    reader, _ = store.create("ward", "reader", days=1e-9)
-    time.sleep(1.1)
+def test_an_expired_last_token_does_not_open_the_server(served, store, monkeypatch):
+    reader, _ = store.create("ward", "reader", days=1)
+    later = datetime.now(timezone.utc) + timedelta(days=1, seconds=1)
+    monkeypatch.setattr(tokens, "_now", lambda: later)
     assert store.find(reader) is None
     assert served.local.get("/anomaly/studies").status_code == 401
 

@@ -1,7 +1,6 @@
 """What the viewer asks the archive through this server."""
 
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -47,7 +46,7 @@ def stored():
     yield server
     server.shutdown()
     server.server_close()
-    thread.join(10)
+    thread.join(120)
 
 
 @pytest.fixture
@@ -202,8 +201,12 @@ def test_redirects_inside_the_archive_are_followed_but_not_in_a_circle(client, s
 
 def test_a_slow_archive_is_a_504_after_the_settings_time(client, stored, monkeypatch):
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT", 0.3)
-    stored.behave = lambda handler: time.sleep(1.5)
-    reply = client.get("/proxy/dicom/qido/studies")
+    told = threading.Event()
+    stored.behave = lambda handler: told.wait(120)
+    try:
+        reply = client.get("/proxy/dicom/qido/studies")
+    finally:
+        told.set()
     assert reply.status_code == 504
     assert "MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT" in reply.json()["detail"]
 
