@@ -81,5 +81,5 @@ def test_the_panels_do_not_lie_on_each_other():
     ],
 )
 def test_promtool_accepts_the_rules_and_they_fire_when_they_should(task):
-    run = subprocess.run(["promtool", *task], cwd=FOLDER, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(["promtool", *task], cwd=FOLDER, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stdout + run.stderr

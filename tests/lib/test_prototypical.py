@@ -159,16 +159,16 @@ def test_a_second_request_does_not_wait_for_the_first(tmp_path, store):
 
     def slow(path):
         inside.set()
-        assert go_on.wait(20)
+        assert go_on.wait(120)
         return Embedding(LINE)(path)
 
     asked = strategy(tmp_path, slow)
     first = threading.Thread(target=asked, args=({}, store))
     first.start()
-    assert inside.wait(20)
+    assert inside.wait(120)
     assert asked({}, store)["embedded"] == "0 of 5"
     go_on.set()
-    first.join(20)
+    first.join(120)
     assert asked({}, store)["embedded"] == "5 of 5"
 
 

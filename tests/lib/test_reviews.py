@@ -343,7 +343,7 @@ def test_a_review_killed_at_any_writing_of_the_table_has_its_label_and_its_recor
     for number in range(20):
         child = context.Process(target=_finish_mortally, args=(client, number))
         child.start()
-        child.join(60)
+        child.join(300)
         store = AnomalyLocalDatastore(str(tmp_path / "studies"), extensions=["*.nii.gz", "*.nii"])
         kept = review_of(store.get_image_info("a"))
         label = (tmp_path / "studies" / "labels" / "final" / "a.nii.gz").is_file()

@@ -146,7 +146,7 @@ def test_killed_at_any_call_nothing_acknowledged_is_lost(start, tmp_path, change
         folder = Path(shutil.copytree(start, tmp_path / f"killed{left}", copy_function=shutil.copy2))
         child = context.Process(target=_mortal, args=(change, folder, tmp_path, left))
         child.start()
-        child.join(60)
+        child.join(300)
         check(folder, change, finished=child.exitcode == 0)
         shutil.rmtree(folder)
         if child.exitcode == 0:
@@ -198,7 +198,7 @@ def test_killed_between_the_files_and_the_table_the_files_are_put_back(start, tm
 
     child = multiprocessing.get_context("fork").Process(target=die)
     child.start()
-    child.join(60)
+    child.join(300)
     assert child.exitcode == -signal.SIGKILL
     assert (start / JOURNAL).exists()
     opened(start)
@@ -240,15 +240,15 @@ def test_what_a_living_process_is_writing_is_not_cleaned_away(tmp_path):
     def write():
         with Staged(tmp_path / "source", tmp_path):
             writing.set()
-            done.wait(60)
+            done.wait(300)
 
     child = context.Process(target=write)
     child.start()
-    assert writing.wait(60)
+    assert writing.wait(300)
     assert clean(tmp_path) == 1
     assert len(list(tmp_path.glob(f"{PREFIX}*"))) == 1
     done.set()
-    child.join(60)
+    child.join(300)
     assert not list(tmp_path.glob(f"{PREFIX}*"))
 
 

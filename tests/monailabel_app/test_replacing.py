@@ -82,7 +82,7 @@ def test_two_that_write_the_same_file_at_once_do_not_meet(tmp_path, monkeypatch,
     together, renamed, failed = threading.Barrier(2), os.replace, []
 
     def replace(source, target):
-        together.wait(20)
+        together.wait(120)
         return renamed(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
@@ -154,7 +154,7 @@ def test_killed_at_any_call_the_old_or_the_new_content_is_there(tmp_path):
         (folder / "file").write_text("old" * 1000)
         child = context.Process(target=_mortal, args=(folder / "file", number))
         child.start()
-        child.join(60)
+        child.join(300)
         seen.add((folder / "file").read_text())
         left = [path for path in folder.iterdir() if path.name != "file"]
         assert remove_abandoned(folder) == 0

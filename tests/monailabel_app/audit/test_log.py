@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -90,7 +91,7 @@ def test_threads_and_processes_share_one_chain(path):
     for thread in threads:
         thread.join()
     for process in processes:
-        assert process.wait(60) == 0
+        assert process.wait(600) == 0
         process.stdout.close()
     report = verify(path)
     assert report.whole, report.faults
@@ -165,7 +166,7 @@ def test_a_log_that_was_deleted_stays_known_as_such(path):
 def test_a_full_log_goes_on_in_another_file(path):
     processes = [start(path, f"process{number}", 30, max_bytes=4000) for number in range(2)]
     for process in processes:
-        assert process.wait(60) == 0
+        assert process.wait(600) == 0
         process.stdout.close()
     assert len(rotated(path)) >= 3
     report = verify(path)
@@ -270,17 +271,13 @@ def test_where_the_log_is(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_long_log_takes_no_longer_to_append_to(path):
-    log = AuditLog(path)
-
-    def median(count=200):
-        times = []
-        for _ in range(count):
+    long, short = AuditLog(path), AuditLog(path.with_name("short.jsonl"))
+    for _ in range(20000):
+        long.append("review", WHO)
+    times = {long: [], short: []}
+    for _ in range(200):  # in turn, so that what else the machine does is the same for both
+        for log, took in times.items():
             began = time.perf_counter()
             log.append("review", WHO)
-            times.append(time.perf_counter() - began)
-        return sorted(times)[count // 2]
-
-    short = median()
-    for _ in range(20000):
-        log.append("review", WHO)
-    assert median() < 5 * short
+            took.append(time.perf_counter() - began)
+    assert median(times[long]) < 5 * median(times[short])

@@ -82,7 +82,7 @@ def test_a_lock_that_was_moved_aside_keeps_nobody_apart(path):
         appending.start()
         appending.join(0.3)
         assert appending.is_alive(), "it was written while somebody else held the lock"
-    appending.join(30)
+    appending.join(300)
     assert [record["event"] for record in records(path)][-1] == "review"
 
 

@@ -102,7 +102,7 @@ def test_a_bar_on_a_terminal_and_the_result_in_the_pipe():
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND], cwd=ROOT, stdout=subprocess.PIPE, stderr=slave, env=environment, timeout=120
+        [sys.executable, "-c", COMMAND], cwd=ROOT, stdout=subprocess.PIPE, stderr=slave, env=environment, timeout=600
     )
     os.close(slave)
     told = b""

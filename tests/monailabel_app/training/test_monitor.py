@@ -171,7 +171,7 @@ def test_a_reader_never_meets_half_a_file(tmp_path):
 
 def test_a_killed_run_is_stopped_and_can_be_gone_on_with(tmp_path):
     process = script(
-        tmp_path, "Monitor(folder, tensorboard=False).training(now); print('up', flush=True); time.sleep(60)"
+        tmp_path, "Monitor(folder, tensorboard=False).training(now); print('up', flush=True); time.sleep(600)"
     )
     try:
         assert process.stdout.readline().strip() == b"up", process.stderr.read()
@@ -210,7 +210,7 @@ def test_the_starting_process_takes_over_from_the_training_one(tmp_path):
     parent = quiet(tmp_path)
     parent.stage("preparing", 1, 1)
     child = script(tmp_path, "with Monitor(folder, tensorboard=False) as watched: watched.training(now)")
-    _, errors = child.communicate(timeout=120)
+    _, errors = child.communicate(timeout=600)
     assert child.returncode == 0, errors
     assert read_progress(tmp_path)["status"] == "training", "the parent is still there"
     parent.stage("calibrating", 0, 5)
@@ -269,7 +269,7 @@ with Monitor(folder) as watched:
     watched.finished({"promoted": False})
 """
     process = script(tmp_path, body)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors.decode()
     assert errors.count(b"LOG TensorBoard cannot be written") == 1, errors.decode()
     assert read_progress(tmp_path)["status"] == "kept"

@@ -60,7 +60,7 @@ def killed_anywhere(start, tmp_path):
             root = Path(shutil.copytree(start, tmp_path / f"killed{number}", symlinks=True))
             child = context.Process(target=_mortal, args=(change, root, number))
             child.start()
-            child.join(60)
+            child.join(300)
             check(root)
             shutil.rmtree(root)
             if child.exitcode == 0:
