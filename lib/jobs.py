@@ -348,12 +348,13 @@ class Jobs:
             elif self._store is not None and job.state == RUNNING:
                 # The server ended in good order: it is begun anew, and this was no attempt.
                 self._store.change_attempts(job.id, -1)
+            # Before anybody can be told that it is over, so that who asks then finds it in the figures.
+            metrics.count_job(job.kind, state)
             job.state, job.error = state, error
             if state == DONE:
                 job.progress = 1.0
             job.stage, job.finished, job.ended = state, datetime.now(timezone.utc), time.monotonic()
             self._forget()
-        metrics.count_job(job.kind, state)
         logger.info("job %s: %s after %.1f s", job.id[:8], state, job.seconds or 0.0)
 
     def _refuse_when_closing(self) -> None:
