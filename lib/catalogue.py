@@ -51,6 +51,11 @@ def not_offered(name: str, wanted: str | None) -> str:
     )
 
 
+def offers_all(wanted: str | None) -> bool:
+    """Whether ``--conf models`` leaves open which models there are."""
+    return not _names(wanted)
+
+
 def _defaults_first(available: Mapping[str, ModelEntry]) -> list[str]:
     first = [name for name in DEFAULTS.values() if name in available]
     return list(dict.fromkeys([*first, *available]))

@@ -17,6 +17,7 @@ from lib.catalogue import ModelEntry
 from lib.configs import METHODS
 from lib.infers import SUFFIX, AnomalyInferTask
 from monailabel_app.errors import UnknownModel
+from monailabel_app.pipelines.sequences import stand_ins
 from monailabel_app.weights.listing import fingerprint
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class ModelTable:
                 catalogue.SHIPPED,
                 catalogue.TRAINED,
             )
+        self._warn_of_missing(chosen)
         tasks = {name: make(entry) for name, entry in chosen.items()}
         self._tables = _Tables(tasks, self._twins(tasks))
 
@@ -103,7 +105,15 @@ class ModelTable:
                 logger.info("model %s: version %s serves now", name, entry.version or "unnumbered")
         for name in held.keys() - tasks.keys():
             logger.info("model %s is gone", name)
+        if held.keys() - tasks.keys():
+            self._warn_of_missing(entries)
         return tasks
+
+    def _warn_of_missing(self, entries: Mapping[str, ModelEntry]) -> None:
+        """Where all are offered, that a lesser model is asked first; a list of names is what somebody wanted."""
+        if entries and catalogue.offers_all(self._wanted):
+            for told in stand_ins(entries):
+                logger.warning("%s", told)
 
     def _usable(self) -> dict[str, ModelEntry]:
         """The models whose method this app knows."""

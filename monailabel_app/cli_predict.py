@@ -80,6 +80,10 @@ def predict(
     scans = scans_of(scan, pattern)
 
     @cache
+    def warn(text: str) -> None:
+        typer.secho(f"warning: {text}", err=True, fg="yellow")
+
+    @cache
     def reporter_of(folder: Path) -> Reporter:
         return Reporter(pipeline.load_model(folder), settings, pixel_mm)
 
@@ -87,7 +91,7 @@ def predict(
         target = checked_report(report) if report is not None else None
         checked_output(mask, WRITABLE_SUFFIXES)
         checked_output(anomaly_map, WRITABLE_SUFFIXES)
-        reporter = reporter_of(find_model_for(scan.name, model, ROOT))
+        reporter = reporter_of(find_model_for(scan.name, model, ROOT, warn))
         with bars() as bar:
             volume, finding = reporter.analyse(scan, target, scan_id, bar.analysis())
         if mask is not None:
@@ -108,7 +112,7 @@ def predict(
             bar.stage("scans", number, len(scans))
             page = report / f"{name}.html" if report is not None else None
             try:
-                reporter = reporter_of(find_model_for(path.name, model, ROOT))
+                reporter = reporter_of(find_model_for(path.name, model, ROOT, warn))
                 _, finding = reporter.analyse(path, page, name, bar.analysis(f"scan {number + 1}"))
             except AnomalyAppError as error:
                 failed += 1

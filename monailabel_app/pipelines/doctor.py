@@ -59,6 +59,7 @@ def examine(root: Path, *, host: str = "127.0.0.1", port: int = 8000) -> list[Ch
         check_monai_label(),
         check_device(),
         *check_models(root),
+        *check_offered_first(root),
         check_launcher(Path(sys.prefix)),
         check_offline(),
         check_port(host, port),
@@ -240,6 +241,18 @@ def check_models(root: Path) -> list[Check]:
             mend = "restore it from a backup, or go back to a whole one: python main.py models rollback NAME"
             checks.append(Check(name, "fault", "; ".join(faults), mend))
     return checks
+
+
+def check_offered_first(root: Path) -> list[Check]:
+    """The model that is offered first for each sequence is there; without it a lesser one is asked, which is said."""
+    try:
+        from monailabel_app.pipelines.sequences import stand_ins
+        from monailabel_app.weights.listing import list_models
+    except (ImportError, OSError):
+        return []  # PyTorch comes with them: `check_device` says what is wrong with it.
+    models = {name: entry for name, entry in list_models(root).items() if entry.calibrated}
+    mend = "restore it (git checkout -- model_weights) or rebuild it (make weights DATA=...)"
+    return [Check("models offered first", "warning", told, mend) for told in (stand_ins(models) if models else ())]
 
 
 def _trained_folders(parent: Path) -> list[Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from monailabel_app.errors import CorruptModel, UnknownModel
@@ -10,7 +12,9 @@ from monailabel_app.weights.listing import list_models
 from monailabel_app.weights.model_folder import VERSIONS
 from monailabel_app.weights.versions import locate, split_id
 
-from .sequences import default_model, sequence_of
+from .sequences import default_model, sequence_of, stand_in
+
+logger = logging.getLogger(__name__)
 
 AUTO, SLICES = "auto", "flair slices"
 SHIPPED_MODELS = Path(__file__).resolve().parents[2] / "model_weights"
@@ -57,11 +61,11 @@ def no_such_model(name: str, root: Path) -> str:
     return f"expected a model out of {there_is}; got {name!r}{meant}"
 
 
-def find_model_for(file_name: str, model: str, root: Path) -> Path:
+def find_model_for(file_name: str, model: str, root: Path, tell: Callable[[str], None] = logger.warning) -> Path:
     """As ``find_model``; ``auto`` is the model offered first for the sequence that the scan's name tells.
 
     A picture is a slice, for which the models of FLAIR slices are made; a name without a sequence is taken for T1.
-    Raises UnknownModel.
+    tell: told when that model is missing and another one takes its place. Raises UnknownModel.
     """
     if model != AUTO:
         return find_model(model, root)
@@ -74,4 +78,6 @@ def find_model_for(file_name: str, model: str, root: Path) -> Path:
             f"expected a scan of a sequence that a model is made for, got {sequence!r} in its name; "
             "name the model: --model NAME (python main.py models list)"
         )
+    if told := stand_in(known, sequence):
+        tell(told)
     return find_model(name, root)

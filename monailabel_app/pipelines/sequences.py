@@ -11,6 +11,8 @@ from monailabel_app.weights.listing import ModelEntry
 from .shipped_models import DEFAULTS
 
 ANY = "any"
+# What every detector has to beat: nobody should be given it for a model that is missing without being told.
+_BASELINES = frozenset({"intensity", "atlas_zscore"})
 _BIDS_SUFFIX = re.compile(r"_(T1w|T2w|PDw|FLAIR|T1|T2|PD|DWI|SWI|T2starw)$", re.IGNORECASE)
 _WORDS = {"t1w": "t1", "t2w": "t2", "pdw": "pd", "t2starw": "t2star"}
 _AS_WORDS = frozenset({"t1", "t2", "flair", "pd", "dwi", "swi", "t2star"})
@@ -66,3 +68,24 @@ def default_model(models: Mapping[str, ModelEntry], sequence: str | None) -> str
         if found is not None:
             return found
     return next(iter(models), None) if sequence is None else None
+
+
+def stand_in(models: Mapping[str, ModelEntry], sequence: str | None) -> str:
+    """What to tell where the model that is offered first for a sequence is missing; empty where it is there."""
+    wanted = DEFAULTS.get(sequence or "t1")
+    if wanted is None or wanted in models:
+        return ""
+    used = default_model(models, sequence)
+    asked = "no model is asked" if used is None else f"{used} is asked"
+    if used is not None and models[used].method in _BASELINES:
+        asked += ", a baseline that finds less"
+    about = sequence or "scans of unknown sequence, taken for t1"
+    return (
+        f"the model offered first for {about}, {wanted}, is missing or cannot be used; instead {asked} "
+        f"(restore model_weights/{wanted}, or name a model)"
+    )
+
+
+def stand_ins(models: Mapping[str, ModelEntry]) -> list[str]:
+    """The same for every sequence that has a model of its own."""
+    return [told for sequence in DEFAULTS if (told := stand_in(models, sequence))]

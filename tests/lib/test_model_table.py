@@ -73,6 +73,23 @@ def test_a_name_asked_for_must_be_there_at_the_start_but_may_go_later(app):
     assert list(served(table)) == ["one"]
 
 
+@pytest.mark.parametrize("wanted", [None, "all", "one,two"])
+def test_a_model_offered_first_that_is_missing_is_told_at_the_start_and_when_it_goes(app, wanted, caplog):
+    caplog.set_level("WARNING")
+    names = ("cold_diffusion_t1", "cold_diffusion_any", "cold_diffusion_flair")
+    for name in names:
+        publish_model(app, name)
+    table = ModelTable(app, wanted, Task)
+    assert not caplog.messages
+    remove_model(app, names[0])
+    table.tasks()
+    ModelTable(app, wanted, Task)
+    told = [text for text in caplog.messages if "cold_diffusion_t1, is missing" in text]
+    # A list of names is what somebody wanted.
+    assert len(told) == (0 if wanted == "one,two" else 2)
+    assert told == caplog.messages
+
+
 def test_a_table_in_use_is_never_changed(app):
     table = ModelTable(app, "all", Task)
     held = table.tasks()

@@ -15,7 +15,7 @@ from monailabel_app.weights.listing import ModelEntry, list_models, read_entry
 
 from ..find_model import find_model
 from ..predict import PredictSettings
-from ..sequences import default_model
+from ..sequences import default_model, stand_in
 from .basis import ModelBasis, basis_of, is_current, stamp_of
 from .journal import Journal
 from .processes import Lost
@@ -206,6 +206,7 @@ class _Chooser:
         self._entries = {name: entry for name, entry in list_models(root).items() if entry.calibrated}
         self._options = options
         self._bases: dict[str, ModelBasis] = {}
+        self._told: set[str] = set()
         self._fixed = self._entry(root, options.model) if options.model != AUTO else None
 
     def __call__(self, scan: CohortScan) -> ModelBasis:
@@ -217,6 +218,10 @@ class _Chooser:
             there_is = ", ".join(self._entries) or "none"
             what = f"called {name!r}" if name else f"for the sequence {scan.sequence!r}"
             raise UnknownModel(f"no model {what}; available: {there_is}")
+        told = "" if scan.model else stand_in(self._entries, scan.sequence)
+        if told and told not in self._told:
+            self._told.add(told)
+            logger.warning("%s", told)
         return self._basis(self._entries[name])
 
     def _basis(self, entry: ModelEntry) -> ModelBasis:

@@ -150,6 +150,22 @@ def test_user_trained_models_are_examined_beside_the_shipped_ones(tmp_path):
     assert "rollback" in checks["model/versioned/versions/0002"].mend
 
 
+def test_a_model_offered_first_that_is_missing_is_a_warning_that_names_what_is_asked_instead(tmp_path):
+    assert doctor.check_offered_first(tmp_path) == []
+    assert doctor.check_offered_first(ROOT) == []
+    for name, method, modality in (("atlas_zscore_t1", "atlas_zscore", "t1"), ("cold_diffusion_any", "x", "any")):
+        folder = write_model(tmp_path / "model_weights" / name)
+        (folder / "config.yaml").write_text(f"kind: anomaly\nmethod: {method}\nmodality: {modality}\n")
+        (folder / "calibration.json").write_text("{}")
+    first, slices = doctor.check_offered_first(tmp_path)
+    assert first.status == slices.status == "warning"
+    assert "cold_diffusion_t1, is missing" in first.found
+    assert "atlas_zscore_t1 is asked, a baseline" in first.found
+    assert "cold_diffusion_any is asked (" in slices.found
+    assert "git checkout" in first.mend
+    assert first in doctor.examine(tmp_path, port=0)
+
+
 # --- the machine ---
 
 

@@ -172,6 +172,17 @@ def test_a_scan_without_a_model_for_its_sequence_is_listed(place):
     assert "sequence 't2'" in table(place)["d_T2w.nii"]["text"]
 
 
+def test_a_baseline_in_place_of_the_model_offered_first_is_told_once(place, caplog):
+    caplog.set_level("WARNING")
+    go(place, model="intensity_t1")
+    assert not [text for text in caplog.messages if "offered first" in text]
+    go(place, again=True)
+    told = [text for text in caplog.messages if "offered first" in text]
+    # Of scans that say t1, and of those that say nothing.
+    assert len(told) == 2
+    assert all("cold_diffusion_t1, is missing" in text for text in told)
+
+
 def test_each_sequence_has_its_model(place):
     model(place / "app", "intensity_flair", "flair")
     (place / "scans/d_FLAIR.nii").write_text("d")
