@@ -310,8 +310,12 @@ class Jobs:
         try:
             yield
         except Cancelled as error:
-            self._end(job, CANCELLED, str(error))
-            raise
+            # The line knows that somebody gave up the place, and not why.
+            reason = job.cancelling or str(error)
+            self._end(job, CANCELLED, reason)
+            if reason == str(error):
+                raise
+            raise Cancelled(reason) from error
         except Exception as error:
             metrics.count_error(type(error).__name__)
             self._end(job, FAILED, self._describe(error))

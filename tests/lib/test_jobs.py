@@ -230,6 +230,27 @@ def test_a_request_that_is_cancelled_while_it_waits_ends_with_cancelled(jobs, st
     assert jobs.waiting() == 0
 
 
+def test_a_request_that_waits_when_the_server_ends_is_told_so(stage):
+    jobs, ended = make(stage), []
+    first = jobs.submit("a", "one", {})
+    until(lambda: state(jobs, first) == "running")
+
+    def request():
+        try:
+            with jobs.record("infer", "one", "", plan=Plan("cpu")) as job:
+                stage(job)  # where the line itself ends the waiting, and nobody is asked meanwhile
+        except Cancelled as error:
+            ended.append(str(error))
+
+    thread = threading.Thread(target=request)
+    thread.start()
+    until(lambda: jobs.waiting() == 1)
+    assert jobs.close(120)
+    thread.join(120)
+    assert ended == ["the server is shutting down"]
+    assert {job["error"] for job in jobs.listing()} == {"the server is shutting down"}
+
+
 def test_errors_are_told_and_the_next_job_runs(jobs, stage, caplog):
     stage.say("a", InvalidSettings("expected a scan of T1"))
     stage.say("b", ValueError(f"odd value in {SECRET}"))
