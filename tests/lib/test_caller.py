@@ -24,7 +24,7 @@ def requests_of(server, state):
     return [job for job in server.get(f"/anomaly/jobs?state={state}").json()["jobs"] if not job["image"]]
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -53,7 +53,7 @@ def test_whoever_goes_while_waiting_gives_up_the_place_in_line(server, hold_file
     client = in_thread(gone_while_waiting, server.url, "one", upload, leave)
     (waits,) = until(lambda: requests_of(server, "queued"))
     leave.set()
-    client.join(20)
+    client.join(120)
     over = wait_for(server, waits["id"], "cancelled")
     assert over["started"] is None
     assert "closed its connection" in over["error"]
@@ -66,7 +66,7 @@ def test_an_upload_s_analysis_stops_when_nobody_waits_for_it_any_more(server, ho
     client = in_thread(gone_while_waiting, server.url, "two", upload, leave)
     (runs,) = until(lambda: requests_of(server, "running"))
     leave.set()
-    client.join(20)
+    client.join(120)
     assert wait_for(server, runs["id"], "cancelled")["started"] is not None
     hold_file.unlink()
     assert server.infer("two", params={"image": "ixi_lesion", "output": "json"}).status_code == 200
@@ -81,7 +81,7 @@ def test_the_analysis_of_a_stored_scan_goes_on_as_its_result_is_kept(server, hol
         f"Host: {address.netloc}\r\nContent-Type: application/x-www-form-urlencoded\r\n"
         f"Content-Length: {len(params)}\r\n\r\n"
     )
-    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=120) as connection:
         connection.sendall((head + params).encode())
         (runs,) = until(
             lambda: [

@@ -77,7 +77,7 @@ def predict(volume, model, settings, progress=None, cache=None, images=False, ru
     if progress is not None:
         progress("reconstruction", 0.0)
     hold = os.environ.get("FAKE_HOLD")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     if run and hold and Path(hold).exists():
         Path(f"{hold}.busy").touch()
     while run and hold and Path(hold).exists() and time.monotonic() < deadline:
