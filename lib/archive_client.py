@@ -11,9 +11,12 @@ from dicomweb_client import DICOMwebClient
 from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
 from monailabel.config import settings as platform
 from monailabel.datastore.dicom import DICOMwebClientX
+from pydicom.dataset import Dataset
 
-from lib.errors import ArchiveUnreachable
+from lib.errors import ArchiveUnreachable, InvalidRequest
+from lib.ids import check_uid
 from lib.perimeter.body_limit import Limits
+from monailabel_app.errors import UnreadableVolume
 from monailabel_app.io.dicom_limits import read_bounded
 
 TIMEOUT_SECONDS = (10.0, 300.0)
@@ -40,7 +43,18 @@ class _Session(requests.Session):
 
 
 class _Client(DICOMwebClientX):
-    """MONAI Label's client, which takes no answer and parses no object that nobody could have uploaded."""
+    """MONAI Label's client, which takes no answer and parses no object that nobody could have uploaded.
+
+    What is retrieved of a series belongs to it, and is named so that it can be kept as a file: MONAI Label's download
+    looks at neither.
+    """
+
+    def retrieve_series(self, study: str, series: str, *args: Any, **kwargs: Any) -> list[Dataset]:
+        """Its objects. Raises UnreadableVolume (``check_identity``)."""
+        found = super().retrieve_series(study, series, *args, **kwargs)
+        for instance in found:
+            check_identity(instance, series)
+        return found
 
     def _http_get(self, *args: Any, **kwargs: Any) -> requests.Response:
         return _checked(super()._http_get(*args, **kwargs))
@@ -54,6 +68,22 @@ class _Client(DICOMwebClientX):
                 # Raises UnreadableVolume; the client's own reader would take anything.
                 read_bounded(io.BytesIO(part), len(part))
             yield part
+
+
+def check_identity(instance: Dataset, series: str) -> None:
+    """Raises UnreadableVolume for an object of another series, or one that no file can be named after."""
+    try:
+        check_uid(str(instance.get("SOPInstanceUID") or ""))
+    except InvalidRequest as error:
+        raise UnreadableVolume(
+            "expected objects whose SOPInstanceUID is a DICOM identifier in the DICOMweb archive's answer, got another "
+            "one: correct that object in the archive"
+        ) from error
+    if str(instance.get("SeriesInstanceUID") or "") != series:
+        raise UnreadableVolume(
+            "expected objects of the series that was asked for in the DICOMweb archive's answer, got one of another "
+            "series: check the archive and what lies between"
+        )
 
 
 def longest_answer() -> int:

@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from retrying import RetryError
 
+from lib.archive_client import check_identity
 from lib.archive_lists import series_of
 from lib.errors import ArchiveSlow, ArchiveUnreachable, UnknownImage
 from monailabel_app.errors import AnomalyAppError
@@ -31,9 +32,14 @@ _T = TypeVar("_T")
 _PARTIAL, _LOCK = ".partial", ".lock"
 PAGE, MOST_SERIES = 1000, 100_000
 _SERIES_UID = "0020000E"
+# SOPInstanceUID and SeriesInstanceUID.
+_IDENTITY = ("00080018", _SERIES_UID)
 _INSTANCES = "NumberOfSeriesRelatedInstances"
 _ASKED_FOR = ("0020000D", _SERIES_UID, "00201209")
-_NOT_DICOMWEB = (ValueError, TypeError, AttributeError, KeyError, ParseError, InvalidDicomError, RecursionError)
+_NOT_DICOMWEB = (
+    ValueError, TypeError, AttributeError, KeyError, ParseError, InvalidDicomError, RecursionError,
+    IndexError, OverflowError,
+)  # fmt: skip
 
 
 def ask(question: Callable[[], _T]) -> _T:
@@ -71,7 +77,8 @@ def understood(question: Callable[[], _T]) -> _T:
 
 def find_series(client: DICOMwebClient, uid: str) -> Dataset:
     """What the archive lists of a series. Raises UnknownImage, ArchiveUnreachable."""
-    found = understood(lambda: client.search_for_series(search_filters={"SeriesInstanceUID": uid}, fields=_ASKED_FOR))
+    asked = {"SeriesInstanceUID": uid}
+    found = understood(lambda: list(client.search_for_series(search_filters=asked, fields=_ASKED_FOR)))
     for listed, series in series_of(found):
         if listed == uid:
             return series
@@ -117,17 +124,22 @@ def _uid_of(item: Any) -> str:
 def fetch_series(client: DICOMwebClient, about: Dataset, folder: Path, by_frame: bool) -> None:
     """Fetch the series ``about`` (of ``find_series``) into ``folder``, which appears when it is complete.
 
-    Call it within ``series_lock``. Raises ArchiveUnreachable, also where fewer objects came than the archive lists.
+    Call it within ``series_lock``. Raises ArchiveUnreachable, also where fewer objects came than the archive lists, and
+    UnreadableVolume for an object of another series or without a proper identifier.
     """
     uid = str(about.SeriesInstanceUID)
     partial = folder.with_name(f"{uid}{_PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         study = str(about.get("StudyInstanceUID") or "")
+        if by_frame:
+            # Beforehand: MONAI Label writes each object in a thread whose errors nobody sees.
+            for header in understood(lambda: list(client.retrieve_series_metadata(study, uid))):
+                check_identity(understood(lambda header=header: Dataset.from_json(_identity(header))), uid)
         understood(lambda: dicom_web_download_series(study, uid, str(partial), client, by_frame))
         came = len(list(partial.iterdir()))
         # A connection that is closed early looks like the end of the answer where its length was not told.
-        listed = int(about.get(_INSTANCES) or 0)
+        listed = _listed(about)
         if came < max(1, listed):
             raise ArchiveUnreachable(
                 f"the DICOMweb archive sent {came} of {max(1, listed)} objects of the series: try again"
@@ -136,6 +148,18 @@ def fetch_series(client: DICOMwebClient, about: Dataset, folder: Path, by_frame:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _identity(header: Any) -> dict[str, Any]:
+    return {key: header[key] for key in _IDENTITY if key in header} if isinstance(header, dict) else {}
+
+
+def _listed(about: Dataset) -> int:
+    """How many objects the archive says a series has; 0 where it says no number."""
+    try:
+        return int(about.get(_INSTANCES) or 0)
+    except (ValueError, TypeError, OverflowError):
+        return 0
 
 
 @contextmanager

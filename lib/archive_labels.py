@@ -106,7 +106,8 @@ def labelled(headers: Sequence[Mapping[str, Any]]) -> str:
     """
     try:
         return labelled_series(headers[0]) if headers else ""
-    except (ValueError, TypeError, KeyError, AttributeError, LookupError, RuntimeError) as error:
+    except Exception as error:
+        # Not a list of kinds, as in ``archive_lists.series_of``.
         logger.warning("a segmentation of the archive cannot be read: %s", type(error).__name__)
         return ""
 

@@ -12,8 +12,8 @@ import pytest
 
 from lib import archive_client
 from lib.archive_client import connect
-from lib.archive_fetch import find_series, understood
-from lib.errors import ArchiveUnreachable
+from lib.archive_fetch import fetch_series, find_series, understood
+from lib.errors import ArchiveUnreachable, UnknownImage
 from monailabel_app.errors import UnreadableVolume
 from monailabel_app.io import dicom_limits
 from monailabel_app.io.dicom_seg import is_multi_frame, read_series_headers
@@ -84,7 +84,8 @@ def test_a_packed_list_counts_unpacked(archive, monkeypatch):
 def test_a_series_may_be_as_long_as_an_upload(archive, tmp_path, monkeypatch):
     series = small_series(tmp_path / "series")
     archive.answer = parts(*(file.read_bytes() for file in series.files))
-    assert len(archive.client.retrieve_series(UID, UID)) == len(series.files)
+    uid = str(pydicom.dcmread(series.files[0], stop_before_pixels=True).SeriesInstanceUID)
+    assert len(archive.client.retrieve_series(UID, uid)) == len(series.files)
     monkeypatch.setattr(archive_client.platform, "MONAI_LABEL_APP_CONF", {"max_upload_mb": "1"})
     archive.answer = parts(bytes(2**20))
     with pytest.raises(ArchiveUnreachable, match="max_upload_mb"):
@@ -148,3 +149,68 @@ def test_the_same_holds_for_files_of_a_series(tmp_path, monkeypatch, bad):
     assert not is_multi_frame(tmp_path / "series")
     with pytest.raises(UnreadableVolume):
         read_series_headers(tmp_path / "series")
+
+
+def identified(whole, **values):
+    """The same object under other identifiers."""
+    data = pydicom.dcmread(io.BytesIO(whole))
+    for name, value in values.items():
+        setattr(data, name, value)
+    data.save_as(changed := io.BytesIO())
+    return changed.getvalue()
+
+
+@pytest.mark.parametrize("name", ["../../beside", "", "1.2/3"])
+def test_an_object_whose_identifier_leads_out_of_its_folder_is_not_written(archive, tmp_path, name):
+    whole = small_series(tmp_path / "series").files[0].read_bytes()
+    about = pydicom.dcmread(io.BytesIO(whole), stop_before_pixels=True)
+    archive.answer = parts(whole, identified(whole, SOPInstanceUID=name))
+    before = sorted(tmp_path.rglob("*"))
+    (cache := tmp_path / "cache" / "series").mkdir(parents=True)
+    with pytest.raises(UnreadableVolume, match="identifier"):
+        fetch_series(archive.client, about, cache / about.SeriesInstanceUID, by_frame=False)
+    assert sorted(set(tmp_path.rglob("*")) - {cache, cache.parent}) == before
+
+
+def test_objects_of_another_series_are_not_taken_for_those_of_the_one_asked_for(archive, tmp_path):
+    whole = small_series(tmp_path / "series").files[0].read_bytes()
+    about = pydicom.dcmread(io.BytesIO(whole), stop_before_pixels=True)
+    archive.answer = parts(whole, identified(whole, SOPInstanceUID="1.2.9", SeriesInstanceUID="1.2.8"))
+    with pytest.raises(UnreadableVolume, match="another series"):
+        fetch_series(archive.client, about, tmp_path / str(about.SeriesInstanceUID), by_frame=False)
+    assert not (tmp_path / str(about.SeriesInstanceUID)).exists()
+
+
+@pytest.mark.parametrize("listed", [None, 3, {"00080005": {}}, "x"])
+def test_a_list_that_is_none_is_the_archives_fault(archive, listed):
+    archive.answer = "application/dicom+json", False, [json.dumps(listed).encode()]
+    with pytest.raises((ArchiveUnreachable, UnknownImage)):
+        find_series(archive.client, UID)
+
+
+@pytest.mark.parametrize("number", [float("inf"), "many", [1, 2]])
+def test_a_series_with_a_number_that_is_none_hides_no_other(archive, number):
+    odd = {"0020000E": {"vr": "UI", "Value": ["1.2.9"]}, "00201209": {"vr": "IS", "Value": [number]}}
+    good = {"0020000E": {"vr": "UI", "Value": [UID]}}
+    archive.answer = "application/dicom+json", False, [json.dumps([odd, good]).encode()]
+    assert find_series(archive.client, UID).SeriesInstanceUID == UID
+
+
+def test_a_count_of_objects_that_is_none_is_not_counted_on(archive, tmp_path):
+    whole = small_series(tmp_path / "series").files[0].read_bytes()
+    about = pydicom.dcmread(io.BytesIO(whole), stop_before_pixels=True)
+    about.add_new("NumberOfSeriesRelatedInstances", "LO", "many")
+    archive.answer = parts(whole)
+    folder = tmp_path / str(about.SeriesInstanceUID)
+    fetch_series(archive.client, about, folder, by_frame=False)
+    assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("header", [{"00080018": {"vr": "UI", "Value": ["../../x"]}}, {}, 3])
+def test_headers_of_frames_that_lead_out_are_refused_before_anything_is_written(archive, tmp_path, header):
+    about = pydicom.Dataset()
+    about.SeriesInstanceUID, about.StudyInstanceUID = UID, "1.2"
+    archive.answer = "application/dicom+json", False, [json.dumps([header]).encode()]
+    with pytest.raises(UnreadableVolume, match="identifier"):
+        fetch_series(archive.client, about, tmp_path / UID, by_frame=True)
+    assert list(tmp_path.iterdir()) == []
