@@ -1,5 +1,6 @@
 """The files for containers and services say what they should; checked by the tools for them where these are there."""
 
+import inspect
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import uvicorn
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +101,13 @@ def test_proxies_and_unit_agree_with_the_server_about_sizes_and_ports():
     assert "proxy_request_buffering off;" in proxy
     # Appended to, it would hold what the client claims.
     assert "proxy_set_header X-Forwarded-For $remote_addr;" in proxy
+
+
+@pytest.mark.parametrize("upstream", ["upstream_local.conf", "upstream_compose.conf"])
+def test_the_proxy_lets_go_of_a_connection_before_the_server_does(upstream):
+    kept = re.search(r"^ *keepalive_timeout (\d+)s;$", (DEPLOY / "nginx" / upstream).read_text(), re.MULTILINE)
+    # MONAI Label starts uvicorn without a word about it.
+    assert int(kept[1]) < inspect.signature(uvicorn.run).parameters["timeout_keep_alive"].default
 
 
 def test_the_unit_opens_only_folders_of_its_own():
