@@ -86,6 +86,17 @@ def open_at(browser, page, screen: str) -> None:
     browser.get(page.as_uri())
 
 
+def settled(read, seconds: float = 120.0):
+    """The first value other than ``read()``'s nothing that is the same a moment later; scrolling takes its time."""
+    deadline, seen = time.monotonic() + seconds, None
+    while time.monotonic() < deadline:
+        before, seen = seen, read()
+        if seen and seen == before:
+            break
+        time.sleep(0.3)
+    return seen
+
+
 def column(table, index: int) -> list[str]:
     rows = table.find_elements(By.CSS_SELECTOR, "tbody tr")
     return [row.find_elements(By.CSS_SELECTOR, "th, td")[index].text for row in rows]
@@ -190,8 +201,7 @@ def test_wide_tables_scroll_inside_their_own_box_by_keyboard(browser, page):
     name = box.find_element(By.CSS_SELECTOR, "tbody th")
     left = name.rect["x"]
     box.send_keys(Keys.ARROW_RIGHT * 3)
-    time.sleep(0.5)
-    assert browser.execute_script("return arguments[0].scrollLeft", box) > 0
+    assert settled(lambda: browser.execute_script("return arguments[0].scrollLeft", box)) > 0
     assert name.rect["x"] == pytest.approx(left, abs=1)  # the model's name stays in sight
 
 
@@ -235,4 +245,5 @@ def test_paper_holds_everything_in_its_width(browser, page):
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     printed = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True, "printBackground": True})
     assert base64.b64decode(printed["data"]).startswith(b"%PDF")
-    assert browser.execute_script("return document.querySelectorAll('details:not([open])').length") > 0
+    # Folded again when the page is told that the printing is over, which may be after the paper has come.
+    assert settled(lambda: browser.execute_script("return document.querySelectorAll('details:not([open])').length")) > 0
