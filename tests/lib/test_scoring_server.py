@@ -10,14 +10,20 @@ from tests.server_fixture import copy_studies, make_app, running_server
 
 
 @pytest.fixture(scope="module")
-def scoring_server(tmp_path_factory, studies_dir):
+def hold(tmp_path_factory):
+    """As long as this file exists, no analysis ends."""
+    return tmp_path_factory.mktemp("hold") / "hold"
+
+
+@pytest.fixture(scope="module")
+def scoring_server(tmp_path_factory, studies_dir, hold):
     folder = tmp_path_factory.mktemp("scoring")
     (folder / "app").mkdir()
     app = make_app(folder / "app", {"one": MODEL, "two": MODEL})
     studies = copy_studies(studies_dir, folder / "studies")
     (studies / "broken.nii.gz").write_text("no image")
     # Whatever the server knows of the other process, it does not know from watching the folder.
-    env = {"MONAI_LABEL_DATASTORE_AUTO_RELOAD": "false"}
+    env = {"MONAI_LABEL_DATASTORE_AUTO_RELOAD": "false", "FAKE_HOLD": str(hold)}
     with running_server(studies, app=app, env=env, fake_pipeline=True) as running:
         yield running
 
@@ -26,7 +32,7 @@ def post(server, path, **kwargs):
     return requests.post(server.url + path, timeout=120, **kwargs)
 
 
-def finished(server, wait_s=240):
+def finished(server, wait_s=600):
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
         task = server.get("/scoring/").json()
@@ -62,7 +68,8 @@ def test_what_could_not_be_done_is_refused_before_a_process_is_started(scoring_s
     assert scoring_server.get("/scoring/").status_code == 404
 
 
-def test_every_scan_gets_a_score_and_a_label_submitted_meanwhile_is_kept(scoring_server, lesion_mask):
+def test_every_scan_gets_a_score_and_a_label_submitted_meanwhile_is_kept(scoring_server, lesion_mask, hold):
+    hold.touch()
     started = post(scoring_server, "/scoring/anomaly_scores", json={"model": "one"})
     assert started.status_code == 200, started.text
     again = post(scoring_server, "/scoring/anomaly_scores", json={})
@@ -72,6 +79,7 @@ def test_every_scan_gets_a_score_and_a_label_submitted_meanwhile_is_kept(scoring
             f"{scoring_server.url}/datastore/label?image=ixi_lesion&tag=final", files={"label": label}, timeout=60
         )
     assert answer.status_code == 200, answer.text
+    hold.unlink()
 
     task = finished(scoring_server)
     assert task["status"] == "DONE", task
