@@ -110,11 +110,11 @@ def _held(hold, ask):
     job = threading.Thread(target=ask)
     try:
         job.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not busy.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert busy.exists()
         yield
     finally:
         hold.unlink()
-        job.join(120)
+        job.join(240)

@@ -98,21 +98,21 @@ def test_a_scan_that_is_uploaded_anew_while_it_is_analysed_gets_no_map_label_or_
         write_scan(tmp_path / "scan.nii.gz", seed)
         with (tmp_path / "scan.nii.gz").open("rb") as file:
             address = f"{server.url}/datastore/image"
-            requests.put(address, params={"image": "twice"}, files={"file": file}, timeout=30).raise_for_status()
+            requests.put(address, params={"image": "twice"}, files={"file": file}, timeout=120).raise_for_status()
 
     def submit():
-        return requests.post(f"{server.url}/anomaly/jobs", json={"image": "twice", "model": "one"}, timeout=30).json()
+        return requests.post(f"{server.url}/anomaly/jobs", json={"image": "twice", "model": "one"}, timeout=120).json()
 
     put(1)
     hold.touch()
-    first, deadline = submit(), time.monotonic() + 60
+    first, deadline = submit(), time.monotonic() + 240
     while not busy.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     put(2)
     second = submit()
     assert second["id"] != first["id"]
-    requests.delete(f"{server.url}/anomaly/jobs/{second['id']}", timeout=30)
+    requests.delete(f"{server.url}/anomaly/jobs/{second['id']}", timeout=120)
     hold.unlink()
     while (now := server.get(f"/anomaly/jobs/{first['id']}").json())["state"] not in {"done", "failed"}:
         assert time.monotonic() < deadline
