@@ -21,7 +21,7 @@ from monailabel_app.postprocessing.erosion import erode_brain
 from monailabel_app.postprocessing.smooth import gaussian_smooth
 
 from .drift import DriftReference
-from .operating_points import OperatingPoint
+from .operating_points import OperatingPoint, numbers
 from .voxel_statistics import VoxelStatistics
 
 SMOOTHING_MM: Mapping[str, float] = MappingProxyType({"standard": 4.0, "none": 0.0, "strong": 6.0})
@@ -111,7 +111,7 @@ class Calibration:
 
     @classmethod
     def load(cls, folder: Path) -> Calibration:
-        """Raises CorruptModel when a file is missing or incomplete."""
+        """Raises CorruptModel when a file is missing or incomplete, or has values of another kind than it should."""
         try:
             record = json.loads((folder / _JSON).read_text())
             tensors = load_file(str(folder / _TENSORS))
@@ -124,8 +124,8 @@ class Calibration:
                         smoothing: {point: OperatingPoint.from_json(value) for point, value in table.items()}
                         for smoothing, table in entry["points"].items()
                     },
-                    {key: tuple(value) for key, value in entry["scan_scores"].items()},
-                    {key: tuple(value) for key, value in entry.get("tails", {}).items()},
+                    {key: numbers(value) for key, value in entry["scan_scores"].items()},
+                    {key: numbers(value) for key, value in entry.get("tails", {}).items()},
                     {
                         key: {float(row["ml"]): float(row["threshold"]) for row in table}
                         for key, table in entry.get("bounds", {}).items()
@@ -134,8 +134,11 @@ class Calibration:
                 )
                 for name, entry in record["scores"].items()
             }
-            return cls(scores, float(record["erosion_mm"]), record["healthy"])
-        except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+            healthy = record["healthy"]
+            if not isinstance(healthy, Mapping) or not all(isinstance(w, str) for w in healthy.get("warnings", ())):
+                raise TypeError("healthy")
+            return cls(scores, float(record["erosion_mm"]), healthy)
+        except (OSError, LookupError, ValueError, TypeError, AttributeError, OverflowError, SafetensorError) as error:
             raise CorruptModel(
                 f"expected a complete calibration in the model folder {folder.name}, got {type(error).__name__}; "
                 "run `python main.py calibrate` for it or restore the folder"
@@ -189,9 +192,9 @@ def analysed_mask(
     return _eroded(mask.tobytes(), mask.shape, float(erosion_mm), float(spacing_mm), in_plane).copy()
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _eroded(voxels: bytes, shape: tuple[int, ...], erosion_mm: float, spacing_mm: float, in_plane: bool) -> np.ndarray:
-    """Kept for a few brains: one look at a finding needs the same rim several times."""
+    """Kept for a few brains: one look at a finding needs the same rim several times, a calibration each many times."""
     mask = np.frombuffer(voxels, dtype=bool).reshape(shape)
     options = {"distance_mm": erosion_mm, "spacing_mm": (spacing_mm,) * 3}
     if in_plane:

@@ -136,11 +136,12 @@ def calibration_of(
         without = [moments.statistics(without=[i for i, n in enumerate(names) if n == name]) for name in names]
         points, scan_scores, tails, bounds, drift = {}, {}, {}, {}, {}
         for smoothing in SMOOTHING_MM:
-            maps = [
-                calibrated_map(raw, mask, statistics, score=score, smoothing=smoothing, erosion_mm=erosion_mm)
-                for raw, mask, statistics in zip(raws, masks, without, strict=True)
-            ]
-            values = [m[analysed_mask(mask, erosion_mm)] for m, mask in zip(maps, masks, strict=True)]
+            maps, values = [], []
+            for raw, mask, statistics in zip(raws, masks, without, strict=True):
+                maps.append(
+                    calibrated_map(raw, mask, statistics, score=score, smoothing=smoothing, erosion_mm=erosion_mm)
+                )
+                values.append(maps[-1][analysed_mask(mask, erosion_mm)])  # the rim is at hand still
             outlined = [delineated(made, scan.prepared.spacing_mm) for made, scan in zip(maps, scans, strict=True)]
             found = false_volumes(choose_operating_points(values, patients=names), outlined, values, names)
             points[smoothing], bounds[smoothing] = found.points, found.table

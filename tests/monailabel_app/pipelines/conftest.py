@@ -1,11 +1,12 @@
 """One finished tiny model per method: trained, exported and calibrated on small synthetic brains."""
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pytest
 
+from monailabel_app.pipelines import calibrate
 from monailabel_app.pipelines.analysis import Analysis
 from monailabel_app.pipelines.calibrate import calibrate_model
 from monailabel_app.pipelines.fit import export_model, fit
@@ -13,6 +14,7 @@ from monailabel_app.registry import TRAINABLE, load_method
 from tests.monailabel_app.synthetic import TINY, TINY_TRAINING, person, random_cache, save_template, scan
 
 HEALTHY = 10
+real_prepare = calibrate.prepare
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,16 @@ class Made:
     healthy: list[Analysis]
 
 
+@lru_cache(maxsize=16)
+def healthy_scan_of(number: int):
+    """The scan of one healthy person and its brain mask; read only."""
+    return scan(person(number))[:2]
+
+
 def healthy_loaders(count: int = HEALTHY):
     """Loaders of healthy volumes and of their brain masks."""
-    volumes = [partial(lambda i: scan(person(i))[0], 100 + i) for i in range(count)]
-    brains = [partial(lambda i: scan(person(i))[1], 100 + i) for i in range(count)]
+    volumes = [partial(lambda i: healthy_scan_of(i)[0], 100 + i) for i in range(count)]
+    brains = [partial(lambda i: healthy_scan_of(i)[1], 100 + i) for i in range(count)]
     return volumes, brains
 
 
@@ -36,6 +44,14 @@ def healthy_loaders(count: int = HEALTHY):
 def make_model(tmp_path_factory):
     """Makes the model of a method once per session: ``make_model(method_id) -> Made``; copy it before changing it."""
     made: dict[str, Made] = {}
+    prepared: dict[tuple, object] = {}
+
+    def prepare(volume, model, device, *, brain):
+        """As the app does, and once: all models have the same template and calibrate on the same people."""
+        key = (volume.digest, str(model.prepare_settings), str(model.levels))
+        if key not in prepared:
+            prepared[key] = real_prepare(volume, model, device, brain=brain)
+        return prepared[key]
 
     def make(method_id: str) -> Made:
         if method_id in made:
@@ -52,7 +68,9 @@ def make_model(tmp_path_factory):
             del presets["synthetic"]
         folder = export_model(base / "run", base / "tiny", modality="t1", training_data={"name": "synthetic"})
         volumes, brains = healthy_loaders()
-        _, healthy = calibrate_model(folder, volumes, healthy={"data": "synthetic"}, brains=brains)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(calibrate, "prepare", prepare)
+            _, healthy = calibrate_model(folder, volumes, healthy={"data": "synthetic"}, brains=brains)
         made[method_id] = Made(method_id, folder, base / "run", healthy)
         return made[method_id]
 
