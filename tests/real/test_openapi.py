@@ -72,6 +72,8 @@ def test_schemathesis_finds_no_fault(server, tmp_path):
     command += ["--no-shrink", "--continue-on-failure", "--request-timeout", "60", "--checks", CHECKS]
     command += ["--exclude-path-regex", STARTS_WORK, "--generation-with-security-parameters", "false"]
     command += ["--warnings", "off", "--no-color", "--max-time", str(SECONDS)]
+    # How long a machine that is busy otherwise takes to make up a request is no fault of the server.
+    command += ["--suppress-health-check", "too_slow"]
     run = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=10 * SECONDS, env={**os.environ, "NO_COLOR": "1"}
     )
