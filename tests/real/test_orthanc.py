@@ -110,7 +110,7 @@ def counts(server) -> dict:
     return server.get("/info/").json()["datastore"]
 
 
-def eventually(condition, seconds: float = 120.0) -> bool:
+def eventually(condition, seconds: float = 300.0) -> bool:
     """Whether ``condition()`` becomes true; the server remembers the archive's lists for half a minute."""
     deadline = time.monotonic() + seconds
     while not condition():

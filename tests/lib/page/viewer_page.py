@@ -146,7 +146,7 @@ def viewer_browser(images: Mapping[str, bytes]) -> Iterator:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=300_000)
             try:
 
                 def open_window(size: tuple[int, int] = (1000, 640), *, touch: bool = False) -> ViewerPage:

@@ -149,7 +149,7 @@ def test_processes_end_when_their_launcher_is_killed(tmp_path):
     assert wait(lambda: not any(alive(int(file.read_text())) for file in files))
 
 
-def wait(condition, seconds=180.0):
+def wait(condition, seconds=600.0):
     """Whether a condition came true in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
