@@ -97,8 +97,8 @@ def start(studies, *, app=ROOT, conf=None, env=None, fake_pipeline=False, cwd=No
         conf.setdefault("tokens", str(Path(tempfile.gettempdir()) / "no such folder" / "tokens.json"))
     for key, value in conf.items():
         command += ["--conf", key, value]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-    environment.pop("PYTHONPATH", None)
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {**inherited, "OMP_NUM_THREADS": "1", **(env or {})}
     if fake_pipeline:
         environment["PYTHONPATH"] = str(FAKE_PIPELINE)
     handle, name = tempfile.mkstemp(prefix="server_", suffix=".log")

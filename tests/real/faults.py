@@ -13,12 +13,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 import requests
 
 from tests.server_fixture import ROOT, Server, start, wait_until_up
 
 MODEL = "intensity_t1"
+STOPPING = ROOT / "tests" / "real" / "stopping"
 NEEDED = ("template", "brain_extraction", "input_gate_t1")
 
 
@@ -167,6 +169,23 @@ class Killable:
     def detail(self, answer: requests.Response) -> str:
         """The sentence of a refusal."""
         return answer.json()["detail"]
+
+
+class Stop:
+    """Stops a ``Killable`` in a stage of an analysis, to be killed there. ``env``: what the server is started with."""
+
+    def __init__(self, folder: Path):
+        self._file = folder / "stop_at"
+        self.env = {"PYTHONPATH": str(STOPPING), "STOP_AT": str(self._file)}
+
+    def at(self, stage: str) -> None:
+        """Of the next analysis; empty: of none."""
+        self._file.write_text(stage)
+
+    def wait(self, server: Killable) -> None:
+        """Until it stands there."""
+        process = psutil.Process(server.server.process.pid)
+        wait_for(lambda: process.status() == psutil.STATUS_STOPPED, "the stage")
 
 
 def scan(path: Path, value: int = 0, shape=(24, 24, 12)) -> Path:

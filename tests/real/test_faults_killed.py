@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from monailabel_app.audit.verify import verify
-from tests.real.faults import MODEL, Killable, count, few_models, label, leftovers, scan, wait_for
+from tests.real.faults import MODEL, Killable, Stop, count, few_models, label, leftovers, scan, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,7 @@ def test_every_label_scan_and_mark_that_was_acknowledged_outlives_the_kill(app, 
             time.sleep(dice.uniform(0.0, 2.0))
             server.kill()
             for client in clients:
-                client.join(60)
+                client.join(300)
                 assert not client.is_alive()
                 assert not client.refused, client.refused
 
@@ -143,7 +143,8 @@ def test_a_kill_in_the_middle_of_an_analysis_leaves_nothing_and_the_same_request
     app, studies, temporary, lesion_scan
 ):
     (studies / "head.nii.gz").write_bytes(lesion_scan.read_bytes())
-    with Killable(studies, app, env={"TMPDIR": str(temporary)}) as server:
+    stop = Stop(app)
+    with Killable(studies, app, env={"TMPDIR": str(temporary), **stop.env}) as server:
         broken = []
 
         def ask():
@@ -154,10 +155,12 @@ def test_a_kill_in_the_middle_of_an_analysis_leaves_nothing_and_the_same_request
 
         for stage in ("brain extraction", "alignment"):
             broken.clear()
+            stop.at(stage)
             client = threading.Thread(target=ask)
             client.start()
-            wait_for(lambda stage=stage: stage in server.server.log_tail(), stage)
+            stop.wait(server)
             server.kill()
+            stop.at("")
             client.join(60)
             assert broken == [None], "the client has an answer to what was never finished"
             assert list(temporary.glob("anomaly_server_*")), "the killed server had temporary files of its own"
@@ -170,7 +173,7 @@ def test_a_kill_in_the_middle_of_an_analysis_leaves_nothing_and_the_same_request
         assert answer.json()["lesion_count"] >= 1
         assert not leftovers(studies, app / "cache")
         server.server.process.terminate()
-        server.server.process.wait(60)
+        server.server.process.wait(300)
         # The next start removes the folder of one that was asked to end; nothing of a patient is in it.
         kept = {path.name for path in temporary.rglob("*") if path.is_file() and not is_log_setting(path)}
         assert kept <= {"alive"}

@@ -17,7 +17,8 @@ import requests
 
 from monailabel_app.weights.model_folder import verify
 from monailabel_app.weights.version_layout import current
-from tests.real.faults import MODEL, ROOT, Killable, count, few_models, label, leftovers, scan, wait_for
+from tests.real.faults import MODEL, ROOT, Killable, Stop, count, few_models, label, leftovers, scan, wait_for
+from tests.server_fixture import start
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +111,8 @@ def test_no_change_is_lost_with_two_servers_and_a_batch_of_which_two_are_killed(
         wait_for(lambda: len(done["a"]) > 100, "more changes")
         stop.set()
         for thread in threads:
-            thread.join(120)
+            thread.join(300)
+            assert not thread.is_alive()
         batches[1].kill()
         records = [numbers(process) for process in batches]
         for process in batches:
@@ -209,19 +211,24 @@ def test_a_publish_killed_at_any_call_leaves_one_version_serving_and_clients_nev
 
 def test_a_server_that_is_asked_to_end_amid_an_analysis_ends_and_one_after_another_starts(app, studies, lesion_scan):
     shutil.copy(lesion_scan, studies / "head.nii.gz")
-    with Killable(studies, app) as server:
+    stop = Stop(app)
+    with Killable(studies, app, env=stop.env) as server:
         answers = []
 
         def ask():
             with suppress(requests.RequestException):
                 answers.append(server.infer("head").status_code)
 
+        stop.at("brain extraction")
         client = threading.Thread(target=ask)
         client.start()
-        wait_for(lambda: "brain extraction" in server.server.log_tail(), "the analysis")
+        stop.wait(server)
+        stop.at("")
+        # It is told when it goes on, in the middle of the analysis.
         server.server.process.send_signal(signal.SIGTERM)
-        server.server.process.wait(90)
-        client.join(60)
+        server.server.process.send_signal(signal.SIGCONT)
+        server.server.process.wait(300)
+        client.join(300)
         # Cancelled and told so, or cut off; not an answer of something unfinished, nor a failure.
         assert set(answers) <= {409, 503, 200}
         assert not leftovers(studies, app)
@@ -234,8 +241,6 @@ def test_a_server_that_is_asked_to_end_amid_an_analysis_ends_and_one_after_anoth
 
 
 def start_and_kill(server, seconds):
-    from tests.server_fixture import start
-
     process, log, _ = start(server.studies, app=server.app, conf=server.conf, env=server.env)
     server._logs.append(log)
     time.sleep(seconds)
