@@ -105,16 +105,16 @@ def service(tmp_path_factory):
     url = f"http://127.0.0.1:{port}"
 
     def up():
-        text = log.read_text()
+        text = log.read_text(errors="replace")
         if "permission denied" in text and "mount" in text and process.poll() is not None:
             pytest.skip(f"needs a mount namespace, which is refused here: {text[-200:]}")
         assert process.poll() is None, text[-3000:]
         with suppress(requests.RequestException):
-            return requests.get(f"{url}/anomaly/health", timeout=5).status_code == 200
+            return requests.get(f"{url}/anomaly/health", timeout=60).status_code == 200
         return False
 
     try:
-        wait_for(up, "the confined server", 300)
+        wait_for(up, "the confined server")
         yield SimpleNamespace(
             url=url, bearer={"Authorization": f"Bearer {token}"}, log=log, state=state, process=process, app=app
         )
@@ -155,16 +155,17 @@ def test_it_analyses_and_keeps_labels_with_nothing_else_writable(service, tmp_pa
 
 
 def test_what_it_needed_was_declared(service):
-    text = service.log.read_text()
+    text = service.log.read_text(errors="replace")
     assert not re.findall(r".*(?:Read-only file system|Permission denied|Operation not permitted).*", text)
     assert (service.state / "logs/audit.jsonl").is_file()
 
 
 def test_what_it_writes_is_readable_for_itself_only(service):
     for path in service.state.rglob("*"):
-        assert path.stat().st_mode & 0o077 == 0 or path.name == "head.nii.gz", path
+        with suppress(FileNotFoundError):  # Gone meanwhile: it serves still.
+            assert path.stat().st_mode & 0o077 == 0 or path.name == "head.nii.gz", path
 
 
 def test_it_ends_with_0_when_it_is_told_to_stop(service):
     service.process.terminate()
-    assert service.process.wait(60) == 0
+    assert service.process.wait(300) == 0

@@ -26,6 +26,8 @@ def server(realm, studies_dir, tmp_path_factory):
     app = make_app(folder / "app", {"one": MODEL})
     studies = copy_studies(studies_dir, folder / "studies")
     env = {"MONAI_LABEL_AUTH_ENABLE": "true", "MONAI_LABEL_AUTH_REALM_URI": realm.url}
+    # The realm is a thread of these tests: where the machine stands still for a moment, it is slow and not away.
+    env["MONAI_LABEL_AUTH_TIMEOUT"] = "120"
     with running_server(studies, app=app, env=env, fake_pipeline=True, wait_s=600) as running:
         yield running
 
