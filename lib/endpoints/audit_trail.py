@@ -26,6 +26,7 @@ EVENTS: tuple[tuple[str, re.Pattern[str], str, Mapping[str, str], Mapping[str, A
     for method, path, event, query, fixed in (
         ("PUT", r"/datastore(/image)?", "scan_uploaded", {"image": "image"}, {}),
         ("PUT", r"/session", "scan_uploaded", {}, {"kind": "session"}),
+        ("DELETE", r"/session/[^/]+", "scan_removed", {}, {"kind": "session"}),
         ("DELETE", r"/datastore(/image)?", "scan_removed", {"id": "image"}, {}),
         ("GET", r"/datastore/dataset", "dataset_downloaded", {}, {}),
         ("PUT", r"/datastore/label", "label_saved", {"image": "image", "tag": "tag"}, {}),
@@ -42,6 +43,7 @@ EVENTS: tuple[tuple[str, re.Pattern[str], str, Mapping[str, str], Mapping[str, A
         ("POST", r"/batch/infer/(?P<model>[^/]+)", "batch_started", {}, {}),
         ("DELETE", r"/batch/infer", "batch_stopped", {}, {}),
         ("POST", r"/scoring(/(?P<what>[^/]+))?", "scoring_started", {}, {}),
+        ("DELETE", r"/scoring", "scoring_stopped", {}, {}),
         ("DELETE", r"/model/(?P<model>[^/]+)", "model_removed", {}, {}),
     )
 )

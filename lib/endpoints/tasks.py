@@ -100,20 +100,19 @@ def scoring_status(all: bool = False, check_if_running: bool = False, user: User
 @router.post("/scoring/", include_in_schema=False)
 def run_all_scorings(params: dict | None = None, run_sync: bool = False, user: User = _ANNOTATOR) -> Any:
     """Every scoring method, one after the other; one that cannot be done says why."""
-    if sum(task["status"] in {"SUBMITTED", "RUNNING"} for task in tasks("scoring")) >= _MOST_SCORINGS:
-        raise HTTPException(status_code=429, detail="many scorings wait already: wait for them or stop them")
-    answers = {}
+    requests, answers = {}, {}
     for name in app_instance().scoring_methods():
         try:
-            request = scoring_request(name, (params or {}).get(name) or {})
+            requests[name] = {"method": name, **scoring_request(name, (params or {}).get(name) or {})}
         except AnomalyAppError as error:
             answers[name] = {"result": None, "detail": str(error)}
-            continue
-        with _STARTING:
-            task, detail = AsyncTask.run(
-                "scoring", request={"method": name, **request}, force_sync=run_sync, enqueue=True
-            )
-        answers[name] = {"result": task, "detail": detail}
+    # Counted and taken in one: two requests at once must not both get the last place.
+    with _STARTING:
+        if sum(task["status"] in {"SUBMITTED", "RUNNING"} for task in tasks("scoring")) >= _MOST_SCORINGS:
+            raise HTTPException(status_code=429, detail="many scorings wait already: wait for them or stop them")
+        for name, request in requests.items():
+            task, detail = AsyncTask.run("scoring", request=request, force_sync=run_sync, enqueue=True)
+            answers[name] = {"result": task, "detail": detail}
     return answers
 
 

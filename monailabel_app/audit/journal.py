@@ -23,6 +23,7 @@ EVENTS = frozenset({
     "scan_removed", "dataset_downloaded", "review", "training_started", "training_ended", "published", "promoted",
     "rolled_back", "model_removed", "model_uploaded", "calibration", "forgotten", "purge", "dicom_stored",
     "job_cancelled", "info_changed", "training_stopped", "batch_started", "batch_stopped", "scoring_started",
+    "scoring_stopped",
     "cohort_started", "cohort_scan", "cohort_ended",
     "server_started", "server_stopped", "token_created", "token_revoked", "reproduced",
     "log_started", "log_repaired", "key_changed",

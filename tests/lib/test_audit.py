@@ -14,11 +14,13 @@ from lib import audit
 from lib.access.principal import Principal, acting
 from lib.audit_events import noted_analysis
 from lib.endpoints.audit_trail import EVENTS as REQUESTS
-from lib.endpoints.audit_trail import AuditTrail
+from lib.endpoints.audit_trail import AuditTrail, event_of
+from lib.endpoints.install import install
 from monailabel_app.audit.journal import EVENTS
 from monailabel_app.audit.search import find
 from monailabel_app.audit.verify import records, verify
 from monailabel_app.errors import BrainNotFound, Cancelled, InvalidSettings, ScanRefused
+from tests.lib.test_access import addresses, example
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = SimpleNamespace(tasks=lambda: {"ddpm_t1": None})
@@ -192,6 +194,27 @@ def test_requests_that_change_something_are_noted(log, client):
     assert found[4]["facts"]["final"] is True
     assert "Smith" not in log.read_text()
     assert verify(log).whole
+
+
+def test_every_address_that_changes_something_is_noted_or_known_not_to_be():
+    from monailabel.app import app as stock
+
+    install(stock)
+    changing = [(method, path) for method, path in addresses(stock.router.routes) if method not in {"GET", "HEAD"}]
+    assert len(changing) > 20
+    found = {
+        f"{method} {path}": event_of({"method": method, "path": example(path), "query_string": b""})
+        for method, path in changing
+    }
+    # Noted where they happen, or nothing that anybody would look for later.
+    assert {address for address, event in found.items() if event is None} <= {
+        "POST /infer/{model}", "POST /infer/wsi/{model}", "POST /infer/wsi_v2/{model}", "POST /anomaly/jobs",
+        "POST /auth/token", "POST /anomaly/login", "POST /anomaly/logout", "PUT /model/{model}", "POST /reload",
+        "POST /activelearning/{strategy}", "POST /anomaly/studies/{image}/lease",
+        "DELETE /anomaly/studies/{image}/lease",
+    }  # fmt: skip
+    assert found["DELETE /scoring/"] == ("scoring_stopped", {})
+    assert found["DELETE /session/{session_id}"] == ("scan_removed", {"kind": "session"})
 
 
 def test_refused_and_failed_requests_are_noted_as_such(log, client):

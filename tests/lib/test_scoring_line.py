@@ -1,5 +1,8 @@
 """The line of scorings is no longer than what was set, whoever asks."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -27,3 +30,28 @@ def test_who_asks_again_and_again_does_not_fill_the_line_of_scorings(tmp_path, m
     assert started == begun
     if status == 429:
         assert "many scorings wait already" in answer.json()["detail"]
+
+
+def test_of_two_who_ask_at_once_for_the_last_place_one_gets_it(monkeypatch):
+    line, both = [{"status": "SUBMITTED"}] * 15, threading.Barrier(2)
+
+    def run(kind, request, **options):
+        line.append({"status": "SUBMITTED"})
+        return {"id": "1"}, None
+
+    def counted(kind):
+        length = len(line)
+        # Where both may count before either has taken a place, they do.
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)
+        return line[:length]
+
+    monkeypatch.setattr(tasks, "tasks", counted)
+    monkeypatch.setattr(tasks.AsyncTask, "run", run)
+    monkeypatch.setattr(tasks, "app_instance", lambda: SimpleNamespace(scoring_methods=lambda: {"sum": None}))
+    monkeypatch.setattr(tasks, "scoring_request", lambda name, params: {})
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(tasks.run_all_scorings, {}, False, None) for _ in range(2)]
+        errors = [one.exception(60) for one in asked]
+    assert sorted(getattr(error, "status_code", 200) for error in errors) == [200, 429]
+    assert len(line) == 16
