@@ -61,7 +61,6 @@ class Client(threading.Thread):
         super().__init__(name=f"client {number}", daemon=True)
         self._number, self._url, self._model = number, url, model
         self._heads, self._tally, self._until = heads, tally, until
-        self._session = requests.Session()
 
     def run(self) -> None:
         """Round after round."""
@@ -181,7 +180,9 @@ class Client(threading.Thread):
         """Ask until the server is not busy, as often as it says to come back. Raises what is not a success."""
         while True:
             began = time.monotonic()
-            answer = self._session.request(method, self._url + path, timeout=600, **kwargs)
+            # Each on a connection of its own: after some seconds the server closes one that nobody uses, and who asks
+            # on it at that moment gets no answer.
+            answer = requests.request(method, self._url + path, timeout=600, **kwargs)
             with self._tally.lock:
                 self._tally.statuses[str(answer.status_code)] += 1
             if answer.status_code != 503:
@@ -202,7 +203,7 @@ class Client(threading.Thread):
 
     def _pause(self, seconds: float) -> None:
         """Raises Stopped when the time is over long since: what was begun is given time to end."""
-        if time.monotonic() > self._until + 180:
+        if time.monotonic() > self._until + 900:
             raise Stopped
         time.sleep(seconds)
 

@@ -6,7 +6,8 @@ import socket
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ import requests
 from tests.benchmarks.load_scans import Heads
 
 _BOUNDARY = "load-boundary"
+# Requests that stand in line before those that are looked at; with them fewer than a line takes.
+_BEFORE = 8
 
 
 class SlowSenders:
@@ -57,43 +60,38 @@ def gone_while_waiting(url: str, model: str, content: bytes, leave: threading.Ev
     body = _part_head() + content + f"\r\n--{_BOUNDARY}--\r\n".encode()
     with _connection(url) as connection:
         connection.sendall(_head(url, model, length=len(body)) + body)
-        leave.wait(120)
+        leave.wait(600)
+
+
+@contextmanager
+def line_before(url: str, model: str, heads: Heads, folder: Path) -> Iterator[threading.Event]:
+    """So many requests that whoever comes now waits, however fast the machine is; they go when the event is set."""
+    leave = threading.Event()
+    threads, _ = _in_line(url, model, heads, folder, range(_BEFORE), 80_000, leave)
+    try:
+        yield leave
+    finally:
+        leave.set()
+        _join(threads)
 
 
 def leave_in_line(url: str, model: str, heads: Heads, folder: Path, count: int = 3) -> dict[str, Any]:
-    """Behind a line of jobs, ``count`` clients wait for an analysis and go. What became of their places?
+    """Behind a line of requests, ``count`` clients wait for an analysis and go. What became of their places?
 
     Returns how many of their requests were seen waiting, how many of these ended as cancelled before they began, and
     how many ran all the same.
     """
-    holding = [_job(url, model, heads, folder, number) for number in range(4)]
-    before = {job["id"] for job in _jobs(url)}
-    threads, leave = [], threading.Event()
-    for number in range(count):
-        content = heads.write(folder, number, 90_000 + number)
-        threads.append(threading.Thread(target=gone_while_waiting, args=(url, model, content, leave), daemon=True))
-    for thread in threads:
-        thread.start()
-    seen: dict[str, dict] = {}
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for job in _jobs(url):
-            if job["id"] not in before and not job["image"] and job["model"] == model:
-                seen[job["id"]] = job
-        if len(seen) >= count:
-            break
-        time.sleep(0.2)
-    leave.set()
-    for thread in threads:
-        thread.join(20)
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        now = [requests.get(f"{url}/anomaly/jobs/{name}", timeout=60).json() for name in seen]
-        if all(job["state"] not in ("queued", "running") for job in now):
-            break
-        time.sleep(0.3)
-    for job in holding:
-        requests.delete(f"{url}/anomaly/jobs/{job}", timeout=60)
+    with line_before(url, model, heads, folder):
+        leave = threading.Event()
+        threads, seen = _in_line(url, model, heads, folder, range(count), 90_000, leave)
+        leave.set()
+        _join(threads)
+        deadline = time.monotonic() + 120
+        while True:
+            now = [requests.get(f"{url}/anomaly/jobs/{name}", timeout=60).json() for name in seen]
+            if all(job["state"] not in ("queued", "running") for job in now) or time.monotonic() > deadline:
+                break
+            time.sleep(0.3)
     return {
         "gone": count,
         "seen in line": len(seen),
@@ -103,28 +101,45 @@ def leave_in_line(url: str, model: str, heads: Heads, folder: Path, count: int =
     }
 
 
-def _job(url: str, model: str, heads: Heads, folder: Path, number: int) -> str:
-    """A job of a new scan. Returns its id."""
-    image = f"hold_{number:02d}"
-    content = heads.write(folder, number, 80_000 + number)
-    files = {"file": (f"{image}.nii.gz", content)}
-    requests.put(f"{url}/datastore/image", params={"image": image}, files=files, timeout=120).raise_for_status()
-    answer = requests.post(f"{url}/anomaly/jobs", json={"image": image, "model": model}, timeout=60)
-    answer.raise_for_status()
-    return answer.json()["id"]
+def _in_line(
+    url: str, model: str, heads: Heads, folder: Path, numbers: range, seed: int, leave: threading.Event
+) -> tuple[list[threading.Thread], set[str]]:
+    """Clients with scans of their own that stay until ``leave``: their threads, and their jobs once all are seen."""
+    contents = [heads.write(folder, number, seed + number) for number in numbers]
+    former = {job["id"] for job in _jobs(url)}
+    threads = [
+        threading.Thread(target=gone_while_waiting, args=(url, model, content, leave), daemon=True)
+        for content in contents
+    ]
+    for thread in threads:
+        thread.start()
+    seen: set[str] = set()
+    deadline = time.monotonic() + 120
+    while len(seen) < len(threads) and time.monotonic() < deadline:
+        seen |= {
+            job["id"] for job in _jobs(url) if job["id"] not in former and not job["image"] and job["model"] == model
+        }
+        time.sleep(0.05)
+    return threads, seen
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(60)
 
 
 def _jobs(url: str) -> list[dict[str, Any]]:
     return requests.get(f"{url}/anomaly/jobs", timeout=60).json()["jobs"]
 
 
-def too_many(url: str, model: str, heads: Heads, folder: Path, count: int, patience_s: float = 600) -> dict[str, Any]:
-    """``count`` requests at the same moment; each that is turned away comes back when it was told to.
+def too_many(url: str, model: str, heads: Heads, folder: Path, count: int, patience_s: float = 1800) -> dict[str, Any]:
+    """Behind a line, ``count`` requests at the same moment; each that is turned away comes back when it was told to.
 
     Returns how often 200 and 503 came, the shortest and longest Retry-After, and what was wrong.
     """
     contents = [heads.write(folder, number, 70_000) for number in range(count)]
     statuses, told, wrong, later = Counter(), [], [], Counter()
+    turned_away = threading.Event()
     lock, together = threading.Lock(), threading.Barrier(count)
 
     def send(number: int) -> None:
@@ -139,6 +154,7 @@ def too_many(url: str, model: str, heads: Heads, folder: Path, count: int, patie
             with lock:
                 (statuses if tries == 1 else later)[str(answer.status_code)] += 1
             if answer.status_code == 503:
+                turned_away.set()
                 wait = answer.headers.get("Retry-After", "")
                 with lock:
                     told.append(float(wait) if wait.isdigit() else -1.0)
@@ -153,8 +169,12 @@ def too_many(url: str, model: str, heads: Heads, folder: Path, count: int, patie
             wrong.append(f"client {number}: no answer within {patience_s:.0f} s")
 
     threads = [threading.Thread(target=send, args=(number,), daemon=True) for number in range(count)]
-    for thread in threads:
-        thread.start()
+    with line_before(url, model, heads, folder) as leave:
+        for thread in threads:
+            thread.start()
+        # The line is full: those before make room.
+        turned_away.wait(120)
+        leave.set()
     for thread in threads:
         thread.join(patience_s + 60)
     return {

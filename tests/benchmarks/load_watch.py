@@ -24,7 +24,6 @@ class Watch(threading.Thread):
         self._url, self._pid, self._temporary = url, pid, temporary
         self._began, self._ended = time.monotonic(), threading.Event()
         self._began_at = time.time()
-        self._session = requests.Session()
         self.samples: list[dict[str, float]] = []
         self.jobs: dict[str, dict[str, Any]] = {}
         self.probe = Probe(f"{url}/info/")
@@ -34,19 +33,28 @@ class Watch(threading.Thread):
         self.probe.start()
         asked = 0.0
         while not self._ended.wait(_SAMPLE_S):
-            with suppress(OSError):
-                self.samples.append(self._sample())
+            self._take()
             if time.monotonic() - asked > _JOBS_S:
                 asked = time.monotonic()
-                with suppress(requests.RequestException, ValueError, KeyError):
-                    for job in self._session.get(f"{self._url}/anomaly/jobs", timeout=60).json()["jobs"]:
-                        self.jobs[job["id"]] = job
+                self._look()
+        # What is told of the end is of the end, also where an answer took long.
+        self._look()
+        self._take()
 
     def end(self) -> None:
-        """No more samples."""
+        """No more samples after the one of now."""
         self._ended.set()
-        self.join(90)
+        self.join(300)
         self.probe.end()
+
+    def _take(self) -> None:
+        with suppress(OSError):
+            self.samples.append(self._sample())
+
+    def _look(self) -> None:
+        with suppress(requests.RequestException, ValueError, KeyError):
+            for job in requests.get(f"{self._url}/anomaly/jobs", timeout=60).json()["jobs"]:
+                self.jobs[job["id"]] = job
 
     def _sample(self) -> dict[str, float]:
         process = Path(f"/proc/{self._pid}")
@@ -102,7 +110,7 @@ class Watch(threading.Thread):
         ran = [job for job in self.jobs.values() if job["started"] and "note" not in job["params"]]
         moved: list[int] = []
         for is_job in (False, True):
-            of_kind = [job for job in ran if (job["image"] in submitted or job["image"].startswith("hold_")) == is_job]
+            of_kind = [job for job in ran if (job["image"] in submitted) == is_job]
             of_kind.sort(key=lambda job: job["created"])
             by_start = sorted(of_kind, key=lambda job: job["started"])
             place = {job["id"]: number for number, job in enumerate(by_start)}

@@ -14,7 +14,7 @@ _GROWTH_MB = 1500
 @pytest.fixture(scope="module")
 def told():
     """What was measured in less than a minute of use."""
-    return load("atlas_zscore_t1", CLIENTS, 0.4, burst=BURST, slow=2)
+    return load("atlas_zscore_t1", CLIENTS, 0.4, burst=BURST, slow=2, patient=True)
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_more_than_the_line_takes_are_told_when_to_come_back_and_all_get_through
     many = told["too many at once"]
     assert many["wrong"] == []
     assert set(many["first answers"]) <= {"200", "503"}
-    # One runs and sixteen wait; while the last ones are still arriving, a place may be free again.
+    # Others stand in line before them: for some there is no place, however slowly they arrive.
     assert many["first answers"]["503"] >= 1
     assert many["first answers"].get("200", 0) + many["later answers"]["200"] == BURST
     assert 2 <= many["retry_after_s"][0] <= many["retry_after_s"][1] <= 300
