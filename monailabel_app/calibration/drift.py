@@ -19,6 +19,8 @@ from scipy import stats
 
 from monailabel_app.errors import InvalidSettings
 
+from .operating_points import numbers
+
 BULK = 0.9
 _LEVELS = np.linspace(0.0, 1.0, 101)
 _FINE = (np.arange(1000) + 0.5) / 1000  # what a scan puts into the pool
@@ -45,8 +47,11 @@ class DriftReference:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DriftReference:
-        """The inverse of ``to_json``. Raises KeyError where something is missing."""
-        return cls(tuple(value["quantiles"]), tuple(value["distances"]))
+        """The inverse of ``to_json``. Raises KeyError, TypeError or ValueError for what is none."""
+        quantiles, distances = numbers(value["quantiles"]), numbers(value["distances"])
+        if len(quantiles) != len(_LEVELS):
+            raise ValueError(f"expected {len(_LEVELS)} quantiles")
+        return cls(quantiles, distances)
 
 
 @dataclass(frozen=True)

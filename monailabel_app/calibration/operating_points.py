@@ -49,8 +49,22 @@ class OperatingPoint:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> OperatingPoint:
-        """The inverse of ``to_json``."""
-        return cls(**{**value, "interval": tuple(value["interval"]), "false_ml": tuple(value.get("false_ml", ()))})
+        """The inverse of ``to_json``. Raises KeyError, TypeError or ValueError for what is no point."""
+        low, high = numbers(value["interval"])
+        point = cls(**{**value, "interval": (low, high), "false_ml": numbers(value.get("false_ml", ()))})
+        may_miss = (point.target_fpr, point.target_ml, point.bound_ml, point.bound_level)
+        numbers((point.threshold, point.measured_fpr, point.worst_fpr, point.healthy_scans))
+        numbers([value for value in may_miss if value is not None])
+        return point
+
+
+def numbers(values: Any) -> tuple[float, ...]:
+    """A list of numbers out of a file, unchanged. Raises TypeError for anything else."""
+    if not isinstance(values, (list, tuple)) or not all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) for value in values
+    ):
+        raise TypeError("expected a list of numbers")
+    return tuple(values)
 
 
 def choose_operating_points(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,11 @@ class VoxelStatistics:
         if "shape" not in tensors:
             return cls(tensors["mean"].float().numpy(), tensors["std"].float().numpy())
         shape = tuple(int(n) for n in tensors["shape"])
-        inside = np.unpackbits(tensors["inside"].numpy(), count=int(np.prod(shape))).reshape(shape).astype(bool)
+        packed = tensors["inside"].numpy()
+        # Before so much is allocated: a shape of a few bytes could ask for any amount.
+        if len(shape) != 3 or min(shape) < 1 or not 0 <= 8 * packed.size - math.prod(shape) < 8:
+            raise ValueError(f"expected as many voxels as of a grid of {shape}")
+        inside = np.unpackbits(packed, count=math.prod(shape)).reshape(shape).astype(bool)
         maps = []
         for name, background in zip(("mean", "std"), tensors["background"].float().tolist(), strict=True):
             dense = np.full(shape, background, np.float32)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from monailabel_app.errors import CorruptModel
 
@@ -15,7 +16,11 @@ def config_to_plain(config: Any) -> dict[str, Any]:
 
 
 def config_from_plain(kind: type, values: dict[str, Any]) -> Any:
-    """The inverse of ``config_to_plain``. Raises CorruptModel for a key the dataclass does not have."""
+    """The inverse of ``config_to_plain``.
+
+    Raises CorruptModel for a key the dataclass does not have, and for a value of another kind: it would be an error in
+    the middle of an analysis.
+    """
     if not isinstance(values, Mapping):
         raise CorruptModel(
             f"expected key: value pairs for {kind.__name__}, got {type(values).__name__}; restore the model"
@@ -30,8 +35,34 @@ def config_from_plain(kind: type, values: dict[str, Any]) -> Any:
     made = {}
     for name, value in values.items():
         nested = hints[name]
-        made[name] = config_from_plain(nested, value) if is_dataclass(nested) else _tuples(value)
+        if is_dataclass(nested):
+            made[name] = config_from_plain(nested, value)
+            continue
+        made[name] = _tuples(value)
+        if not _fits(made[name], nested):
+            wanted = nested.__name__ if isinstance(nested, type) and not get_args(nested) else nested
+            raise CorruptModel(
+                f"expected {wanted} for {name} in the configuration, got {str(value)[:40]!r}; restore the model"
+            )
     return kind(**made)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of a kind: bool, int, float, str, None, tuples of them, one of a few values or kinds."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in parts
+    if origin in {Union, UnionType}:
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = parts[:1] * len(value) if parts[-1:] == (...,) else parts
+        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+    if hint in {int, float}:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole or (hint is float and isinstance(value, float))
+    return isinstance(value, hint) if isinstance(hint, type) else True
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from monailabel_app.calibration.calibrated_map import SMOOTHING_MM
 from monailabel_app.errors import AnomalyAppError, CorruptModel, InvalidSettings, UnknownModel
 from monailabel_app.registry import load_method
 from monailabel_app.weights import versions
@@ -69,6 +70,7 @@ def check_folder(folder: Path) -> AnomalyModel:
         model = AnomalyModel(folder)
         if not model.scores:
             raise InvalidSettings("expected a calibrated model, got one without a calibrated score")
+        _check_calibration(model)
         unknown = sorted(set(model.scores) - set(map(str, opened.config.get("scores") or model.scores)))
         if unknown:
             raise InvalidSettings("expected a calibration of the scores in config.yaml, got one of others")
@@ -141,6 +143,22 @@ def _check_config(config: Mapping[str, Any]) -> None:
             raise InvalidSettings(
                 f"expected whole numbers up to {_LARGEST_IN_NETWORK} of a network in {CONFIG}, got {value} for {place}"
             )
+
+
+def _check_calibration(model: AnomalyModel) -> None:
+    """Maps of the grid that the model looks at, and thresholds for every smoothing that can be asked for."""
+    depth = model.template.shape[2] if model.levels is None else 1
+    grid = (*model.template.shape[:2], depth)
+    for name in model.scores:
+        calibration = model.calibration.score(name)
+        for values in (calibration.statistics.mean, calibration.statistics.std):
+            if values.shape != grid:
+                raise InvalidSettings(f"expected calibration maps of {grid} voxels, got {values.shape}")
+        for smoothing in SMOOTHING_MM:
+            if not calibration.points.get(smoothing) or not calibration.scan_scores.get(smoothing):
+                raise InvalidSettings(
+                    f"expected operating points and healthy scan scores for the smoothing {smoothing!r}, got none"
+                )
 
 
 def _values(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:

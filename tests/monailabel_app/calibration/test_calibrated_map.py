@@ -213,3 +213,37 @@ def test_a_removed_calibration_leaves_nothing(tmp_path):
     Calibration.remove(tmp_path)
     assert list(tmp_path.iterdir()) == []
     Calibration.remove(tmp_path)
+
+
+WRONG = {
+    "healthy that is a list": lambda record: record.update(healthy=["x"]),
+    "a warning that is no text": lambda record: record["healthy"].update(warnings=[3]),
+    "warnings that are no list": lambda record: record["healthy"].update(warnings=3),
+    "a threshold as a text": lambda record: a_point(record).update(threshold="2.5"),
+    "a threshold that is not there": lambda record: a_point(record).update(threshold=None),
+    "volumes as a text": lambda record: a_point(record).update(false_ml="12"),
+    "an interval of one": lambda record: a_point(record).update(interval=[0.1]),
+    "scan scores as texts": lambda record: an_entry(record)["scan_scores"].update(standard=["1", "2"]),
+    "tails that are a number": lambda record: an_entry(record).update(tails={"standard": 3}),
+    "few quantiles": lambda record: an_entry(record).update(drift={"standard": {"quantiles": [1], "distances": [1]}}),
+    "scores that are a list": lambda record: record.update(scores=[1]),
+    "an endless edge": lambda record: record.update(erosion_mm=[2]),
+}
+
+
+def an_entry(record):
+    return next(iter(record["scores"].values()))
+
+
+def a_point(record):
+    return next(iter(next(iter(an_entry(record)["points"].values())).values()))
+
+
+@pytest.mark.parametrize("spoil", WRONG.values(), ids=WRONG.keys())
+def test_a_calibration_with_values_of_another_kind_is_refused_when_it_is_loaded(tmp_path, spoil):
+    calibration().save(tmp_path)
+    record = json.loads((tmp_path / "calibration.json").read_text())
+    spoil(record)
+    (tmp_path / "calibration.json").write_text(json.dumps(record))
+    with pytest.raises(CorruptModel, match="complete calibration"):
+        Calibration.load(tmp_path)

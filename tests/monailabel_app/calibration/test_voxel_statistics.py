@@ -1,7 +1,10 @@
 """Voxel statistics of healthy maps: right where there is data, careful where there is little."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
+import torch
 
 from monailabel_app.calibration.voxel_statistics import HealthyMoments, VoxelStatistics
 from monailabel_app.errors import InvalidSettings
@@ -118,3 +121,15 @@ def test_many_prior_scans_leave_nearly_the_same_deviation_everywhere():
     few, many = (HealthyMoments(maps, masks, prior_scans=prior).statistics().std for prior in (4, 1000))
     assert few[12].mean() > 1.5 * few[3].mean()
     assert many[12].mean() < 1.05 * many[3].mean()
+
+
+@pytest.mark.parametrize("shape", [(2**20, 2**10, 2**10), (4, 4, 3), (-4, -4, 4), (0, 4, 4), (8, 8)])
+def test_a_packed_shape_that_the_voxels_do_not_fill_is_refused_before_memory_is_taken(shape):
+    values = np.random.default_rng(0).random((4, 4, 4)).astype(np.float32)
+    tensors = VoxelStatistics(values, values + 1).packed()
+    tensors["shape"] = torch.tensor(shape)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="as many voxels"):
+        VoxelStatistics.unpacked(tensors)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()

@@ -35,3 +35,23 @@ def test_a_part_that_is_no_mapping_is_refused(value):
 def test_lists_become_tuples_so_that_configurations_can_be_compared():
     assert config_from_plain(ddpm.Config, {"levels": [0.5, 0.7]}) == ddpm.Config(levels=(0.5, 0.7))
     assert config_to_plain(tiny("ddpm", levels=(0.5,)))["levels"] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("method", "values"),
+    [
+        ("intensity", {"bins": 256.0}), ("intensity", {"bins": [1, 2]}), ("intensity", {"bins": True}),
+        ("intensity", {"bins": None}), ("ddpm", {"levels": 0.5}), ("ddpm", {"levels": ["a"]}),
+        ("ddpm", {"diffusion": {"noise": "pink"}}), ("stylegan2_inversion", {"network": {"size": [8]}}),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_refused_before_an_analysis_meets_it(method, values):
+    with pytest.raises(CorruptModel, match=r"expected .* for (bins|levels|noise|size)"):
+        config_from_plain(load_method(method).Config, values)
+
+
+def test_whole_numbers_are_taken_where_others_may_stand_and_none_where_it_may():
+    assert config_from_plain(ddpm.Config, {"levels": [1, 0]}).levels == (1, 0)
+    stylegan = load_method("stylegan2_inversion").Config
+    for value in (None, 1, 0.5):
+        assert config_from_plain(stylegan, {"augmentation": value}).augmentation == value

@@ -1,5 +1,6 @@
 """A model from outside is looked through before anything in it is built, and only a whole, safe one is published."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -75,7 +76,23 @@ def pickled(folder):
     torch.save({"weight": torch.zeros(3)}, folder / "model.safetensors")
 
 
+def of_another_grid(folder):
+    values = load_file(folder / "calibration.safetensors")
+    values = {name: value[[1, 0, 2]] if name.endswith("/shape") else value for name, value in values.items()}
+    save_file(values, folder / "calibration.safetensors")
+
+
+def without_a_smoothing(folder):
+    record = json.loads((folder / "calibration.json").read_text())
+    for entry in record["scores"].values():
+        del entry["scan_scores"]["strong"]
+    (folder / "calibration.json").write_text(json.dumps(record))
+
+
 BROKEN = {
+    "maps of another grid": (of_another_grid, "calibration maps of"),
+    "no scores of a smoothing": (without_a_smoothing, "smoothing 'strong'"),
+    "a setting of another kind": (lambda folder: change(folder, config={"bins": 256.5}), "expected int for bins"),
     "a deviation of zero": (no_deviation, "deviations above zero in calibration.safetensors"),
     "a threshold that is no number": (with_threshold("NaN"), "finite numbers in calibration.json"),
     "a threshold beyond all numbers": (with_threshold("1e999"), "finite numbers in calibration.json"),
