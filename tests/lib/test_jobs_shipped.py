@@ -1,5 +1,6 @@
 """Jobs with nothing replaced: the stock command, a shipped model, the sample scan."""
 
+import re
 import time
 
 import pytest
@@ -52,10 +53,11 @@ def test_progress_grows_a_running_job_is_cancelled_and_the_next_one_has_the_devi
     waits = submit(server, image="ixi_lesion", model=QUICK_MODEL, params={"device": "cpu"})
     told = follow(server, slow, lambda job: job["stage"] == "reconstruction" and job["progress"] > 0.5)
     assert server.get(f"{JOBS}/{waits}").json()["position"] == 1
-    stages = list(dict.fromkeys(job["stage"] for job in told))
-    assert [name for name in stages if name in {"brain extraction", "alignment", "reconstruction"}] == [
-        "brain extraction", "alignment", "reconstruction"
-    ]  # fmt: skip
+    # In the log is every stage; who asks now and then may miss a short one.
+    named = rf"job {slow[:8]}: (brain extraction|alignment|reconstruction)$"
+    stages = re.findall(named, server.log.read_text(errors="replace"), re.MULTILINE)
+    assert list(dict.fromkeys(stages)) == ["brain extraction", "alignment", "reconstruction"]
+    assert {job["stage"] for job in told} >= {"reconstruction"}
     shares = [job["progress"] for job in told if job["progress"] is not None]
     assert shares == sorted(shares)
     assert len(set(shares)) >= 5
