@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from monailabel.config import settings
 from starlette.middleware import Middleware
 
-from lib import background
+from lib import background, garbage
 from lib.access.gate import Gate
 from lib.endpoints import (
     api_docs,
@@ -90,5 +90,6 @@ def install(server: FastAPI | None = None) -> bool:
     describe_server(server)
     background.prepare()
     resources.prepare()
+    garbage.prepare()
     warn_if_open_to_others(settings.MONAI_LABEL_APP_DIR, settings.MONAI_LABEL_APP_CONF or {})
     return True
