@@ -41,6 +41,7 @@ from lib.runner import MAX_LOADED, ModelRunner, list_devices
 from lib.scoring import ANOMALY_SCORES, EVALUATE, AnomalyScores, EvaluateLabels
 from lib.started_by import in_name_of_asker
 from lib.strategies import Borderline, First, MostAnomalous, Prototypical, Random
+from lib.table_at_rest import at_rest
 from lib.trainers import HealthyTrainTask
 from lib.workspace import own_temporary_folder
 from monailabel_app.errors import (
@@ -226,9 +227,9 @@ class AnomalyApp(MONAILabelApp):
 
     def info(self) -> dict[str, Any]:
         """MONAI Label's own, with the counts of healthy scans, and models that have learnt from abnormal ones."""
-        meta = super().info()
-        meta["datastore"] = info_counts(self._datastore, self.conf, meta["datastore"], bool(self._trainers))
-        abnormal = abnormal_scans(self._datastore)
+        meta, datastore = super().info(), at_rest(self._datastore)
+        meta["datastore"] = info_counts(datastore, self.conf, meta["datastore"], bool(self._trainers))
+        abnormal = abnormal_scans(datastore)
         tasks = self._infers
         for name, model in meta["models"].items():
             entry = tasks[name].entry if name in tasks else None

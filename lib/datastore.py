@@ -19,6 +19,7 @@ from lib.errors import InvalidRequest, UnknownImage
 from lib.ids import check_image_id, check_tag
 from lib.reviewed import ReviewedLabels, count_voxels, file_stamp, is_final, with_flag
 from lib.same_scan import SameScan
+from lib.table_at_rest import AtRest
 from lib.whole_files import Placing, Staged
 from monailabel_app.errors import AnomalyAppError
 from monailabel_app.io import images
@@ -29,7 +30,7 @@ IMAGE_EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
 LABEL_EXTENSIONS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd")
 
 
-class AnomalyLocalDatastore(SameScan, ReviewedLabels):
+class AnomalyLocalDatastore(AtRest, SameScan, ReviewedLabels):
     """MONAI Label's folder of images with four faults mended, and final labels counted (``lib.reviewed``).
 
     * ids, tags and extensions are checked before they become a path;

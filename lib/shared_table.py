@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 
 from lib.errors import ServerBusy, UnknownImage
-from lib.whole_files import Placing, Staged, clean, put_back
+from lib.whole_files import Placing, Staged, Stamp, clean, put_back, table_stamp
 from monailabel_app.files import flush
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,9 @@ class SharedTable(LocalDatastore):
     def __init__(self, *args: Any, **kwargs: Any):
         self._changes = _TableLock(lambda: f"{self._datastore_config_path}.lock", self._read_for_change, self._distrust)
         self._text: bytes | None = None
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: Stamp | None = None
+        # As this process wrote it last, with that stamp: nobody changes it, so no lock is needed to look at it.
+        self._written: tuple[Stamp | None, dict[str, Any]] | None = None
         self._read_only_said = False
         super().__init__(*args, **kwargs)
         self._clean()
@@ -326,8 +328,7 @@ class SharedTable(LocalDatastore):
         """Take over the file where it differs; by its stamp only, or by its content. Raises ValueError."""
         path = Path(self._datastore_config_path)
         try:
-            status = path.stat()
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            stamp = table_stamp(path)
             if only_if_stamped and stamp == self._stamp:
                 return
             text = path.read_bytes()
@@ -352,7 +353,8 @@ class SharedTable(LocalDatastore):
             raise RuntimeError("the table of images is written outside of a change")
         # Laid out for people, as MONAI Label does, takes Python most of the time: too long for a large table.
         indent = 2 if len(self._datastore.objects) <= _LAID_OUT else None
-        text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=indent, default=str).encode()
+        table = self._datastore.model_dump(exclude={"base_path"})
+        text = json.dumps(table, indent=indent, default=str).encode()
         # Only the holder of the lock writes here; what a killed process left is written over.
         partial = f"{self._datastore_config_path}.partial"
         try:
@@ -367,6 +369,8 @@ class SharedTable(LocalDatastore):
         # By itself the time has the clock's steps of some ms, and two tables within one may have the same size.
         now = time.time_ns()
         os.utime(partial, ns=(now, now))
+        # Before it has its name: whoever sees that name can look at what it says, and need not wait for the disk.
+        self._written = (table_stamp(Path(partial)), table)
         os.replace(partial, self._datastore_config_path)
         status = os.stat(self._datastore_config_path)
         self._text, self._stamp = text, (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -24,6 +24,7 @@ except ImportError:  # Windows has none of these locks.
 
 PREFIX = ".placing-"
 JOURNAL = f"{PREFIX}journal"
+Stamp = tuple[int, int, int]
 
 
 class Staged(AbstractContextManager):
@@ -178,12 +179,19 @@ def put_back(table: str | Path) -> bool:
     return undo and bool(steps)
 
 
-def _stamp(path: Path) -> list[int] | None:
+def table_stamp(table: Path) -> Stamp | None:
+    """Tells the versions of a table's file apart: time of change (ns), size and inode; None where there is none."""
     try:
-        status = path.stat()
+        status = table.stat()
     except FileNotFoundError:
         return None
-    return [status.st_mtime_ns, status.st_size, status.st_ino]
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _stamp(table: Path) -> list[int] | None:
+    """As JSON has it."""
+    stamp = table_stamp(table)
+    return None if stamp is None else list(stamp)
 
 
 def clean(folder: Path) -> int:

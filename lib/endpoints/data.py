@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Depends, File, Form, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Response, UploadFile
 from fastapi.responses import FileResponse
 from monailabel.config import settings
 from monailabel.endpoints import datastore as stock
@@ -20,6 +20,7 @@ from monailabel.endpoints import info
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
+from pydantic import TypeAdapter
 from starlette.background import BackgroundTask
 
 from lib import leases, review, same_scan
@@ -39,10 +40,14 @@ _ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 _ADMIN = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
 
 
-@router.get("/info/", summary="What this server offers")
-def app_info(user: User = _USER) -> dict[str, Any]:
+_INFO = TypeAdapter(dict[str, Any])
+
+
+@router.get("/info/", summary="What this server offers", response_model=dict[str, Any])
+def app_info(user: User = _USER) -> Response:
     """Models, strategies and datastore counts."""
-    return info.app_info()
+    # As text from here, in a thread: the framework would check it in another and write it in the event loop.
+    return Response(_INFO.dump_json(info.app_info()), media_type="application/json")
 
 
 LONGEST_INFO = 65536
