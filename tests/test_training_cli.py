@@ -38,7 +38,7 @@ def data(tmp_path_factory, healthy_scan):
 def run(app: Path, *words: str, code: int = 0, answer: str = "") -> str:
     """``python main.py WORDS``: what it printed."""
     command = [sys.executable, str(app / "main.py"), *words]
-    done = subprocess.run(command, capture_output=True, text=True, input=answer, cwd=app, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, input=answer, cwd=app, timeout=1800)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

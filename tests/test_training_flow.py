@@ -81,7 +81,7 @@ def marked(client, server, heads, tmp_path_factory):
     return NAMES
 
 
-def wait_for_training(server, seconds: float = 400) -> list[dict]:
+def wait_for_training(server, seconds: float = 1800) -> list[dict]:
     """Polls as a viewer does until the training is over; every answer in turn."""
     seen, deadline = [], time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -193,7 +193,7 @@ def progress_of(server) -> dict:
     return server.get("/train/").json().get("progress", {})
 
 
-def wait_until(condition, what: str, seconds: float = 300) -> None:
+def wait_until(condition, what: str, seconds: float = 900) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
