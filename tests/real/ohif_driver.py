@@ -11,6 +11,7 @@ import io
 import re
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from selenium import webdriver
 from selenium.common.exceptions import (
     ElementClickInterceptedException,
     ElementNotInteractableException,
+    JavascriptException,
     NoSuchElementException,
     StaleElementReferenceException,
     TimeoutException,
@@ -51,13 +53,16 @@ FLAGS = (
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
-# The panel draws itself anew at every answer of the server; what was found a moment ago may be gone or covered.
+# The panel draws itself anew at every answer of the server; what was found a moment ago may be gone or covered, and a
+# view that a script asks may be taken away for another one.
 REDRAWN = (
     ElementClickInterceptedException,
     ElementNotInteractableException,
+    JavascriptException,
     NoSuchElementException,
     StaleElementReferenceException,
 )
+_STILL_SECONDS, _AGAIN_SECONDS = 1.0, 60.0
 PANEL = "1"  # the id that MONAI Label's panel gives its segmentation
 _BARS = """
 const bars = [...document.querySelectorAll('.w3-light-grey')];
@@ -195,16 +200,46 @@ class OhifDriver:
 
     def wait(self, condition, what: str):
         """The first true value of ``condition()``. Raises TimeoutError naming ``what``."""
+        failed = ""
+
+        def met(_):
+            nonlocal failed
+            try:
+                return condition()
+            except REDRAWN as error:
+                failed = f"; the last try ended with {type(error).__name__}: {error.msg}"
+                return False
+
         try:
-            waiting = WebDriverWait(self.browser, self.seconds, 0.25, ignored_exceptions=REDRAWN)
-            return waiting.until(lambda _: condition())
+            return WebDriverWait(self.browser, self.seconds, 0.25).until(met)
         except TimeoutException as error:
-            text = f"{what} did not appear within {self.seconds:g} s; the page says {self.errors()}"
+            text = f"{what} did not appear within {self.seconds:g} s; the page says {self.errors()}{failed}"
             raise TimeoutError(text) from error
 
     def click(self, by: str, what: str) -> None:
         """Finds and clicks, again when the page was drawn anew in between."""
         self.wait(lambda: self.browser.find_element(by, what).click() or True, f"{what} to click")
+
+    def double_click(self, find, opened, what: str) -> None:
+        """Double-clicks what ``find()`` gives once it lies still, and again now and then until ``opened()``.
+
+        The list of series grows and moves as their headers come in, and a click between two drawings is lost.
+        """
+        place, since, tried = None, 0.0, float("-inf")
+
+        def done():
+            nonlocal place, since, tried
+            if opened():
+                return True
+            item, now = find(), time.monotonic()
+            if item.rect != place:
+                place, since = item.rect, now
+            elif now - since > _STILL_SECONDS and now - tried > _AGAIN_SECONDS:
+                ActionChains(self.browser).double_click(item).perform()
+                tried = time.monotonic()
+            return opened()
+
+        self.wait(done, what)
 
     def errors(self) -> list[str]:
         """What the page complained about since the last call, without the addresses outside this machine."""
@@ -281,9 +316,9 @@ class OhifDriver:
 
     def open_segmentation(self) -> str:
         """Opens the study's first stored DICOM Segmentation, and returns the id the page gives it."""
-        self.wait(lambda: self._displayed(_SEG_THUMBNAIL), "a stored segmentation in the list")
-        self.wait(lambda: self._double_click(_SEG_THUMBNAIL), "the stored segmentation to open")
-        self.wait(lambda: self._displayed(_OPEN_IT), "the question whether to open it")
+        self.double_click(
+            lambda: self._first(_SEG_THUMBNAIL), lambda: self._displayed(_OPEN_IT), "the question whether to open it"
+        )
         # Clicked by script: another view's copy of the question may lie over the button.
         self.wait(lambda: self._script_click(_OPEN_IT), "the button that opens it")
         name = self.wait(lambda: self.browser.execute_script(_FIRST_SEGMENTATION), "the segmentation")
@@ -343,10 +378,6 @@ class OhifDriver:
         box.send_keys(Keys.CONTROL, "a")
         box.send_keys(value)
         return self.browser.find_element(By.ID, field).get_attribute("value") == value
-
-    def _double_click(self, selector: str) -> bool:
-        ActionChains(self.browser).double_click(self._first(selector)).perform()
-        return True
 
     def _script_click(self, selector: str) -> bool:
         self.browser.execute_script("arguments[0].click()", self._first(selector))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selenium.webdriver import ActionChains
+from selenium.common.exceptions import NoSuchElementException
 from selenium.webdriver.common.by import By
 
 from tests.real.ohif_driver import OhifDriver
@@ -11,6 +11,10 @@ _THUMBNAILS = "[data-cy^=study-browser-thumbnail]"
 _YES = "[data-cy=yes-hydrate-btn]"
 _SHOWS_SOMETHING = """
 return window.cornerstone.getRenderingEngines().flatMap(e => e.getViewports()).some(v => v.getActors().length > 0);
+"""
+_SHOWN = """
+const views = [...window.services.viewportGridService.getState().viewports.values()];
+return views.map(view => view.displaySetInstanceUIDs || []);
 """
 _SEGMENTS = """
 return window.services.segmentationService.getSegmentations().flatMap(
@@ -33,7 +37,7 @@ return service.getSegmentations().flatMap(
   s => Object.values(s.segments).map(segment => [segment.label, colour(s.segmentationId, segment.segmentIndex)]));
 """
 _GO_TO = """
-const point = arguments[0], done = arguments[arguments.length - 1];
+const point = arguments[0], done = arguments[arguments.length - 1], fetched = [];
 const across = (a, b) => [0, 1, 2].map(i => a[(i + 1) % 3] * b[(i + 2) % 3] - a[(i + 2) % 3] * b[(i + 1) % 3]);
 const along = (a, b) => a.reduce((sum, v, i) => sum + v * b[i], 0);
 for (const view of window.cornerstone.getRenderingEngines().flatMap(e => e.getViewports())) {
@@ -43,7 +47,7 @@ for (const view of window.cornerstone.getRenderingEngines().flatMap(e => e.getVi
       const offset = point.map((v, i) => v - plane.imagePositionPatient[i]);
       return Math.abs(along(across(plane.rowCosines, plane.columnCosines), offset));
     });
-    view.setImageIdIndex(far.indexOf(Math.min(...far)));
+    fetched.push(view.setImageIdIndex(far.indexOf(Math.min(...far))));
   } else {
     const camera = view.getCamera(), n = camera.viewPlaneNormal;
     const step = along(n, point.map((v, i) => v - camera.focalPoint[i]));
@@ -52,7 +56,9 @@ for (const view of window.cornerstone.getRenderingEngines().flatMap(e => e.getVi
   }
   view.render();
 }
-setTimeout(() => done(true), 500);
+// Drawn is at the next picture; what lies over a slice follows it at the one after.
+Promise.allSettled(fetched).then(
+  () => requestAnimationFrame(() => requestAnimationFrame(() => requestAnimationFrame(() => done(true)))));
 """
 _WHERE = """
 const [view] = window.cornerstone.getRenderingEngines().flatMap(e => e.getViewports());
@@ -77,16 +83,19 @@ def series_kinds(ohif: OhifDriver) -> list[str]:
 def open_series(ohif: OhifDriver, kind: str) -> None:
     """Double-clicks the first series of a kind; a segmentation is also confirmed."""
 
-    def opened() -> bool:
-        (item, *_) = (item for item in ohif._displayed(_THUMBNAILS) if item.text.startswith(kind))
-        ActionChains(ohif.browser).double_click(item).perform()
-        return True
+    def item():
+        found = [item for item in ohif._displayed(_THUMBNAILS) if item.text.startswith(kind)]
+        if not found:
+            raise NoSuchElementException(f"the series {kind} in the list")
+        return found[0]
 
-    ohif.wait(opened, f"the series {kind} in the list")
+    before = ohif.browser.execute_script(_SHOWN)
     if kind == "SEG":
-        ohif.wait(lambda: ohif._displayed(_YES), "the question whether to open it")
+        ohif.double_click(item, lambda: ohif._displayed(_YES), "the question whether to open it")
         ohif.wait(lambda: ohif._script_click(_YES), "the button that opens it")
         ohif.wait(lambda: segments(ohif), "its segments")
+    else:
+        ohif.double_click(item, lambda: ohif.browser.execute_script(_SHOWN) != before, f"the series {kind} in a view")
 
 
 def colours(ohif: OhifDriver) -> dict[str, list[int]]:
@@ -104,12 +113,16 @@ def numbered_segments(ohif: OhifDriver) -> dict[int, str]:
     return {int(number): name for number, name in ohif.browser.execute_script(_NUMBERED)}
 
 
-def open_panel(ohif: OhifDriver) -> str:
-    """Opens the panel at the right, and returns what it says."""
+def open_panel(ohif: OhifDriver, rows: int) -> str:
+    """Opens the panel at the right, and returns what it says in its ``rows``."""
     ohif.click(By.CSS_SELECTOR, "[data-cy=side-panel-header-right]")
     ohif.click(By.CSS_SELECTOR, "[data-cy=panelSegmentation-btn]")
-    ohif.wait(lambda: ohif._displayed("[data-cy=data-row]"), "rows in the panel")
-    return "\n".join(row.text for row in ohif._displayed("[data-cy=data-row]"))
+
+    def said() -> str:
+        found = ohif._displayed("[data-cy=data-row]")
+        return "\n".join(row.text for row in found) if len(found) >= rows else ""
+
+    return ohif.wait(said, f"{rows} rows in the panel")
 
 
 def go_to(ohif: OhifDriver, point_lps) -> tuple[int, int]:

@@ -68,10 +68,10 @@ def test_update_model_trains_and_the_new_model_runs_in_the_panel(ohif, training_
 
     ohif.open_study(training_server.url, study)
     assert "from_ohif" in ohif.connect()
-    bars = ohif.progress()
-    assert bars["Annotated:"] == "100%"
     accuracy = round(100 * task["progress"]["best_metric"])
-    assert bars["Train Acc:"] == f"{accuracy}%"
+    # The bars are drawn once the server has answered the panel.
+    wanted = {"Annotated:": "100%", "Train Acc:": f"{accuracy}%"}
+    ohif.wait(lambda: wanted.items() <= ohif.progress().items(), f"{wanted} in the panel")
     ohif.browser.execute_script("[...document.querySelectorAll('.tab-label')][0].click()")
     Image.fromarray(ohif.picture()).save(screenshots / "ohif_training.png")
     answer = training_server.infer("from_ohif", params={"image": archive[1][0].series_uid, "output": "json"})
@@ -79,7 +79,7 @@ def test_update_model_trains_and_the_new_model_runs_in_the_panel(ohif, training_
     assert answer.json()["model"]["id"] == "from_ohif@0001"
 
 
-def wait_until_trained(server, seconds: float = 500) -> dict:
+def wait_until_trained(server, seconds: float = 1800) -> dict:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         task = server.get("/train/").json()
