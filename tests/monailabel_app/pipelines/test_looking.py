@@ -48,15 +48,22 @@ def model(make_model):
     return load_model(make_model("ddpm").folder)
 
 
-@pytest.fixture
-def ensemble(make_model, tmp_path):
-    save_template(tmp_path)
+@pytest.fixture(scope="module")
+def ensemble_folder(make_model, tmp_path_factory):
+    """A calibrated ensemble, read only."""
+    base = tmp_path_factory.mktemp("ensemble")
+    save_template(base)
     for method in ("ddpm", "atlas_zscore"):
-        shutil.copytree(make_model(method).folder, tmp_path / method)
-    folder = make_ensemble(tmp_path / "both", [(tmp_path / "ddpm", None), (tmp_path / "atlas_zscore", None)])
+        shutil.copytree(make_model(method).folder, base / method)
+    folder = make_ensemble(base / "both", [(base / "ddpm", None), (base / "atlas_zscore", None)])
     volumes, brains = healthy_loaders()
     calibrate_model(folder, volumes, healthy={"data": "synthetic"}, brains=brains)
-    return load_model(folder)
+    return folder
+
+
+@pytest.fixture
+def ensemble(ensemble_folder):
+    return load_model(ensemble_folder)
 
 
 def test_a_threshold_of_ones_own_replaces_the_operating_points(patient, model, runs):
