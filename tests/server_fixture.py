@@ -31,7 +31,7 @@ class Server:
 
     def get(self, path: str, **kwargs) -> requests.Response:
         """GET ``path``."""
-        return requests.get(self.url + path, timeout=60, **kwargs)
+        return requests.get(self.url + path, timeout=300, **kwargs)
 
     def infer(self, model: str, *, timeout: float = 300, **kwargs) -> requests.Response:
         """POST /infer/``model`` with the arguments of ``requests.post``."""

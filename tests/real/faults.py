@@ -158,11 +158,11 @@ class Killable:
 
     def label(self, image: str, tag: str = "final") -> requests.Response:
         """GET /datastore/label."""
-        return requests.get(f"{self.url}/datastore/label", params={"label": image, "tag": tag}, timeout=60)
+        return requests.get(f"{self.url}/datastore/label", params={"label": image, "tag": tag}, timeout=300)
 
     def images(self) -> list[str]:
         """The ids that it lists."""
-        answer = requests.get(f"{self.url}/datastore/", params={"output": "all"}, timeout=60)
+        answer = requests.get(f"{self.url}/datastore/", params={"output": "all"}, timeout=300)
         assert answer.status_code == 200, answer.text
         return list(answer.json()["objects"])
 
