@@ -36,8 +36,12 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 _TOP_UP_SECONDS = 20.0
-_NO_ROOM_SECONDS = 300.0
+_NO_ROOM_SECONDS = 900.0  # longer than a process may take to come up
 _REACH_SECONDS = 10.0
+# Ray ends a process that has not come up after a minute, and starts another, for ever: on a machine that has much else
+# to do no worker would ever begin. Ray reads it on each node when it is started.
+PATIENCE = "RAY_worker_register_timeout_seconds"
+PATIENCE_SECONDS = 600
 
 
 class RayPool:
@@ -116,7 +120,11 @@ class RayPool:
                 if self._busy or self._idle:
                     waiting_since = time.monotonic()
                 elif time.monotonic() - waiting_since > self._no_room:
-                    raise WorkersFail(f"no machine of the cluster had room for a worker within {self._no_room:.0f} s")
+                    raise WorkersFail(
+                        f"no worker of the cluster could begin within {self._no_room:.0f} s: no machine has room, or "
+                        "they are so busy that a process takes longer to come up than Ray waits for it (set "
+                        f"{PATIENCE}={PATIENCE_SECONDS} for `ray start` on each of them, docs/cohorts.md)"
+                    )
                 self._top_up()
                 for task, outcome in self._finished():
                     died = isinstance(outcome, Lost) and outcome.kind != "TimedOut"
@@ -233,6 +241,9 @@ class Worker:
     def begin(self, shared: Sequence[str]) -> tuple[str, list[str]]:
         """The machine's name, and what it does not have of the paths that all have to share."""
         missing = [path for path in shared if not os.path.exists(path)]
+        if not missing:
+            # Minutes on a machine that is busy, which are not to count as the first scan's.
+            import torch  # noqa: F401
         return f"{platform.node()} {self._device}", missing
 
     def analyse(self, task: Task) -> dict[str, Any] | str:
@@ -262,6 +273,7 @@ def _connected(address: str, root: Path) -> Any:
     options = {"logging_level": logging.ERROR, "log_to_driver": False, "runtime_env": runtime_env(root)}
     if address == "local":
         options["include_dashboard"] = False
+        os.environ.setdefault(PATIENCE, str(PATIENCE_SECONDS))
     try:
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
