@@ -21,6 +21,7 @@ from monailabel_app.types import to_json
 
 from ..healthy_thresholds import HealthyThresholds
 from ..predict import AnomalyModel
+from ..shared_scans import UNSEEN
 from ..workers import WorkerDied, map_in_processes
 from .analyses import AnalysisJob, analyse_missing
 from .cases import CaseReference, CaseSet, references
@@ -338,11 +339,12 @@ def _protocol_record(
     calibration = dict(task.model.about["calibration"])
     if protocol.calibration == "set":
         calibration = {"id": None, "kind": "set", "scans": len(healthy)}
-    elif known.shared:
+    elif known.shared.scans:
         said = (
-            f"about {known.shared} of the {len(healthy)} healthy scans of this set are among those that the model was "
-            "calibrated on: their false alarms, and the scan scores against them, look better than they are; the row "
-            "calibrated on the set leaves everybody's own scans out"
+            f"{'' if known.shared.counted else 'about '}{known.shared.scans} of the {len(healthy)} healthy scans of "
+            "this set are among those that the model was calibrated on: their false alarms, and the scan scores "
+            "against them, look better than they are; the row calibrated on the set leaves everybody's own scans out "
+            f"({UNSEEN})"
         )
         _LOG.warning("%s: %s", task.title, said)
         calibration["warnings"] = [*calibration.get("warnings", ()), said]

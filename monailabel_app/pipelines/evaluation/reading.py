@@ -27,6 +27,7 @@ from ..analysis import Analysis
 from ..healthy_reference import HealthyReference, LazySequence, level_statistics
 from ..healthy_thresholds import HealthySummary, HealthyThresholds
 from ..predict import AnomalyModel
+from ..shared_scans import NONE_SHARED, Shared
 from .analyses import costs_of, loaded_model, read_analysis
 from .cases import CaseReference, PreparedCase, is_cut, on_grid_of
 from .store import Costs, keep_in
@@ -73,13 +74,13 @@ class Levers:
 class Known:
     """What a model's own calibration says of a score: operating points, tails and healthy scan scores.
 
-    shared: about how many of the set's healthy scans it rests on, where it does not rest on just these.
+    shared: how many of the set's healthy scans it rests on, where it does not rest on just these.
     """
 
     points: Mapping[str, OperatingPoint]
     tails: tuple[float, ...]
     scan_scores: tuple[float, ...]
-    shared: int = 0
+    shared: Shared = NONE_SHARED
 
     def levers(self, thresholds: HealthyThresholds | None = None, without: tuple[int, ...] = ()) -> Levers:
         """What a scan is read with.
@@ -135,7 +136,7 @@ class Reader:
         found = {}
         for score in scores:
             same = self.reference is not None and self.reference.same_scans(score)
-            shared = self.reference.shared(score) if self.reference is not None and not same else 0
+            shared = self.reference.shared(score) if self.reference is not None and not same else Shared(0)
             calibration = self.model.calibration.score(score)
             for smoothing in smoothings:
                 known = Known(

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from monailabel_app.calibration.voxel_statistics import HealthyMoments, VoxelStatistics
-from monailabel_app.pipelines.shared_scans import count_shared
+from monailabel_app.pipelines.shared_scans import Shared, count_shared
 
 SHAPE, CALIBRATED_ON = (44, 48, 40), 12
 
@@ -33,17 +33,29 @@ def test_the_number_of_shared_scans_is_found(people, known, strangers):
     maps, masks, own = people
     chosen = [*range(known), *range(CALIBRATED_ON, CALIBRATED_ON + strangers)]
     found = count_shared(own, CALIBRATED_ON, [maps[i] for i in chosen], [masks[i] for i in chosen])
-    assert abs(found - known) <= 1
+    assert abs(found.scans - known) <= 1
+
+
+@pytest.mark.parametrize(("known", "strangers"), [(10, 5), (12, 6), (11, 8)])
+def test_among_enough_scans_the_number_is_exact_and_said_to_be_so(people, known, strangers):
+    maps, masks, _ = people
+    # Some people have more of their own than others, which moves the number told as a whole.
+    common = np.mean(maps, axis=0)
+    uneven = [common + (0.6 + 0.8 * (index % 2)) * (values - common) for index, values in enumerate(maps)]
+    moments = HealthyMoments(uneven[:CALIBRATED_ON], masks[:CALIBRATED_ON]).statistics()
+    chosen = [*range(known), *range(CALIBRATED_ON, CALIBRATED_ON + strangers)]
+    picked = [uneven[i] for i in chosen], [masks[i] for i in chosen]
+    assert count_shared(moments, CALIBRATED_ON, *picked) == Shared(known, True)
 
 
 def test_scans_of_another_kind_are_none_of_them(people):
     maps, masks, own = people
     others = [2 * values + 3 for values in maps[CALIBRATED_ON:]]
-    assert count_shared(own, CALIBRATED_ON, others, masks[CALIBRATED_ON:]) == 0
+    assert count_shared(own, CALIBRATED_ON, others, masks[CALIBRATED_ON:]) == Shared(0)
 
 
 def test_few_voxels_tell_nothing(people):
     maps, masks, own = people
     flat = VoxelStatistics(own.mean[..., :1], own.std[..., :1])
     flats = ([values[..., :1] for values in group] for group in (maps[:6], masks[:6]))
-    assert count_shared(flat, CALIBRATED_ON, *flats) == 0
+    assert count_shared(flat, CALIBRATED_ON, *flats) == Shared(0)

@@ -22,6 +22,7 @@ from monailabel_app.pipelines.evaluation.tasks import MeasuredModel, Task
 from monailabel_app.pipelines.fit import rewrite_card
 from monailabel_app.pipelines.healthy_reference import HealthyReference
 from monailabel_app.pipelines.predict import AnomalyModel, PredictSettings, analyse, load_model
+from monailabel_app.pipelines.shared_scans import Shared
 from monailabel_app.postprocessing.delineate import delineated
 from monailabel_app.weights.model_folder import result_hash, weights_hash
 from tests.monailabel_app.pipelines.evaluation.case_factory import LESIONED, own_set, prepared_case
@@ -309,7 +310,7 @@ def test_an_evaluation_that_ends_does_not_take_the_maps_of_another_on_the_same_c
 
 def test_a_set_that_shares_scans_with_the_calibration_is_told_so(model, case_set, measured, cache, monkeypatch):
     monkeypatch.setattr(HealthyReference, "same_scans", lambda self, score: False)
-    monkeypatch.setattr(HealthyReference, "shared", lambda self, score: 4)
+    monkeypatch.setattr(HealthyReference, "shared", lambda self, score: Shared(4))
     cases = replace(case_set, cases=case_set.cases[:1], key="s" * 64)
     protocols = measure(model, cases, cache=cache).record["protocols"]
     said = protocols[NAME]["calibration"]["warnings"][-1]
@@ -318,4 +319,4 @@ def test_a_set_that_shares_scans_with_the_calibration_is_told_so(model, case_set
 
 
 def test_some_of_the_calibrations_own_scans_are_counted(model, reference):
-    assert HealthyReference(model, reference._scans[:7]).shared("signed") == pytest.approx(7, abs=2)
+    assert HealthyReference(model, reference._scans[:7]).shared("signed").scans == pytest.approx(7, abs=2)
