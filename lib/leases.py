@@ -72,6 +72,18 @@ def held_by(info: Mapping[str, Any], now: datetime | None = None) -> dict[str, s
     return {"reader": str(held.get("reader") or ""), "until": str(held["until"]), **account}
 
 
+def as_told(held: Mapping[str, str] | None) -> dict[str, Any] | None:
+    """A lease for the client of this request, with ``yours``: what accounts tell, None where the reader's name does.
+
+    Another account's is not yours whatever name is in it. Your own account's is, where accounts are people (Keycloak);
+    a token may be of several readers.
+    """
+    if held is None:
+        return None
+    person = current().how == "keycloak" and held.get("account") == _account()
+    return {**held, "yours": False if not same_account(held) else True if person else None}
+
+
 def same_account(held: Mapping[str, str]) -> bool:
     """Whether a lease was taken by the account of this request, or without one."""
     return held.get("account") in (None, _account())

@@ -105,7 +105,7 @@ class Study:
             "time": record.get("time"),
             "results": records_of(self.info),
             "review": summary_of(self.info),
-            "lease": leases.held_by(self.info),
+            "lease": leases.as_told(leases.held_by(self.info)),
             "healthy": healthy if isinstance(healthy, bool) else None,
             "replaced_by_hand": dict(replaced) if isinstance(replaced, Mapping) else None,
             "dicom": dict(self.dicom) or None,

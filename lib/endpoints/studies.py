@@ -54,7 +54,7 @@ def take_lease(image: str, body: dict = Depends(json_body), user: User = _ANNOTA
         raise InvalidRequest('expected {"reader": name, "minutes": number}, got something else')
     app = app_instance()
     find_study(app.datastore(), image, {})
-    return answer(leases.take(app.datastore(), image, _reader(user, body.get("reader")), minutes))
+    return answer(leases.as_told(leases.take(app.datastore(), image, _reader(user, body.get("reader")), minutes)))
 
 
 @router.delete("/anomaly/studies/{image}/lease", summary="Give a study back")

@@ -8,7 +8,7 @@ import pytest
 from lib.access.principal import Principal, acting
 from lib.datastore import AnomalyLocalDatastore
 from lib.errors import InvalidRequest, NotAllowed, StudyTaken, UnknownImage
-from lib.leases import check, free, held_by, take
+from lib.leases import as_told, check, free, held_by, take
 from lib.strategies import First
 
 
@@ -90,6 +90,31 @@ def test_readers_who_share_an_account_are_told_apart_by_their_names(store):
         take(store, "a", "Ada")
         with pytest.raises(StudyTaken, match=r"^Ada works"):
             take(store, "a", "Ben")
+
+
+def told(store):
+    return as_told(held_by(store.get_image_info("a")))["yours"]
+
+
+def test_whose_a_lease_is_is_said_as_far_as_accounts_tell(store):
+    with acting(ANNA):
+        take(store, "a", "Ada")
+        assert told(store) is None  # Several readers may use a token.
+    for other in (BERT, KEYCLOAK, LOCAL):
+        with acting(other):
+            assert told(store) is False
+    with acting(COOKIE):
+        assert told(store) is None
+        free(store, "a", "Ada")
+    with acting(KEYCLOAK):
+        take(store, "a", "annas-token")
+        assert told(store) is True
+        free(store, "a", "annas-token")
+    with acting(LOCAL):
+        take(store, "a", "Ada")
+        assert told(store) is None
+    with acting(KEYCLOAK):
+        assert told(store) is None  # Taken by nobody's account.
 
 
 def test_where_nobody_is_asked_for_a_token_the_name_tells_the_reader(store):

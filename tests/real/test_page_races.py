@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import requests
 
-from tests.real.page_driver import Held, Reader, wait_until
+from tests.real.page_driver import READER, Held, Reader, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -245,6 +245,23 @@ def test_the_next_study_is_taken_once_and_not_for_a_reader_who_has_gone(study, a
     assert len(late.kept) == 1
     assert "search=ixi" in study.url
     assert [one["lease"] for one in api("/anomaly/studies").json()["studies"] if one["lease"]] == []
+
+
+def test_a_namesake_of_another_account_is_somebody_else(reader, api, tokens, folder_server):
+    namesake = {"Authorization": f"Bearer {tokens[0].create('namesake', 'reader')[0]}"}
+    lease, page = f"{folder_server.url}/anomaly/studies/{LESION}/lease", reader.page
+    taken = requests.post(lease, json={"reader": READER}, headers=namesake, timeout=60)
+    assert taken.ok
+    try:
+        assert api(f"/anomaly/studies/{LESION}").json()["lease"]["yours"] is False
+        reader.open("#/")
+        row = page.locator("table.studies tbody tr").filter(has=page.get_by_role("link", name=LESION, exact=True))
+        row.get_by_text(f"read by {READER}").wait_for()
+        reader.open(f"#/study/{LESION}?model={MODEL}")
+        page.get_by_text(f"read by {READER}").wait_for()
+        assert page.get_by_text("in your hands").count() == 0
+    finally:
+        assert requests.delete(lease, params={"reader": READER}, headers=namesake, timeout=60).ok
 
 
 def test_a_viewer_that_could_not_be_fetched_can_be_tried_again(reader):

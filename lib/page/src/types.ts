@@ -17,6 +17,8 @@ export interface PageInfo {
 export interface Lease {
   reader: string;
   until: string;
+  /** Whether this account has it; null where the reader's name tells. */
+  yours?: boolean | null;
 }
 
 export interface StudyRecord {

@@ -11,6 +11,7 @@ import { shared, toast, useShared } from "../store";
 import type { Lesion, Params, Result, Study } from "../types";
 import type { Viewer } from "../viewer";
 import { Badge } from "../worklist/badge";
+import { isMine, leaseOf } from "../worklist/lease";
 import { openNext } from "../worklist/next";
 import { ModelCard } from "./card";
 import { Downloads } from "./downloads";
@@ -143,7 +144,7 @@ function OpenStudy({ route, onReplaced }: { route: Route; onReplaced: () => void
   const busy = running.starting || (!!running.job && !OVER.has(running.job.state));
   const reasons = notices(shown, info, study?.replaced_by_hand ?? null);
   const spread = wholeSpread(shown?.finding.uncertainty);
-  const lease = study?.lease && new Date(study.lease.until).getTime() > Date.now() ? study.lease : null;
+  const lease = leaseOf(study);
 
   const select = (lesion: Lesion) => {
     setSelected(peakKey(lesion));
@@ -233,7 +234,7 @@ function OpenStudy({ route, onReplaced }: { route: Route; onReplaced: () => void
   const reviewed = () => {
     setDialog("");
     toast("Review finished.");
-    if (lease && lease.reader === shared().reader) void api.free(image, lease.reader).catch(() => undefined);
+    if (lease && isMine(lease, shared().reader)) void api.free(image, lease.reader).catch(() => undefined);
     lookAtStudy();
   };
 
@@ -244,8 +245,8 @@ function OpenStudy({ route, onReplaced }: { route: Route; onReplaced: () => void
         <h1 title={image}>{study?.dicom ? about(study.dicom) || image : image}</h1>
         {study?.sequence && <span class="tag">{sequence(study.sequence)}</span>}
         {study && <Badge state={study.state} />}
-        {lease && lease.reader !== reader && <span class="remark warn"><Lock /> read by {lease.reader} until {clock(lease.until)}</span>}
-        {lease && lease.reader === reader && <span class="remark"><Lock /> in your hands until {clock(lease.until)}</span>}
+        {lease && !isMine(lease, reader) && <span class="remark warn"><Lock /> read by {lease.reader} until {clock(lease.until)}</span>}
+        {lease && isMine(lease, reader) && <span class="remark"><Lock /> in your hands until {clock(lease.until)}</span>}
         {!lease && study && study.state !== "reviewed" && <button type="button" class="link" title="Tells colleagues that you are reading this study" onClick={() => void take()}>Reserve</button>}
         <span class="grow" />
         <RunChoice

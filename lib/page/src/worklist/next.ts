@@ -5,6 +5,7 @@ import { askReader } from "../parts/reader";
 import { go, whenMoved } from "../route";
 import { shared, toast } from "../store";
 import type { Order } from "../types";
+import { isMine, leaseOf } from "./lease";
 
 const SHOWN = 50;
 
@@ -36,10 +37,9 @@ async function open(current: string): Promise<void> {
   const order = (shared().worklist["order"] as Order | undefined) ?? "most_anomalous";
   try {
     const { studies } = await api.studies({ order, state: "analysed", search: shared().worklist["search"] ?? "", limit: String(SHOWN), seed: order === "random" ? SEED : "" });
-    const now = Date.now();
     for (const study of studies) {
-      const held = study.lease && study.lease.reader !== reader && new Date(study.lease.until).getTime() > now;
-      if (held || study.image === current) continue;
+      const lease = leaseOf(study);
+      if ((lease && !isMine(lease, reader)) || study.image === current) continue;
       if (elsewhere) return;
       try {
         await api.lease(study.image, reader);

@@ -9,6 +9,7 @@ import { update, useShared } from "../store";
 import { replacedText } from "../study/warnings";
 import type { Order, Params, State, Study, StudyList } from "../types";
 import { Badge } from "./badge";
+import { isMine, leaseOf } from "./lease";
 import { openNext, SEED } from "./next";
 import { UploadArea } from "./upload";
 
@@ -213,7 +214,7 @@ function Chip({ name, count, on, pick }: { name: string; count: number | null; o
 
 function Row({ study, reader }: { study: Study; reader: string }) {
   const told = study.dicom ? about(study.dicom) : "";
-  const held = study.lease && new Date(study.lease.until).getTime() > Date.now() ? study.lease : null;
+  const held = leaseOf(study);
   const odd = typeof study.gate === "object" && study.gate ? !study.gate.passed : study.gate === false || typeof study.gate === "string";
   const drifted = typeof study.drift === "object" && study.drift ? study.drift.drifted : study.drift === true || typeof study.drift === "string";
   return (
@@ -234,7 +235,7 @@ function Row({ study, reader }: { study: Study; reader: string }) {
         {drifted && <span class="remark warn"><Warn /> drift</span>}
         {study.error && <span class="remark fault" title={study.error}>{study.error}</span>}
         {study.replaced_by_hand && <span class="remark warn" title={`${replacedText(study.replaced_by_hand)}`}><Warn /> scan replaced by hand{study.replaced_by_hand.time ? ` ${localTime(study.replaced_by_hand.time)}` : ""}</span>}
-        {held && <span class="remark"><Lock /> {held.reader === reader ? "in your hands" : `read by ${held.reader}`} until {clock(held.until)}</span>}
+        {held && <span class="remark"><Lock /> {isMine(held, reader) ? "in your hands" : `read by ${held.reader}`} until {clock(held.until)}</span>}
         {study.healthy && <span class="remark">marked healthy</span>}
         {study.review && !study.review.final && <span class="remark">draft review</span>}
       </td>
