@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -16,19 +15,23 @@ import atheris
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 # Only our own code and the parsers it hands bytes to: instrumenting all of pydicom or numpy takes minutes.
-with atheris.instrument_imports(include=["monailabel_app.io", "lib.archive_lists", "monailabel_app.weights.listing"]):
-    from lib.archive_lists import series_of
-    from monailabel_app.calibration.calibrated_map import Calibration
+with atheris.instrument_imports(include=["monailabel_app.io"]):
     from monailabel_app.errors import AnomalyAppError, UnreadableVolume
     from monailabel_app.io import dicom as dicom_reader
     from monailabel_app.io import images
-    from monailabel_app.weights.listing import read_entry
 
 import numpy as np  # noqa: E402
 
 from tests.bad_dicom import DICOM_CASES, series  # noqa: E402
 from tests.bad_files import CASES  # noqa: E402
 
+# Of the targets in ``structured``, whose modules are only imported for them.
+_STRUCTURED = ("unpacking", "archive", "model")
+_INSTRUMENTED = (
+    "lib.unpacking", "lib.archive_lists", "lib.archive_client", "lib.archive_fetch", "lib.archive_labels",
+    "lib.dicomweb", "lib.dicom_results", "monailabel_app.weights", "monailabel_app.pipelines.uploaded_model",
+    "monailabel_app.pipelines.config_io", "monailabel_app.pipelines.anomaly_model", "monailabel_app.calibration",
+)  # fmt: skip
 _FOLDER = Path(tempfile.mkdtemp(prefix="fuzz_"))
 
 
@@ -81,49 +84,6 @@ def dicom(data: bytes) -> None:
     read(folder)
 
 
-def archive(data: bytes) -> None:
-    """A list of series as an archive answers it."""
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        return
-    # A client of DICOMweb has looked that it is a list.
-    for uid, attributes in series_of(found if isinstance(found, list) else [found]):
-        assert uid
-        assert attributes is not None
-
-
-def model(data: bytes) -> None:
-    """config.yaml and calibration.json of a model folder, divided by a zero byte."""
-    folder = _FOLDER / "model"
-    folder.mkdir(exist_ok=True)
-    config, _, calibration = data.partition(b"\0")
-    (folder / "config.yaml").write_bytes(config)
-    read_entry("model", folder)
-    if calibration:
-        (folder / "calibration.json").write_bytes(calibration)
-        try:
-            Calibration.load(folder)
-        except AnomalyAppError:
-            return
-
-
-def _model_seeds() -> list[bytes]:
-    shipped = ROOT / "model_weights" / "intensity_t1"
-    text = (shipped / "calibration.json").read_bytes()[:3000]
-    seed = (shipped / "config.yaml").read_bytes()
-    return [seed, seed + b"\0" + text, b"kind: anomaly\nwhen: 2001-01-01\nx: &a [1, *a]\n", b"a: 1_0:59.5e1\n"]
-
-
-def _archive_seeds() -> list[bytes]:
-    uid = {"vr": "UI", "Value": ["1.2.3"]}
-    person = {"vr": "PN", "Value": [{"Alphabetic": "A^B"}]}
-    found = {"0020000E": uid, "00100010": person, "00080060": {"vr": "CS", "Value": ["MR"]},
-             "00081140": {"vr": "SQ", "Value": [{"0020000D": uid}]}, "00280010": {"vr": "US", "Value": [4]},
-             "00091010": {"vr": "OB", "InlineBinary": "QUJD"}}  # fmt: skip
-    return [json.dumps([found]).encode(), b"[]", b"[{}]", b'[{"0020000E": {"vr": "UI"}}]']
-
-
 def _seeds_named(*suffixes: str) -> Callable[[], list[bytes]]:
     def seeds() -> list[bytes]:
         made = (case.content() for case in CASES if case.name.endswith(suffixes) and case.kind != "gzip")
@@ -143,18 +103,26 @@ TARGETS: Mapping[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]]
     "metaimage": (_file("scan.mha"), _seeds_named(".mha")),
     "picture": (_file("slice.png"), _seeds_named(".png")),
     "dicom": (dicom, _dicom_seeds),
-    "archive": (archive, _archive_seeds),
-    "model": (model, _model_seeds),
 }
+
+
+def target_of(name: str) -> tuple[Callable[[bytes], None], Callable[[], list[bytes]]]:
+    """What is done with one input, and the inputs to begin with."""
+    if name in TARGETS:
+        return TARGETS[name]
+    with atheris.instrument_imports(include=list(_INSTRUMENTED)):
+        from tests.fuzz import structured
+    return getattr(structured, name), structured.seeds
 
 
 def main() -> None:
     """Run the target until libFuzzer's options say so."""
-    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
-        sys.exit(f"expected a target out of {', '.join(TARGETS)}")
+    known = (*TARGETS, *_STRUCTURED)
+    if len(sys.argv) < 2 or sys.argv[1] not in known:
+        sys.exit(f"expected a target out of {', '.join(known)}")
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    target, seeds = TARGETS[sys.argv[1]]
+    target, seeds = target_of(sys.argv[1])
     arguments = [sys.argv[0], *sys.argv[2:]]
     if not any(os.path.isfile(argument) for argument in sys.argv[2:]):
         started = _FOLDER / "seeds"

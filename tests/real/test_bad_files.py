@@ -32,7 +32,7 @@ def test_no_file_breaks_a_server(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["nifti", "nrrd", "metaimage", "picture", "dicom", "archive", "model"])
+@pytest.mark.parametrize("target", ["nifti", "nrrd", "metaimage", "picture", "dicom", "archive", "model", "unpacking"])
 def test_fuzzing_for_a_while_finds_nothing(tmp_path, target):
     pytest.importorskip("atheris")
     # The same inputs at every run, as many as there is time for; others are looked for by hand, without a seed.
