@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 _SERIES = "SeriesInstanceUID"
 # Of a final label: the series of the segmentations that earlier final labels were sent as, and the one it follows.
 _REPLACED, _FOLLOWS = "replaced_series", "follows_series"
+# Of an image: the same of a final label that was sent and whose answer has not come. The next one takes its place, too.
+UNANSWERED = "label_sent"
 
 
 def write_label(
@@ -92,6 +94,20 @@ def not_sent(info: Mapping[str, Any], former: Mapping[str, Any]) -> dict[str, An
     A newer review does not remove it there, but it says nothing any more.
     """
     return _with(info, series_sent(former), str(former.get(_FOLLOWS) or ""))
+
+
+def unanswered(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What an image's information says of a label that was sent and perhaps not taken; empty where that is over."""
+    said = info.get(UNANSWERED)
+    replaced = said.get(_REPLACED, []) if isinstance(said, Mapping) else None
+    if not isinstance(replaced, list) or not all(isinstance(uid, str) for uid in (*replaced, said.get(_SERIES))):
+        return {}
+    return dict(said)
+
+
+def to_note(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be noted before a label of this information is sent: its answer may be lost."""
+    return {UNANSWERED: {key: info[key] for key in (_SERIES, _REPLACED, _FOLLOWS) if key in info}}
 
 
 def series_sent(info: Mapping[str, Any]) -> list[str]:

@@ -233,21 +233,28 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
             label_filename = converted = binary_to_image(image, label_filename)
         try:
             voxels = count_voxels(label_filename, image) if is_final(label_tag) else None
-            former = SharedTable.get_label_info(self, image_id, label_tag) or {}
-            if label_tag == DefaultLabelTag.FINAL and voxels:
+            final = label_tag == DefaultLabelTag.FINAL
+            lost = archive_labels.unanswered(SharedTable.get_image_info(self, image_id) or {}) if final else {}
+            former = lost or SharedTable.get_label_info(self, image_id, label_tag) or {}
+            if final and voxels:
                 series = self.series_folder(image_id)
                 # Staged first: where it cannot be kept here, nothing is to be in the archive either.
                 with (
                     self._staged_label(label_filename, label_tag),
                     archive_labels.submitted(label_filename, series, label_info, former) as (segmentation, info),
                 ):
+                    lost = archive_labels.to_note(info)
+                    self.change_image_info(image_id, lambda _: lost)
                     store_objects(self._client, [segmentation])
                 label_info = info
                 self._lists.forget("labelled")
             else:
                 label_info = archive_labels.not_sent(label_info, former)
             self._list_anew_for(image_id)
-            return self._keep_label(image_id, label_filename, label_tag, label_info, voxels, said=said)
+            kept = self._keep_label(image_id, label_filename, label_tag, label_info, voxels, said=said)
+            if lost:
+                self.change_image_info(image_id, lambda _: {archive_labels.UNANSWERED: None})
+            return kept
         finally:
             if converted:
                 os.unlink(converted)

@@ -8,6 +8,7 @@ import pydicom
 import pytest
 import requests
 
+from lib.dicomweb import AnomalyDICOMWebDatastore
 from lib.errors import ArchiveUnreachable
 from monailabel_app.calibration.bands import COLOURS, LABELS
 from monailabel_app.io import images
@@ -43,6 +44,42 @@ def test_a_submission_whose_answer_was_lost_is_the_same_instance_again(store, ar
     store.save_label(archive.image_id, str(file), "final", {})
     assert len(segmentations(archive)) == 2
     assert store.final_labels(archive.image_id) == {"final": 12}
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_label_whose_answer_was_lost_and_that_was_changed_is_known_as_replaced(store, archive, tmp_path, before):
+    """Also after a restart, and where nothing is marked any more."""
+    image, file, keep = store.get_image_uri(archive.image_id), tmp_path / "label.nrrd", archive.store_instances
+
+    def lost(datasets):
+        keep(datasets)
+        raise requests.ConnectionError("reset")
+
+    def submit(marked, lose=False):
+        archive.store_instances = lost if lose else keep
+        write_label(file, image, marked)
+        if lose:
+            with pytest.raises(ArchiveUnreachable):
+                store.save_label(archive.image_id, str(file), "final", {})
+        else:
+            store.save_label(archive.image_id, str(file), "final", {})
+
+    if before:
+        submit((3, 2, 4))
+    submit((3, 2, 1), lose=True)
+    submit((3, 2, 1), lose=True)
+    submit((3, 2, 2), lose=True)
+    store = AnomalyDICOMWebDatastore(archive, {"Modality": "MR"}, cache_path=str(tmp_path / "cache"))
+    submit((3, 2, 3))
+    assert len(segmentations(archive)) == 3 + before
+    series = list(dict.fromkeys(str(i.SeriesInstanceUID) for i in archive.instances if i.Modality == "SEG"))
+    info = store.get_label_info(archive.image_id, "final")
+    assert [*info["replaced_series"], info["SeriesInstanceUID"]] == series
+    assert store.final_labels(archive.image_id) == {"final": 18}
+    assert not store.get_image_info(archive.image_id).get("label_sent")
+    submit((3, 2, 1), lose=True)
+    submit((0, 0, 0))
+    assert store.final_labels(archive.image_id) == {"final": 0}
 
 
 def test_who_goes_back_to_an_earlier_drawing_has_the_last_word_in_the_archive_too(store, archive, tmp_path):
