@@ -84,7 +84,11 @@ def two_nodes(home: Path):
 
 def stop(home: Path) -> None:
     """``ray stop`` would end every cluster of this machine, also one that somebody works with."""
-    of_this_test = [process for process in psutil.process_iter() if home_of(process) == str(home)]
+    of_this_test = []
+    for process in [process for process in psutil.process_iter() if home_of(process) == str(home)]:
+        with suppress(psutil.NoSuchProcess):
+            # Its children, too: one that gives itself another title writes over its environment.
+            of_this_test += [process, *process.children(recursive=True)]
     for process in of_this_test:
         with suppress(psutil.NoSuchProcess):
             process.kill()
