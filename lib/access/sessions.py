@@ -10,9 +10,7 @@ import logging
 import os
 import secrets
 import stat
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,23 +18,27 @@ from typing import Any
 
 import jwt
 
+from lib.access.ended import EndedSessions
+
 logger = logging.getLogger(__name__)
 
 COOKIE = "anomaly_session"
 HOURS, ACCOUNT_HOURS = 12.0, 2.0
 _AUDIENCE, _ALGORITHM = "anomaly session", "HS256"
 _KEY_BYTES = 32
-_MOST_ENDED = 4096
+_ENDED = ".ended_sessions"
 
 
 class Sessions:
-    """Makes and reads cookies. ``hours``: how long a session lasts at most."""
+    """Makes and reads cookies. ``hours``: how long a session lasts at most.
+
+    Servers that share ``key_file`` share sessions, and know of those that were ended at another one.
+    """
 
     def __init__(self, key_file: Path, hours: float = HOURS):
         self._key = read_key(key_file)
         self.hours = hours
-        self._ended: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.Lock()
+        self._ended = EndedSessions(key_file.with_name(_ENDED))
 
     @property
     def key(self) -> bytes:
@@ -64,17 +66,13 @@ class Sessions:
             )  # fmt: skip
         except jwt.InvalidTokenError:
             return None
-        with self._lock:
-            return None if said["jti"] in self._ended else said
+        return None if str(said["jti"]) in self._ended else said
 
     def end(self, cookie: str) -> None:
-        """Refuse a cookie from now on, also a copy of it."""
+        """Refuse a cookie from now on, also a copy of it, wherever the key of this server counts."""
         said = self.read(cookie)
         if said is not None:
-            with self._lock:
-                self._ended[said["jti"]] = None
-                while len(self._ended) > _MOST_ENDED:
-                    self._ended.popitem(last=False)
+            self._ended.add(str(said["jti"]), float(said["exp"]))
 
     def _signed(self, claims: Mapping[str, Any], now: float, until: float) -> tuple[str, int]:
         claims = {

@@ -1,9 +1,13 @@
 """Browsers sign in on a page, get a cookie that is worth no more than their token, and are sent back to this site."""
 
 import base64
+import os
+import time
 
+import jwt
 import pytest
 
+from lib.access.ended import EndedSessions
 from lib.access.return_path import return_path
 from lib.access.sessions import COOKIE, Sessions
 from tests.lib.access_clients import HTML, a_store, an_app, signed_in, the_server  # noqa: F401
@@ -64,6 +68,39 @@ def test_a_forged_stale_or_foreign_cookie_is_worth_nothing(served, store, tmp_pa
     account, _ = own.for_account("ward", ["monailabel-admin"])
     for cookie in (foreign, stale, unsigned, account, good[:-3], "x"):
         assert served().get("/anomaly/studies", headers={"Cookie": f"{COOKIE}={cookie}"}).status_code == 401
+
+
+def test_a_session_that_was_signed_out_of_stays_ended_in_every_process_and_after_a_restart(tmp_path):
+    key = tmp_path / "model" / "session.key"
+    one, worker = Sessions(key), Sessions(key)
+    gone, _ = one.for_token("a", "0" * 64)
+    kept, _ = one.for_token("a", "0" * 64)
+    one.end(gone)
+    for server in (one, worker, Sessions(key)):
+        assert server.read(gone) is None
+        assert server.read(kept)["sub"] == "a"
+    (name,) = [path.name for path in (key.parent / ".ended_sessions").iterdir()]
+    assert jwt.decode(gone, options={"verify_signature": False})["jti"] not in name
+
+
+def test_what_is_kept_of_ended_sessions_goes_when_their_cookies_are_over(tmp_path):
+    ended = EndedSessions(tmp_path / "ended")
+    ended.add("over soon", time.time() + 60)
+    ended.add("long", time.time() + 7200)
+    (soon,) = [path for path in ended.folder.iterdir() if path.stat().st_mtime < time.time() + 3600]
+    os.utime(soon, (time.time() - 1, time.time() - 1))
+    ended.add("another", time.time() + 7200)
+    assert not soon.exists()
+    assert all(session in EndedSessions(ended.folder) for session in ("long", "another"))
+
+
+def test_where_the_end_of_a_session_cannot_be_kept_this_process_knows_and_the_log_says_so(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    ended = EndedSessions(tmp_path / "file" / "ended")
+    ended.add("one", time.time() + 60)
+    assert "one" in ended
+    assert "other" not in ended
+    assert "is not kept" in caplog.text
 
 
 def test_the_key_of_sessions_is_its_owners_alone(tmp_path, caplog):
