@@ -20,6 +20,8 @@ from monailabel_app.files import flush, give_to_owner, open_own
 logger = logging.getLogger(__name__)
 
 _MOST = 4096
+# What is being written, and for how long it may be; older ones are of processes that were killed.
+_PARTIAL, _PARTIAL_SECONDS = ".", 3600.0
 
 
 class EndedSessions:
@@ -32,6 +34,8 @@ class EndedSessions:
         self.folder = Path(folder)
         self._own: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
+        # Not the one above: every request asks, in the event loop, and is not to wait for the disk.
+        self._writing = threading.Lock()
 
     def __contains__(self, session: str) -> bool:
         name = _name_of(session)
@@ -47,25 +51,29 @@ class EndedSessions:
             self._own[name] = None
             while len(self._own) > _MOST:
                 self._own.popitem(last=False)
-            try:
+        try:
+            with self._writing:
                 self._keep(name, until)
                 self._forget()
-            except OSError as error:
-                logger.warning(
-                    "the end of a session is not kept in %s (%s): after a restart, or by another process, a copy of "
-                    "its cookie would be taken until it expires",
-                    self.folder.name, error.strerror or type(error).__name__,
-                )  # fmt: skip
+        except OSError as error:
+            logger.warning(
+                "the end of a session is not kept in %s (%s): after a restart, or by another process, a copy of "
+                "its cookie would be taken until it expires",
+                self.folder.name, error.strerror or type(error).__name__,
+            )  # fmt: skip
 
     def _keep(self, name: str, until: float) -> None:
         if not self.folder.is_dir():
             self._make_folder()
-        handle = open_own(self.folder / name)
+        # It has its name with its time: another process would take one that is of now for one that is over.
+        partial = self.folder / f"{_PARTIAL}{name}.{os.getpid()}"
+        handle = open_own(partial)
         try:
-            os.utime(handle if os.utime in os.supports_fd else self.folder / name, (until, until))
+            os.utime(handle if os.utime in os.supports_fd else partial, (until, until))
             os.fsync(handle)
         finally:
             os.close(handle)
+        os.replace(partial, self.folder / name)
         flush(self.folder)
 
     def _make_folder(self) -> None:
@@ -83,6 +91,8 @@ class EndedSessions:
         left = []
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):
+                if path.name.startswith(_PARTIAL) and time.time() - path.stat().st_ctime < _PARTIAL_SECONDS:
+                    continue
                 left.append((path.stat().st_mtime, path))
         left.sort()
         now = time.time()

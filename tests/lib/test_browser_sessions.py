@@ -2,11 +2,13 @@
 
 import base64
 import os
+import threading
 import time
 
 import jwt
 import pytest
 
+from lib.access import ended as ended_module
 from lib.access.ended import EndedSessions
 from lib.access.return_path import return_path
 from lib.access.sessions import COOKIE, Sessions
@@ -92,6 +94,44 @@ def test_what_is_kept_of_ended_sessions_goes_when_their_cookies_are_over(tmp_pat
     ended.add("another", time.time() + 7200)
     assert not soon.exists()
     assert all(session in EndedSessions(ended.folder) for session in ("long", "another"))
+
+
+def test_nobody_waits_for_the_disk_while_somebody_signs_out(tmp_path, monkeypatch):
+    ended = EndedSessions(tmp_path / "ended")
+    writing, leave, told = threading.Event(), threading.Event(), []
+
+    def slow(folder):
+        writing.set()
+        leave.wait(120)
+
+    monkeypatch.setattr("lib.access.ended.flush", slow)
+    signing_out = threading.Thread(target=ended.add, args=("one", time.time() + 60))
+    signing_out.start()
+    try:
+        assert writing.wait(120)
+        asking = threading.Thread(target=lambda: told.extend(["one" in ended, "other" in ended]), daemon=True)
+        asking.start()
+        asking.join(60)
+        assert told == [True, False]
+    finally:
+        leave.set()
+        signing_out.join(120)
+
+
+def test_another_process_that_tidies_up_leaves_an_end_that_is_being_noted(tmp_path, monkeypatch):
+    ended, worker = EndedSessions(tmp_path / "ended"), EndedSessions(tmp_path / "ended")
+    worker.add("other", time.time() + 60)
+    opened = ended_module.open_own
+
+    def meanwhile(path, *given):
+        handle = opened(path, *given)
+        worker._forget()
+        return handle
+
+    monkeypatch.setattr(ended_module, "open_own", meanwhile)
+    ended.add("one", time.time() + 7200)
+    monkeypatch.undo()
+    assert all(session in EndedSessions(ended.folder) for session in ("one", "other"))
 
 
 def test_where_the_end_of_a_session_cannot_be_kept_this_process_knows_and_the_log_says_so(tmp_path, caplog):
