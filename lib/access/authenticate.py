@@ -139,12 +139,12 @@ class Access:
         if self.keycloak is None or not isinstance(said.get("roles"), list):
             return None
         roles = tuple(map(str, said["roles"]))
-        return who_of(self.keycloak.session(str(said["sub"]), roles), "cookie")
+        return who_of(self.keycloak.session(str(said["sub"]), roles))
 
 
-def who_of(account: Account, how: str = "keycloak") -> Who:
-    """A Keycloak account as principal."""
-    return Who(Principal(account.name, account.role, how), account.roles)
+def who_of(account: Account) -> Who:
+    """A Keycloak account as principal; the same in a browser, where a token of its name is somebody else."""
+    return Who(Principal(account.name, account.role, "keycloak"), account.roles)
 
 
 def cookie_of(scope: Mapping[str, Any]) -> str:

@@ -14,8 +14,10 @@ from monailabel.config import settings
 from lib.access import keycloak as module
 from lib.access.errors import BadCredentials, LoginUnreachable, WrongRole
 from lib.access.keycloak import Keycloak
+from lib.access.principal import Principal, acting
 from lib.access.throttle import Throttle
 from lib.endpoints import samples
+from lib.leases import same_account
 from tests.lib.realm import Realm
 from tests.lib.results_app import client_of, small_app
 
@@ -201,6 +203,19 @@ def test_a_password_becomes_a_session_for_browsers(served, realm):
     assert client.delete("/datastore/label?id=a&tag=final").status_code == 403
     page = client.get("/anomaly/page.json")
     assert page.json()["user"] == {"name": "anna", "role": "reader"}
+
+
+def test_an_account_is_the_same_in_a_browser_and_by_its_token_and_no_token_of_that_name(served, realm):
+    browser = TestClient(served.app, base_url="https://host", client=("10.0.0.9", 1), follow_redirects=False)
+    browser.post("/anomaly/login", data={"username": "anna", "password": "right"}, headers=HTML)
+    lease = browser.post("/anomaly/studies/a/lease", json={"reader": "anna"}, headers={"Origin": "https://host"})
+    assert lease.status_code == 200, lease.text
+    assert lease.json()["yours"] is True
+    assert browser.get("/anomaly/studies/a").json()["lease"]["yours"] is True
+    told = served.get("/anomaly/studies/a", headers=bearer(realm.token(sub="anna"))).json()["lease"]
+    assert told["yours"] is True
+    with acting(Principal(told["reader"], "reader", "token")):
+        assert not same_account(told)
 
 
 def test_guesses_of_a_password_are_slowed_down_before_keycloak_is_asked(served, realm):
