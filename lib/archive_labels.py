@@ -107,7 +107,12 @@ def unanswered(info: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_note(info: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be noted before a label of this information is sent: its answer may be lost."""
-    return {UNANSWERED: {key: info[key] for key in (_SERIES, _REPLACED, _FOLLOWS) if key in info}}
+    return {key: info[key] for key in (_SERIES, _REPLACED, _FOLLOWS) if key in info}
+
+
+def answered(info: Mapping[str, Any], noted: Mapping[str, Any]) -> dict[str, Any]:
+    """What becomes of the note once its label is kept; one of another label, sent meanwhile, stays."""
+    return {UNANSWERED: None} if info.get(UNANSWERED) == noted else {}
 
 
 def series_sent(info: Mapping[str, Any]) -> list[str]:

@@ -244,7 +244,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
                     archive_labels.submitted(label_filename, series, label_info, former) as (segmentation, info),
                 ):
                     lost = archive_labels.to_note(info)
-                    self.change_image_info(image_id, lambda _: lost)
+                    self.change_image_info(image_id, lambda _: {archive_labels.UNANSWERED: lost})
                     store_objects(self._client, [segmentation])
                 label_info = info
                 self._lists.forget("labelled")
@@ -253,7 +253,7 @@ class AnomalyDICOMWebDatastore(ReviewedLabels, DICOMWebDatastore, SharedTable):
             self._list_anew_for(image_id)
             kept = self._keep_label(image_id, label_filename, label_tag, label_info, voxels, said=said)
             if lost:
-                self.change_image_info(image_id, lambda _: {archive_labels.UNANSWERED: None})
+                self.change_image_info(image_id, lambda now: archive_labels.answered(now, lost))
             return kept
         finally:
             if converted:

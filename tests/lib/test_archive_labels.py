@@ -82,6 +82,35 @@ def test_a_label_whose_answer_was_lost_and_that_was_changed_is_known_as_replaced
     assert store.final_labels(archive.image_id) == {"final": 0}
 
 
+def test_a_label_that_comes_through_does_not_hide_another_whose_answer_was_lost_meanwhile(store, archive, tmp_path):
+    image, keep = store.get_image_uri(archive.image_id), archive.store_instances
+
+    def submit(marked):
+        file = tmp_path / f"label{marked}.nrrd"
+        write_label(file, image, (3, 2, marked))
+        return store.save_label(archive.image_id, str(file), "final", {})
+
+    def slow(datasets):
+        archive.store_instances = lost
+        with pytest.raises(ArchiveUnreachable):
+            submit(2)
+        keep(datasets)
+
+    def lost(datasets):
+        keep(datasets)
+        raise requests.ConnectionError("reset")
+
+    archive.store_instances = slow
+    submit(1)
+    archive.store_instances = keep
+    submit(3)
+    series = {str(item.SeriesInstanceUID) for item in archive.instances if item.Modality == "SEG"}
+    info = store.get_label_info(archive.image_id, "final")
+    assert {*info["replaced_series"], info["SeriesInstanceUID"]} == series
+    assert len(series) == 3
+    assert store.final_labels(archive.image_id) == {"final": 18}
+
+
 def test_who_goes_back_to_an_earlier_drawing_has_the_last_word_in_the_archive_too(store, archive, tmp_path):
     image, sent = store.get_image_uri(archive.image_id), []
     for marked in ((3, 2, 1), (3, 2, 2), (3, 2, 1), (3, 2, 1), (0, 0, 0), (3, 2, 1), (3, 2, 2)):
