@@ -8,7 +8,8 @@ itself stays MONAI Label's. What it answers about a running task is its last log
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import APIRouter, Depends, HTTPException
@@ -32,10 +33,24 @@ _ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 
 
 _STARTING = threading.Lock()
+# A start takes moments. What is waited for (run_sync) takes hours, and who comes then is to have an answer.
+_START_SECONDS = 10.0
 # MONAI Label puts the folder that it names on the sub-process's path for Python modules.
 _FOLDER_OF_PROGRAMS = "bundle_path"
 # Scorings that may wait for each other: whoever asks again and again must not fill the line for ever.
 _MOST_SCORINGS = 16
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """One start at a time. Raises HTTPException where another one does not end."""
+    if not _STARTING.acquire(timeout=_START_SECONDS):
+        detail = "a training or scoring that is waited for (run_sync) is under way: try again later"
+        raise HTTPException(status_code=429, detail=detail)
+    try:
+        yield
+    finally:
+        _STARTING.release()
 
 
 @router.get("/train/", summary="Progress of the training")
@@ -63,7 +78,7 @@ def run_all_trainings(params: dict | None = None, run_sync: bool = False, user: 
     }
     answers = {}
     for name, request in requests.items():
-        with _STARTING:
+        with _starting():
             task, detail = AsyncTask.run("train", request=request, force_sync=run_sync, enqueue=True)
         answers[name] = {"result": task, "detail": detail}
     return answers
@@ -76,7 +91,7 @@ def run_training(
     """Start a training in a process of its own; 429 while another one runs, unless it may wait (``enqueue``)."""
     request = training_request(model, params or {})
     # Two requests at once must not both find that nothing runs.
-    with _STARTING:
+    with _starting():
         if not enqueue and any(task["status"] in {"SUBMITTED", "RUNNING"} for task in tasks("train")):
             raise HTTPException(status_code=429, detail="a training is running already: wait for it or stop it")
         return train.run_model(model, request, run_sync, enqueue)
@@ -107,7 +122,7 @@ def run_all_scorings(params: dict | None = None, run_sync: bool = False, user: U
         except AnomalyAppError as error:
             answers[name] = {"result": None, "detail": str(error)}
     # Counted and taken in one: two requests at once must not both get the last place.
-    with _STARTING:
+    with _starting():
         if sum(task["status"] in {"SUBMITTED", "RUNNING"} for task in tasks("scoring")) >= _MOST_SCORINGS:
             raise HTTPException(status_code=429, detail="many scorings wait already: wait for them or stop them")
         for name, request in requests.items():
@@ -120,7 +135,7 @@ def run_all_scorings(params: dict | None = None, run_sync: bool = False, user: U
 def run_scoring(method: str, params: dict | None = None, run_sync: bool = False, user: User = _ANNOTATOR) -> Any:
     """Start a scoring in a process of its own; 429 while another one runs."""
     request = scoring_request(method, params or {})
-    with _STARTING:
+    with _starting():
         if any(task["status"] in {"SUBMITTED", "RUNNING"} for task in tasks("scoring")):
             raise HTTPException(status_code=429, detail="a scoring is running already: wait for it or stop it")
         return scoring.run_method(method, request, run_sync)

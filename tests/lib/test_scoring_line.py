@@ -55,3 +55,36 @@ def test_of_two_who_ask_at_once_for_the_last_place_one_gets_it(monkeypatch):
         errors = [one.exception(60) for one in asked]
     assert sorted(getattr(error, "status_code", 200) for error in errors) == [200, 429]
     assert len(line) == 16
+
+
+def test_a_scoring_that_is_waited_for_does_not_make_others_wait_for_hours(monkeypatch):
+    begun, leave = threading.Event(), threading.Event()
+
+    def run(kind, request, **options):
+        begun.set()
+        leave.wait(120)
+        return {"id": "1"}, None
+
+    app = SimpleNamespace(scoring_methods=lambda: {"sum": None}, trainers=lambda: {"ddpm": None})
+    monkeypatch.setattr(tasks, "tasks", lambda kind: [])
+    monkeypatch.setattr(tasks.AsyncTask, "run", run)
+    monkeypatch.setattr(tasks, "app_instance", lambda: app)
+    monkeypatch.setattr(tasks, "scoring_request", lambda name, params: {})
+    monkeypatch.setattr(tasks, "training_request", lambda name, params: {})
+    monkeypatch.setattr(tasks, "_START_SECONDS", 0.1, raising=False)
+    others = [
+        (tasks.run_all_scorings, {}, False, None),
+        (tasks.run_scoring, "sum", {}, False, None),
+        (tasks.run_training, "ddpm", {}, False, False, None),
+        (tasks.run_all_trainings, {}, False, None),
+    ]
+    with ThreadPoolExecutor(5) as pool:
+        first = pool.submit(tasks.run_all_scorings, {}, True, None)
+        try:
+            assert begun.wait(120)
+            errors = [pool.submit(*other).exception(30) for other in others]
+        finally:
+            leave.set()
+    assert [getattr(error, "status_code", None) for error in errors] == [429] * len(others)
+    assert "run_sync" in errors[0].detail
+    assert first.result(30)["sum"]["result"] == {"id": "1"}
