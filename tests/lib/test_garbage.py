@@ -1,6 +1,7 @@
 """What the start has made is left out of the looks for garbage; what comes later is not."""
 
 import gc
+import importlib
 import weakref
 
 import pytest
@@ -33,6 +34,18 @@ def test_what_is_there_at_the_start_is_never_looked_at_again_and_what_comes_late
     assert id(later) in looked_at
     gc.collect()
     assert also_lost() is None
+
+
+def test_what_python_leaves_out_by_itself_is_not_taken_for_it(nothing_left_out):
+    gc.freeze()  # As Python 3.12 begins.
+    try:
+        importlib.reload(garbage)
+        old = Node()
+        garbage.prepare()
+        assert id(old) not in {id(held) for held in gc.get_objects()}
+    finally:
+        gc.unfreeze()
+        importlib.reload(garbage)
 
 
 def test_a_server_prepares_it_at_its_start(nothing_left_out, monkeypatch, tmp_path):
