@@ -33,8 +33,9 @@ _ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 
 
 _STARTING = threading.Lock()
-# A start takes moments. What is waited for (run_sync) takes hours, and who comes then is to have an answer.
-_START_SECONDS = 10.0
+# A start takes moments, with an archive that does not answer 20 s. What is waited for (run_sync) takes hours, and who
+# comes then is to have an answer.
+_START_SECONDS = 30.0
 # MONAI Label puts the folder that it names on the sub-process's path for Python modules.
 _FOLDER_OF_PROGRAMS = "bundle_path"
 # Scorings that may wait for each other: whoever asks again and again must not fill the line for ever.
@@ -45,7 +46,7 @@ _MOST_SCORINGS = 16
 def _starting() -> Iterator[None]:
     """One start at a time. Raises HTTPException where another one does not end."""
     if not _STARTING.acquire(timeout=_START_SECONDS):
-        detail = "a training or scoring that is waited for (run_sync) is under way: try again later"
+        detail = "a training or scoring is just being started, or is waited for (run_sync): try again later"
         raise HTTPException(status_code=429, detail=detail)
     try:
         yield
