@@ -15,13 +15,11 @@ from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 
-from monailabel_app.files import flush, give_to_owner, open_own
+from monailabel_app.files import WRITING, flush, give_to_owner, open_own, remove_abandoned, replacing
 
 logger = logging.getLogger(__name__)
 
 _MOST = 4096
-# What is being written, and for how long it may be; older ones are of processes that were killed.
-_PARTIAL, _PARTIAL_SECONDS = ".", 3600.0
 
 
 class EndedSessions:
@@ -66,15 +64,9 @@ class EndedSessions:
         if not self.folder.is_dir():
             self._make_folder()
         # It has its name with its time: another process would take one that is of now for one that is over.
-        partial = self.folder / f"{_PARTIAL}{name}.{os.getpid()}"
-        handle = open_own(partial)
-        try:
-            os.utime(handle if os.utime in os.supports_fd else partial, (until, until))
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        os.replace(partial, self.folder / name)
-        flush(self.folder)
+        with replacing(self.folder / name, lasting=True) as partial:
+            os.close(open_own(partial))
+            os.utime(partial, (until, until))
 
     def _make_folder(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -88,12 +80,12 @@ class EndedSessions:
 
     def _forget(self) -> None:
         """Remove those whose cookie is over, and the ones next to that beyond what is kept."""
+        remove_abandoned(self.folder)
         left = []
         for path in self.folder.iterdir():
-            with suppress(FileNotFoundError):
-                if path.name.startswith(_PARTIAL) and time.time() - path.stat().st_ctime < _PARTIAL_SECONDS:
-                    continue
-                left.append((path.stat().st_mtime, path))
+            if not path.name.startswith(WRITING):
+                with suppress(FileNotFoundError):
+                    left.append((path.stat().st_mtime, path))
         left.sort()
         now = time.time()
         for number, (until, path) in enumerate(left):
