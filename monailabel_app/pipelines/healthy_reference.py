@@ -15,7 +15,7 @@ from .analysis import Analysis
 from .healthy_thresholds import HealthySummary, HealthyThresholds, summarise
 from .members import Without, combine_evidence, own_statistics
 from .predict import AnomalyModel
-from .shared_scans import Shared, count_shared
+from .shared_scans import NONE_SHARED, Shared, count_shared
 
 _SAME = 0.1  # of a healthy standard deviation
 Keep = Callable[[str, Callable[[], np.ndarray]], np.ndarray]
@@ -178,7 +178,7 @@ class HealthyReference:
         """How many of these scans the model's own calibration rests on, where it does not rest on just these."""
         own, count = self._model.calibration.score(score).statistics, self._model.calibration.healthy.get("scans")
         if not isinstance(count, int) or own.mean.shape != self._scans[0].prepared.brain_mask.shape:
-            return Shared(0)
+            return NONE_SHARED
         maps = LazySequence(len(self), lambda index: self.own_raw(score, index))
         return count_shared(own, count, maps, (scan.prepared.brain_mask for scan in self._scans))
 

@@ -88,16 +88,16 @@ def count_shared(
     core = ndimage.binary_erosion(everywhere, np.ones(widths))
     voxels = int(core.sum())
     if scans < 2 or calibrated_on < 2 or not voxels:
-        return Shared(0)
+        return NONE_SHARED
     mean = total[core] / scans
     spread = float((square[core] - scans * mean**2).sum()) / (scans - 1)
     if spread <= 0:
-        return Shared(0)
+        return NONE_SHARED
     apart = float((((_fine(own.mean.astype(np.float64)) / own.std)[core] - mean) ** 2).sum()) / spread
     found = (calibrated_on + scans - calibrated_on * scans * apart) / 2
     unsure = _SPREAD * (calibrated_on + scans) * math.sqrt(_OF_VOXELS / voxels)
     if found < max(_FEWEST, _SURE * unsure):
-        return Shared(0)
+        return NONE_SHARED
     inner = ndimage.binary_erosion(core, np.ones([3 if size > 1 else 1 for size in core.shape]))
     if scans >= _FEW and inner.any():
         theirs = np.stack([values[inner[first]] for values in edges]).astype(np.float64)

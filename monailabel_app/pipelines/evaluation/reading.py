@@ -136,7 +136,7 @@ class Reader:
         found = {}
         for score in scores:
             same = self.reference is not None and self.reference.same_scans(score)
-            shared = self.reference.shared(score) if self.reference is not None and not same else Shared(0)
+            shared = self.reference.shared(score) if self.reference is not None and not same else NONE_SHARED
             calibration = self.model.calibration.score(score)
             for smoothing in smoothings:
                 known = Known(
